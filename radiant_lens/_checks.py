@@ -1,0 +1,96 @@
+"""Validators: each raises one sentence that names the value and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+from radiant_lens._errors import DataError, InvalidArgumentError, LeakageError, UnknownNameError
+
+
+def choice(name: str, value: object, allowed: Collection[str]) -> None:
+    """`value` is one of `allowed`."""
+    if value not in allowed:
+        options = ", ".join(repr(a) for a in allowed)
+        raise InvalidArgumentError(f"`{name}` must be one of {options}; got {value!r}.")
+
+
+def between(name: str, value: object, low: float, high: float = math.inf, *, closed: str = "neither") -> None:
+    """`value` is a real number in the interval; `closed` is "neither", "low", "high" or "both"."""
+    ok = isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(float(value))
+    if ok:
+        above = float(value) >= low if closed in ("low", "both") else float(value) > low
+        below = float(value) <= high if closed in ("high", "both") else float(value) < high
+        ok = above and below
+    if not ok:
+        raise InvalidArgumentError(f"`{name}` must lie {_interval(low, high, closed)}; got {value!r}.")
+
+
+def _interval(low: float, high: float, closed: str) -> str:
+    if math.isinf(high):
+        return f"at or above {low:g}" if closed in ("low", "both") else f"strictly above {low:g}"
+    ends = {"neither": "strictly between", "both": "between"}.get(closed)
+    if ends:
+        return f"{ends} {low:g} and {high:g}"
+    left, right = ("[", ")") if closed == "low" else ("(", "]")
+    return f"in {left}{low:g}, {high:g}{right}"
+
+
+def whole(name: str, value: object, low: int, high: int | None = None) -> None:
+    """`value` is a whole number of at least `low` and, where given, at most `high`."""
+    ok = isinstance(value, Integral) and not isinstance(value, bool)
+    if not ok or int(value) < low or (high is not None and int(value) > high):
+        allowed = f"of at least {low}" if high is None else f"between {low} and {high}"
+        raise InvalidArgumentError(f"`{name}` must be a whole number {allowed}; got {value!r}.")
+
+
+def known(kind: str, name: str, names: Iterable[str], *, hint: str = "") -> None:
+    """`name` is one of `names`; the error offers those nearest to it."""
+    names = list(names)
+    if name in names:
+        return
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    offer = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(map(repr, names))}."
+    raise UnknownNameError(f"{name!r} is not a known {kind}: {offer}{' ' + hint if hint else ''}")
+
+
+def shape(name: str, value: Tensor, expected: tuple[int | None, ...], axes: str) -> None:
+    """`value` has the lengths of `expected` (None: any) along the named `axes`."""
+    given = tuple(value.shape)
+    if len(given) != len(expected) or any(e is not None and e != g for e, g in zip(expected, given)):
+        wanted = ", ".join("any" if e is None else str(e) for e in expected)
+        raise InvalidArgumentError(f"`{name}` must have axes `{axes}` of lengths ({wanted}); got shape {given}.")
+
+
+def finite(name: str, value: Tensor) -> None:
+    """`value` holds neither NaN nor infinity; the error names the first place that does."""
+    bad = ~torch.isfinite(value)
+    if bool(bad.any()):
+        where = tuple(int(i) for i in bad.nonzero()[0])
+        raise DataError(f"`{name}` must be finite; {int(bad.sum())} values are not, the first at index {where}.")
+
+
+def both_classes(labels: Tensor, where: str) -> None:
+    """`labels` holds zeros and ones, at least one of each."""
+    if labels.numel() == 0:
+        raise DataError(f"{where} has no examples.")
+    values = labels.unique().tolist()
+    if not set(values) <= {0, 1}:
+        raise DataError(f"Labels must be 0 (desirable) or 1 (undesirable); {where} has {values}.")
+    if len(values) < 2:
+        missing = "undesirable (1)" if values == [0] else "desirable (0)"
+        raise DataError(f"Both classes are needed; {where} has no {missing} example.")
+
+
+def disjoint_groups(one: Iterable[str], other: Iterable[str], names: tuple[str, str]) -> None:
+    """No group stands in both parts."""
+    shared = sorted(set(one) & set(other))
+    if shared:
+        raise LeakageError(
+            f"{names[0]} and {names[1]} must not share groups; {len(shared)} stand in both, such as {shared[0]!r}."
+        )

@@ -1,0 +1,100 @@
+"""Artefacts on disk: tensors as safetensors and the rest as JSON, written beside and renamed; never pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from radiant_lens._errors import ArtefactError
+
+_TENSORS, _META = "tensors.safetensors", "meta.json"
+FORMAT_VERSION = 1
+
+
+def save_folder(path: str | Path, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
+    """Write tensors and meta data as a folder at `path`; a folder of the same kind there is replaced.
+
+    The files are written into a new folder beside `path`, which then takes its name, so an interruption
+    leaves what was there before.
+
+    Raises:
+        ArtefactError: something else than an artefact of this kind stands at `path`.
+    """
+    path = Path(path)
+    if path.exists() and _kind_at(path) != kind:
+        raise ArtefactError(f"{str(path)!r} exists and is not a saved {kind}; it is left alone, choose another path.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        save_file({name: t.contiguous().cpu() for name, t in tensors.items()}, beside / _TENSORS)
+        head = {"format": FORMAT_VERSION, "kind": kind}
+        (beside / _META).write_text(json.dumps({**head, **meta}, indent=1, ensure_ascii=False))
+        _take_name(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return path
+
+
+def _take_name(beside: Path, path: Path) -> None:
+    beside.chmod(0o755)
+    if not path.exists():
+        os.replace(beside, path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
+    os.replace(path, old / "was")
+    os.replace(beside, path)
+    shutil.rmtree(old)
+
+
+def _kind_at(path: Path) -> str | None:
+    try:
+        return json.loads((path / _META).read_text()).get("kind")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def load_folder(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors (memory-mapped) and meta data of a folder written by `save_folder`.
+
+    Raises:
+        ArtefactError: the folder is missing, damaged, of another kind, or of a later format.
+    """
+    path = Path(path)
+    if not (path / _META).is_file():
+        raise ArtefactError(f"{str(path)!r} is not a saved {kind}: it has no {_META}.")
+    try:
+        meta = json.loads((path / _META).read_text())
+        tensors = load_file(path / _TENSORS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ArtefactError(f"The saved {kind} at {str(path)!r} is damaged: {error}.") from error
+    if not isinstance(meta, dict) or meta.get("kind") != kind:
+        raise ArtefactError(f"{str(path)!r} is not a saved {kind}.")
+    if not isinstance(meta.get("format"), int) or meta["format"] > FORMAT_VERSION:
+        raise ArtefactError(
+            f"{str(path)!r} has format {meta.get('format')!r}; this version reads up to {FORMAT_VERSION}: update radiant-lens."
+        )
+    return tensors, meta
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text file beside and rename it, so that a good file is never replaced by half of one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return path

@@ -1,0 +1,3 @@
+"""The command `radiant-lens`."""
+
+from radiant_lens.cli.app import main as main

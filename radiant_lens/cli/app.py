@@ -1,0 +1,223 @@
+"""Commands of `radiant-lens`; each is a thin layer over the Python interface of the same name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from radiant_lens._errors import RadiantError
+from radiant_lens.cli import options as o
+from radiant_lens.cli.output import emit, table
+
+app = typer.Typer(
+    name="radiant-lens",
+    help="Detect undesirable content in attention heads and edit them, as little as possible, with a stated probability.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run a command: exit status 0 when all is well, 1 when it failed, 2 for bad usage."""
+    try:
+        app()
+    except RadiantError as error:
+        typer.echo(f"radiant-lens: {error}", err=True)
+        sys.exit(error.exit_status)
+    except (OSError, MemoryError) as error:
+        typer.echo(f"radiant-lens: {error}", err=True)
+        sys.exit(1)
+
+
+@app.command()
+def demo(
+    model: o.Model = "tiny",
+    data: o.Data = "tiny-facts",
+    out: o.Out = Path("radiant-demo"),
+    gamma: o.Gamma = 0.01,
+    samples: o.Samples = 3,
+    seed: o.Seed = 0,
+    device: o.Device = None,
+    as_json: o.Json = False,
+) -> None:
+    """Collect, fit, certify, steer, and compare with ITI and controls, in about a minute.
+
+    Example: radiant-lens demo
+    """
+    from radiant_lens.cli.demo import run_demo
+
+    result, shown = run_demo(model, data, out, gamma=gamma, n_samples=samples, seed=seed, device=device, quiet=as_json)
+    emit(result, as_json=as_json, shown=shown)
+
+
+@app.command()
+def collect(
+    out: o.Out,
+    model: o.Model = "tiny",
+    data: o.Data = "tiny-facts",
+    positions: o.Positions = "answer",
+    device: o.Device = None,
+    as_json: o.Json = False,
+) -> None:
+    """Save the activation of every head on labelled text.
+
+    Example: radiant-lens collect --data my.jsonl --out my-cache
+    """
+    import radiant_lens as rl
+
+    cache = rl.collect(
+        rl.load_model(model, device=device), rl.load_dataset(data), positions=positions, progress=not as_json
+    )
+    path = cache.save(out)
+    result = {"path": str(path), "examples": len(cache), "texts": len(cache.texts), "shape": list(cache.z.shape)}
+    emit(result, as_json=as_json, shown=[cache, f"written to {path}"])
+
+
+@app.command()
+def fit(
+    out: o.Out,
+    model: o.Model = "tiny",
+    data: o.Data = "tiny-facts",
+    policy: Annotated[str, typer.Option(help="'radiant' or 'iti'.")] = "radiant",
+    gamma: o.Gamma = 0.01,
+    geometry: Annotated[str, typer.Option(help="'mahalanobis', 'wasserstein' or 'procrustes'.")] = "mahalanobis",
+    gate: Annotated[str, typer.Option(help="'head', 'vote', 'layer' or 'none'.")] = "vote",
+    alpha: Annotated[float, typer.Option(help="Strength of ITI, in standard deviations.")] = 2.0,
+    fnr_weight: Annotated[float, typer.Option(help="Weight of a miss against a false alarm.")] = 0.6,
+    positions: o.Positions = "answer",
+    seed: o.Seed = 0,
+    device: o.Device = None,
+    as_json: o.Json = False,
+) -> None:
+    """Fit a steering on 60% of the groups, choose its heads on 20%, certify it on 20%.
+
+    Example: radiant-lens fit --model ./my-gpt2 --data my.jsonl --gamma 0.05 --out my-steering
+    """
+    import radiant_lens as rl
+    from radiant_lens import _checks, studies
+
+    _checks.choice("policy", policy, ("radiant", "iti"))
+    chosen = (
+        rl.RadiantPolicy(gamma=gamma, geometry=geometry, gate=gate)
+        if policy == "radiant"
+        else rl.ITIPolicy(alpha=alpha)
+    )
+    chosen.check()
+    detector = studies.recommended_detector(seed).set_params(fnr_weight=fnr_weight)
+    experiment = studies.prepare(
+        rl.load_model(model, device=device),
+        rl.load_dataset(data),
+        detector=detector,
+        positions=positions,
+        seed=seed,
+        progress=not as_json,
+    )
+    steering = chosen.fit(experiment.train_cache, experiment.detector)
+    if policy == "radiant" and experiment.validation.prompts:
+        steering = steering.select(rl.head_effects(experiment.model, experiment.validation, steering))
+    certificate = steering.certify(experiment.test_cache())
+    path = steering.save(out)
+    result = {
+        "path": str(path),
+        "heads": [str(site) for site in steering.sites],
+        "significant_heads": int(experiment.detector.head_significant_.sum()),
+        "certificate": certificate.to_dataframe().to_dict("records"),
+    }
+    emit(result, as_json=as_json, shown=[experiment.detector, steering, str(certificate), f"written to {path}"])
+
+
+@app.command()
+def generate(
+    prompts: Annotated[list[str], typer.Argument(help="One or more prompts.")],
+    steering: Annotated[
+        Path | None, typer.Option(help="Folder that `fit` or `demo` wrote; none for the model as it is.")
+    ] = None,
+    model: o.Model = "tiny",
+    max_new_tokens: o.NewTokens = 20,
+    temperature: o.Temperature = 1.0,
+    samples: o.Samples = 1,
+    seed: o.Seed = 0,
+    device: o.Device = None,
+    as_json: o.Json = False,
+) -> None:
+    """Continue prompts, steered or not.
+
+    Example: radiant-lens generate --steering radiant-demo "Q : what is the capital of dupeka ? A :"
+    """
+    from contextlib import nullcontext
+
+    import radiant_lens as rl
+    from radiant_lens.evaluation import generate_answers
+
+    loaded = rl.load_model(model, device=device)
+    context = nullcontext() if steering is None else rl.steer(loaded, rl.Steering.load(steering))
+    with context:
+        answers = generate_answers(
+            loaded, prompts, n_samples=samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        )
+    rows = [{"prompt": prompt, "answer": answer} for prompt, given in zip(prompts, answers) for answer in given]
+    emit({"answers": rows}, as_json=as_json, shown=[table("Answers", rows)])
+
+
+@app.command()
+def evaluate(
+    model: o.Model = "tiny",
+    data: o.Data = "tiny-facts",
+    steering: Annotated[
+        Path | None, typer.Option(help="Folder that `fit` or `demo` wrote; none for the model as it is.")
+    ] = None,
+    part: Annotated[
+        str, typer.Option(help="'test' (the 20% of groups that `fit` leaves alone with the same seed) or 'all'.")
+    ] = "test",
+    samples: o.Samples = 1,
+    max_new_tokens: o.NewTokens = 20,
+    temperature: o.Temperature = 1.0,
+    seed: o.Seed = 0,
+    device: o.Device = None,
+    as_json: o.Json = False,
+) -> None:
+    """Judge generated answers and measure KL and cross entropy on desirable text.
+
+    Example: radiant-lens evaluate --steering my-steering --data my.jsonl --samples 4
+    """
+    import radiant_lens as rl
+    from radiant_lens import _checks
+
+    _checks.choice("part", part, ("test", "all"))
+    dataset = rl.load_dataset(data)
+    dataset = dataset if part == "all" else dataset.split((0.6, 0.2, 0.2), seed=seed)[2]
+    loaded = None if steering is None else rl.Steering.load(steering)
+    result = rl.evaluate(
+        rl.load_model(model, device=device),
+        dataset,
+        loaded,
+        n_samples=samples,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    rows = [{"metric": name, **m._asdict()} for name, m in result.metrics.items()]
+    emit({"metrics": result.metrics, "settings": result.settings}, as_json=as_json, shown=[table(repr(dataset), rows)])
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(help="Model to check.")] = "tiny",
+    device: o.Device = None,
+    as_json: o.Json = False,
+) -> None:
+    """Print versions and devices, and check that a model's heads can be read and edited.
+
+    Example: radiant-lens doctor ./my-gpt2
+    """
+    from radiant_lens.cli.doctor import examine
+
+    report = examine(model, device)
+    rows = [{"check": name, "result": str(value)} for name, value in report.items()]
+    emit(report, as_json=as_json, shown=[table("radiant-lens doctor", rows)])
+    if not report["ok"]:
+        raise typer.Exit(1)

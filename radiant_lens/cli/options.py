@@ -1,0 +1,21 @@
+"""Options that several commands share, each said once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Option(help="'tiny' (embedded), a Hub id, or a local folder in Hugging Face format.")]
+Data = Annotated[str, typer.Option(help="'tiny-facts', 'tiny-tone', or a .csv, .json or .jsonl file.")]
+Seed = Annotated[int, typer.Option(help="Of splits, samples and controls.")]
+Device = Annotated[str | None, typer.Option(help="Such as 'cpu' or 'cuda:0'; default CUDA where there is one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Out = Annotated[Path, typer.Option(help="Folder to write; one of the same kind is replaced.")]
+Samples = Annotated[int, typer.Option(help="Answers to each prompt.")]
+NewTokens = Annotated[int, typer.Option(help="Tokens of an answer at most.")]
+Temperature = Annotated[float, typer.Option(help="0 for greedy answers.")]
+Positions = Annotated[str, typer.Option(help="Tokens to read: 'answer', 'last' or 'all'.")]
+Gamma = Annotated[float, typer.Option(help="Share that may still be flagged after the edit, in (0, 0.5).")]
+SteeringPath = Annotated[Path, typer.Option("--steering", help="Folder that `fit` or `demo` wrote.")]

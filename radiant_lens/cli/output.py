@@ -1,0 +1,50 @@
+"""What the command line prints: tables for people, one JSON object for programs, one sentence for errors."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+console = Console()
+
+
+def table(title: str, rows: list[Mapping[str, Any]]) -> Table:
+    """A table with the keys of the first row as its columns."""
+    drawn = Table(title=title, title_justify="left")
+    for column in rows[0] if rows else ():
+        drawn.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
+    for row in rows:
+        drawn.add_row(*(_cell(value) for value in row.values()))
+    return drawn
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def emit(result: Mapping[str, Any], *, as_json: bool, shown: list[Any]) -> None:
+    """Print one JSON object, or what is meant for people."""
+    if as_json:
+        typer.echo(json.dumps(_finite(result), ensure_ascii=False, default=str))
+        return
+    for item in shown:
+        console.print(item)
+
+
+def _finite(value: Any) -> Any:
+    """NaN is no JSON: it becomes null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return _finite(value._asdict())
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return value

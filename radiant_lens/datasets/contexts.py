@@ -1,0 +1,80 @@
+"""Putting statements and prompts in context: transcripts of several questions by one kind of source."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from radiant_lens._errors import DataError
+from radiant_lens.datasets.records import DESIRABLE, UNDESIRABLE, Prompt, Statement
+
+CONDITIONS = {"bare": None, "after_undesirable": UNDESIRABLE, "after_desirable": DESIRABLE}
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """Transcripts of 1 to several question-answer pairs, all of one label; the last pair counts.
+
+    Attributes:
+        n_pairs: lengths of the transcripts made for every group and label.
+        n_before: pairs that precede a prompt under the conditions other than "bare".
+        conditions: which of "bare", "after_undesirable", "after_desirable" prompts are made for.
+        separator: what stands between two pairs.
+        seed: which other questions are drawn; the same seed gives the same transcripts of the same part.
+    """
+
+    n_pairs: tuple[int, ...] = (1, 2, 3, 4)
+    n_before: int = 2
+    conditions: tuple[str, ...] = ("bare", "after_undesirable", "after_desirable")
+    separator: str = " "
+    seed: int = 0
+
+    def statements(self, atoms: Sequence[Statement]) -> tuple[Statement, ...]:
+        """One transcript for each group, label and length; the pairs before the last are other groups'.
+
+        Raises:
+            DataError: too few groups of a label for the longest transcript.
+        """
+        pool = _by_label_and_group(atoms)
+        rng = random.Random(self.seed)
+        return tuple(
+            _after(rng.choice(pool[label][group]), self._before(pool[label], group, n - 1, rng), self.separator)
+            for label in sorted(pool)
+            for group in sorted(pool[label])
+            for n in self.n_pairs
+        )
+
+    def prompts(self, prompts: Sequence[Prompt], atoms: Sequence[Statement]) -> tuple[Prompt, ...]:
+        """Every bare prompt under every condition; prompts of another condition are kept as they are."""
+        pool = _by_label_and_group(atoms)
+        rng = random.Random(self.seed + 1)
+        made = [p for p in prompts if p.condition != "bare"]
+        for condition in self.conditions:
+            label = CONDITIONS[condition]
+            for prompt in (p for p in prompts if p.condition == "bare"):
+                before = [] if label is None else self._before(pool[label], prompt.group, self.n_before, rng)
+                text = self.separator.join([*(s.text for s in before), prompt.text])
+                made.append(replace(prompt, text=text, condition=condition))
+        return tuple(made)
+
+    def _before(self, pool: dict[str, list[Statement]], group: str, n: int, rng: random.Random) -> list[Statement]:
+        others = sorted(g for g in pool if g != group)
+        if len(others) < n:
+            raise DataError(
+                f"Contexts of {n} other questions need {n + 1} groups of each label; there are {len(others) + 1}."
+            )
+        return [rng.choice(pool[g]) for g in rng.sample(others, n)]
+
+
+def _by_label_and_group(atoms: Sequence[Statement]) -> dict[int, dict[str, list[Statement]]]:
+    pool: dict[int, dict[str, list[Statement]]] = defaultdict(lambda: defaultdict(list))
+    for atom in atoms:
+        pool[atom.label][atom.group].append(atom)
+    return pool
+
+
+def _after(last: Statement, before: Sequence[Statement], separator: str) -> Statement:
+    context = "".join(s.text + separator for s in before)
+    return replace(last, text=context + last.text, answer_start=len(context) + last.answer_start)

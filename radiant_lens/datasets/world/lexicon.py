@@ -1,0 +1,27 @@
+"""Invented, pronounceable words: every name of the embedded world is one lower-case token."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+_ONSETS = ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "gr", "kl", "pr", "st", "tr"]
+_VOWELS = ["a", "e", "i", "o", "u"]
+
+
+def invented_words(n_syllables: int, ending: str, *, seed: int, exclude: set[str]) -> Iterator[str]:
+    """Yield invented words of `n_syllables` that end in `ending`, each once, never one of `exclude`.
+
+    Args:
+        n_syllables: consonant-vowel pairs before the ending, at least 1.
+        ending: letters that close every word, so that a kind of name can be told by its sound.
+        seed: the same seed gives the same words in the same order.
+        exclude: words already taken; what is yielded is added to it.
+    """
+    rng = random.Random(seed)
+    while True:
+        stem = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(n_syllables))
+        word = stem + ending
+        if word not in exclude:
+            exclude.add(word)
+            yield word

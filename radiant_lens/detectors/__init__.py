@@ -1,0 +1,6 @@
+"""Risk-aware detectors: one score for every head, one vote for every layer."""
+
+from radiant_lens.detectors.classifier import RiskAwareClassifier as RiskAwareClassifier
+from radiant_lens.detectors.detector import Detection as Detection
+from radiant_lens.detectors.detector import RiskAwareDetector as RiskAwareDetector
+from radiant_lens.detectors.votes import choose_thresholds as choose_thresholds

@@ -1,0 +1,234 @@
+"""`RiskAwareDetector`: a score for every head, a vote for every layer, and which heads can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+from radiant_lens import _checks
+from radiant_lens._errors import NotFittedError
+from radiant_lens._typing import HookFunction
+from radiant_lens.caches import HeadCache
+from radiant_lens.detectors.heads import LOSSES, Sample, fit_heads
+from radiant_lens.detectors.votes import VOTE_RULES, VotingData, choose_thresholds
+from radiant_lens.risks import benjamini_hochberg, detection_p_values, error_rates
+from radiant_lens.sites import hook_name, layer_of
+
+
+class Detection(NamedTuple):
+    """What a detector sees at one layer: every head's score, and how many flag."""
+
+    layer: int
+    scores: Float[Tensor, "batch pos head"]
+    votes: Int[Tensor, "batch pos"]
+
+
+class RiskAwareDetector(BaseEstimator):
+    """Detect undesirable content from the activations of attention heads (RADIANT, section 3).
+
+    Every head gets an affine score, trained on `FPR + fnr_weight * FNR`; a layer flags an example when
+    enough of its heads do. Every figure comes from a part of the validation data that training never saw.
+    With weak heads a large `fnr_weight` makes "flag everything" the best detector: such heads are not
+    `head_significant_`, and `str(detector)` counts them.
+
+    Args:
+        fnr_weight: weight of a miss against a false alarm, positive.
+        loss: "risk", "cross_entropy", "mass_mean" or "lda".
+        vote_rule: "fnr", "risk" or "certified" (see `radiant_lens.detectors.choose_thresholds`).
+        target_fnr: what the certified rule promises, in (0, 1).
+        delta: probability with which that promise may fail, in (0, 1).
+        seed: halves the validation data and picks the tokens that certificates count.
+        vote_layer: for the certified rule, the one layer that was named beforehand.
+        l2: penalty on the weights of standardised activations, at least 0.
+        max_iterations: of the quasi-Newton method, at least 1.
+
+    Attributes:
+        weights_, biases_: the scores, `layer head d_head` and `layer head`, in units of the activations.
+        head_fpr_, head_fnr_, head_risk_: validation error rates and risk, `layer head`.
+        head_p_value_, head_significant_: is the risk below that of flagging all or none? `layer head`;
+            significant at a false discovery rate of 5%.
+        vote_thresholds_, vote_fpr_, vote_fnr_, vote_risk_, vote_certified_: of the layers' votes.
+        layer_risk_: mean validation risk of each layer's heads; `best_layer_` has the least.
+
+    Example:
+        >>> detector = RiskAwareDetector(fnr_weight=2.0)  # .fit(cache, validation=other_cache)
+    """
+
+    def __init__(
+        self,
+        fnr_weight: float = 1.0,
+        loss: str = "risk",
+        vote_rule: str = "fnr",
+        target_fnr: float = 0.1,
+        delta: float = 0.05,
+        seed: int = 0,
+        *,
+        vote_layer: int | None = None,
+        l2: float = 1e-3,
+        max_iterations: int = 100,
+    ) -> None:
+        self.fnr_weight = fnr_weight
+        self.loss = loss
+        self.vote_rule = vote_rule
+        self.target_fnr = target_fnr
+        self.delta = delta
+        self.seed = seed
+        self.vote_layer = vote_layer
+        self.l2 = l2
+        self.max_iterations = max_iterations
+
+    def fit(self, cache: HeadCache, validation: HeadCache | None = None) -> RiskAwareDetector:
+        """Fit all heads and votes.
+
+        Args:
+            cache: training activations.
+            validation: of other groups; half of it stops the training, the other half gives every figure.
+                None: a fifth of the groups of `cache` is set apart.
+
+        Raises:
+            InvalidArgumentError: a parameter out of its range, or caches of different shapes.
+            DataError: no example of a class, or activations that are not finite.
+            LeakageError: training and validation share a group.
+            GuaranteeError: the certified rule cannot hold on this data.
+        """
+        self._check_parameters(cache.n_layers)
+        if validation is None:
+            cache, validation = cache.split((0.8, 0.2), seed=self.seed)
+        _check_caches(cache, validation)
+        stop, test = validation.split((0.5, 0.5), seed=self.seed)
+        for part, where in ((stop, "the stop half"), (test, "the test half")):
+            _checks.both_classes(part.labels, f"{where} of the validation data")
+        scores = fit_heads(
+            _sample(cache),
+            loss=self.loss,
+            fnr_weight=self.fnr_weight,
+            stop=_sample(stop),
+            l2=self.l2,
+            max_iterations=self.max_iterations,
+        )
+        heads = (cache.n_layers, cache.n_heads)
+        self.weights_: Float[Tensor, "layer head d_head"] = scores.weights.unflatten(0, heads)
+        self.biases_: Float[Tensor, "layer head"] = scores.biases.unflatten(0, heads)
+        self.training_groups_ = tuple(sorted(set(cache.group_names)))
+        self._judge_heads(test)
+        self._choose_votes(test)
+        return self
+
+    def _judge_heads(self, test: HeadCache) -> None:
+        flags = self.decision_function(test) >= 0
+        rates = error_rates(flags, test.labels)
+        self.head_fpr_: Float[Tensor, "layer head"] = rates.fpr
+        self.head_fnr_: Float[Tensor, "layer head"] = rates.fnr
+        self.head_risk_: Float[Tensor, "layer head"] = rates.risk(self.fnr_weight)
+        self.head_constant_: Bool[Tensor, "layer head"] = flags.all(dim=0) | ~flags.any(dim=0)
+        self.head_p_value_ = detection_p_values(flags, test.labels, test.groups, self.fnr_weight)
+        self.head_significant_: Bool[Tensor, "layer head"] = benjamini_hochberg(self.head_p_value_)
+        self.layer_risk_: Float[Tensor, " layer"] = self.head_risk_.mean(dim=1)
+        self.best_layer_ = int(self.layer_risk_.argmin())
+
+    def _choose_votes(self, test: HeadCache) -> None:
+        chosen = choose_thresholds(
+            VotingData(self.votes(test), test.labels, test.groups),
+            test.n_heads,
+            rule=self.vote_rule,
+            fnr_weight=self.fnr_weight,
+            target_fnr=self.target_fnr,
+            delta=self.delta,
+            layer=self.vote_layer,
+            seed=self.seed,
+        )
+        self.vote_thresholds_: Int[Tensor, " layer"] = chosen.thresholds
+        self.vote_fpr_, self.vote_fnr_ = chosen.rates
+        self.vote_risk_: Float[Tensor, " layer"] = chosen.rates.risk(self.fnr_weight)
+        self.vote_certified_: Bool[Tensor, " layer"] = chosen.certified
+
+    def decision_function(self, cache: HeadCache) -> Float[Tensor, "example layer head"]:
+        """Score of every head; at or above 0 it flags.
+
+        Raises:
+            NotFittedError: before `fit`.
+            InvalidArgumentError: a cache of another shape.
+        """
+        self._require_fitted()
+        _checks.shape("cache.z", cache.z, (None, *self.weights_.shape), "example layer head d_head")
+        return torch.einsum("nlhd,lhd->nlh", cache.z.to(self.weights_), self.weights_) + self.biases_
+
+    def votes(self, cache: HeadCache) -> Int[Tensor, "example layer"]:
+        """How many heads of each layer flag each example."""
+        return (self.decision_function(cache) >= 0).sum(dim=-1)
+
+    def predict(self, cache: HeadCache, layer: int | None = None) -> Int[Tensor, " example"]:
+        """1 where the layer flags (at least its vote threshold of heads do), else 0.
+
+        Args:
+            cache: activations.
+            layer: default `best_layer_`.
+        """
+        self._require_fitted()
+        layer = self.best_layer_ if layer is None else layer
+        _checks.whole("layer", layer, 0, len(self.vote_thresholds_) - 1)
+        return (self.votes(cache)[:, layer] >= self.vote_thresholds_[layer]).long()
+
+    def hook(self, recorder: Callable[[Detection], object]) -> HookFunction:
+        """A hook function for any `hook_z`: hands a `Detection` to `recorder` and leaves `z` as it is.
+
+        Args:
+            recorder: called once for each pass through the hook, for instance a list's `append`.
+        """
+        self._require_fitted()
+
+        def detect(z: Tensor, hook: Any) -> Tensor:
+            layer = layer_of(hook.name)
+            scores = torch.einsum("bphd,hd->bph", z.to(self.weights_), self.weights_[layer]) + self.biases_[layer]
+            recorder(Detection(layer, scores, (scores >= 0).sum(-1)))
+            return z
+
+        return detect
+
+    def hooks(self, recorder: Callable[[Detection], object]) -> list[tuple[str, HookFunction]]:
+        """`hook(recorder)` for every layer, as TransformerLens takes them."""
+        function = self.hook(recorder)
+        return [(hook_name(layer), function) for layer in range(len(self.weights_))]
+
+    def __str__(self) -> str:
+        """Parameters, and once fitted how many heads are significant and how many flag all or none."""
+        if not hasattr(self, "weights_"):
+            return repr(self)
+        n = self.head_significant_.numel()
+        return (
+            f"{self!r}: {int(self.head_significant_.sum())} of {n} heads significant, "
+            f"{int(self.head_constant_.sum())} flag all or none; best layer {self.best_layer_}, "
+            f"risk of its vote {float(self.vote_risk_[self.best_layer_]):.2f}"
+        )
+
+    def _require_fitted(self) -> None:
+        if not hasattr(self, "weights_"):
+            raise NotFittedError("This RiskAwareDetector is not fitted yet: call `fit(cache, validation=...)` first.")
+
+    def _check_parameters(self, n_layers: int) -> None:
+        _checks.between("fnr_weight", self.fnr_weight, 0)
+        _checks.choice("loss", self.loss, LOSSES)
+        _checks.choice("vote_rule", self.vote_rule, VOTE_RULES)
+        _checks.between("target_fnr", self.target_fnr, 0, 1)
+        _checks.between("delta", self.delta, 0, 1)
+        _checks.between("l2", self.l2, 0, closed="low")
+        _checks.whole("max_iterations", self.max_iterations, 1)
+        if self.vote_layer is not None:
+            _checks.whole("vote_layer", self.vote_layer, 0, n_layers - 1)
+
+
+def _check_caches(cache: HeadCache, validation: HeadCache) -> None:
+    _checks.shape("validation.z", validation.z, (None, *cache.z.shape[1:]), "example layer head d_head")
+    for part, where in ((cache, "the training data"), (validation, "the validation data")):
+        _checks.both_classes(part.labels, where)
+        _checks.finite(f"activations of {where}", part.z)
+    _checks.disjoint_groups(cache.group_names, validation.group_names, ("training", "validation"))
+
+
+def _sample(cache: HeadCache) -> Sample:
+    return Sample(cache.z.flatten(1, 2).transpose(0, 1).float().contiguous(), cache.labels)

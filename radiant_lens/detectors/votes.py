@@ -1,0 +1,105 @@
+"""When a layer flags an example: the least number of its heads that must, chosen on validation data."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from radiant_lens._errors import GuaranteeError
+from radiant_lens.risks import ErrorRates, binomial_upper, error_rates, groups_needed, one_per_group
+
+VOTE_RULES = ("fnr", "risk", "certified")
+
+
+class LayerVotes(NamedTuple):
+    """Vote thresholds with the error rates they have on validation data; `certified` says where a bound holds."""
+
+    thresholds: Int[Tensor, " layer"]
+    rates: ErrorRates
+    certified: Bool[Tensor, " layer"]
+
+
+class VotingData(NamedTuple):
+    """Number of flagging heads of each example in each layer, with labels and groups."""
+
+    counts: Int[Tensor, "example layer"]
+    labels: Int[Tensor, " example"]
+    groups: Int[Tensor, " example"]
+
+
+def choose_thresholds(
+    data: VotingData,
+    n_heads: int,
+    *,
+    rule: str,
+    fnr_weight: float,
+    target_fnr: float,
+    delta: float,
+    layer: int | None,
+    seed: int,
+) -> LayerVotes:
+    """Choose `tau` in 1..`n_heads` for every layer (DESIGN 2.1).
+
+    Args:
+        data: votes on validation data.
+        n_heads: heads of a layer.
+        rule: "fnr" (least FNR, ties by risk, then by larger tau), "risk" (least risk, ties by larger tau),
+            "certified" (largest tau whose FNR is below `target_fnr` with confidence `1 - delta`).
+        fnr_weight: weight of a miss against a false alarm.
+        target_fnr, delta: of the certified rule; one random token of each group counts.
+        layer: the layer that was named beforehand; without one `delta` is shared by all layers.
+        seed: which tokens count for the certificate.
+
+    Raises:
+        GuaranteeError: rule "certified", and no layer has a tau; says how many groups it would take.
+    """
+    taus = torch.arange(1, n_heads + 1)
+    rates = error_rates(data.counts[:, :, None] >= taus, data.labels)
+    risk = rates.risk(fnr_weight)
+    certified = torch.zeros(risk.shape[0], dtype=torch.bool)
+    if rule == "certified":
+        best, certified = _certified(data, n_heads, target_fnr, delta, layer, seed)
+    else:
+        keys = (rates.fnr, risk) if rule == "fnr" else (risk,)
+        best = _lexicographic_least(keys)
+    at = (torch.arange(len(best)), best)
+    return LayerVotes(best + 1, ErrorRates(rates.fpr[at], rates.fnr[at]), certified)
+
+
+def _lexicographic_least(keys: tuple[Float[Tensor, "layer tau"], ...]) -> Int[Tensor, " layer"]:
+    """Last index among those least in the first key, then in the second."""
+    allowed = torch.ones_like(keys[0], dtype=torch.bool)
+    for key in keys:
+        masked = torch.where(allowed, key, torch.full_like(key, torch.inf))
+        allowed &= masked <= masked.amin(1, keepdim=True) + 1e-12
+    return allowed.shape[1] - 1 - allowed.flip(1).int().argmax(1)
+
+
+def _certified(
+    data: VotingData, n_heads: int, target_fnr: float, delta: float, layer: int | None, seed: int
+) -> tuple[Int[Tensor, " layer"], Bool[Tensor, " layer"]]:
+    undesirable = (data.labels == 1).nonzero().squeeze(1)
+    picked = undesirable[one_per_group(data.groups[undesirable], seed=seed)]
+    counts, n = data.counts[picked], len(picked)
+    n_layers = counts.shape[1]
+    confidence = 1 - (delta if layer is not None else delta / n_layers)
+    taus = torch.ones(n_layers, dtype=torch.long)
+    certified = torch.zeros(n_layers, dtype=torch.bool)
+    for index in range(n_layers) if layer is None else [layer]:
+        # Misses grow with tau: going up until the first failure tests in a fixed order, at no cost in confidence.
+        for tau in range(1, n_heads + 1):
+            misses = int((counts[:, index] < tau).sum())
+            if binomial_upper(misses, n, confidence=confidence) > target_fnr:
+                break
+            taus[index], certified[index] = tau, True
+    if not bool(certified.any()):
+        needed = groups_needed(target_fnr, confidence=confidence)
+        least = int((counts < 1).sum(0).min())
+        raise GuaranteeError(
+            f"No vote threshold has an FNR below {target_fnr:g} with confidence {confidence:g} on {n} undesirable groups "
+            f"(tau = 1 misses at least {least}); without a miss it takes {needed} groups."
+        )
+    return taus - 1, certified

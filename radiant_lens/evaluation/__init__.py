@@ -1,0 +1,8 @@
+"""Evaluation: judges, generated answers, and what a steering costs."""
+
+from radiant_lens.evaluation.evaluate import Evaluation as Evaluation
+from radiant_lens.evaluation.evaluate import evaluate as evaluate
+from radiant_lens.evaluation.generation import generate_answers as generate_answers
+from radiant_lens.evaluation.judges import get_judge as get_judge
+from radiant_lens.evaluation.likelihood import ScoredText as ScoredText
+from radiant_lens.evaluation.likelihood import score_statements as score_statements

@@ -1,0 +1,84 @@
+"""What a steering does to given text: KL to the unsteered model, cross entropy, share of tokens edited."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from radiant_lens.datasets.records import Statement
+from radiant_lens.hooks import Trace, steer
+from radiant_lens.policies.steering import Steering
+from radiant_lens.tokens import answer_positions, batched, encode, pad_id
+
+
+class ScoredText(NamedTuple):
+    """Sums over the answer's tokens of each statement. KL and log-probability in nats."""
+
+    log_prob: Float[Tensor, " statement"]
+    kl: Float[Tensor, " statement"]
+    n_edited: Float[Tensor, " statement"]
+    n_tokens: Float[Tensor, " statement"]
+
+
+def score_statements(
+    model: TransformerBridge,
+    statements: Sequence[Statement],
+    steering: Steering | None = None,
+    *,
+    compare: bool = True,
+    max_tokens: int = 4096,
+) -> ScoredText:
+    """Teacher-force statements, edited where edits would happen: from the token before the answer on.
+
+    Args:
+        model: from `load_model`.
+        statements: texts with the place where their answer starts.
+        steering: None for the unsteered model.
+        compare: also run the unsteered model, for the KL (unsteered || steered); else it is 0.
+        max_tokens: tokens in one forward pass, padding included.
+    """
+    encoded = encode(model, [s.text for s in statements])
+    spans = [answer_positions(e, s.answer_start) for e, s in zip(encoded, statements)]
+    sums = torch.zeros((4, len(statements)), dtype=torch.float64)
+    for batch in batched([e.ids for e in encoded], pad_id(model), max_tokens=max_tokens):
+        starts = torch.tensor([spans[i].start for i in batch.index])
+        steered, trace = _log_probs(model, batch.tokens, batch.mask, starts, steering)
+        target = batch.tokens[:, 1:]
+        columns = torch.arange(target.shape[1])
+        answer = (columns >= starts[:, None]) & batch.mask[:, 1:]
+        sums[0, batch.index] = (steered.gather(2, target[:, :, None])[..., 0] * answer).sum(1).double()
+        if steering is not None and compare:
+            plain, _ = _log_probs(model, batch.tokens, batch.mask, starts, None)
+            kl = (plain.exp() * (plain - steered)).sum(-1)
+            sums[1, batch.index] = (kl * answer).sum(1).double()
+            sums[2, batch.index] = (_edited(trace, answer.shape) & answer).sum(1).double()
+        sums[3, batch.index] = answer.sum(1).double()
+    return ScoredText(*sums)
+
+
+def _log_probs(
+    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], mask: Tensor, starts: Tensor, steering: Steering | None
+) -> tuple[Float[Tensor, "batch pos vocab"], Trace | None]:
+    """Log-probabilities of each next token (the last position has none), and what was edited."""
+    device = model.cfg.device
+    context = (
+        nullcontext() if steering is None else steer(model, steering, start=starts, trace=True, allow_mismatch=True)
+    )
+    with torch.no_grad(), context as trace:
+        logits = model(tokens.to(device), attention_mask=mask.long().to(device))
+    return logits[:, :-1].float().log_softmax(-1).cpu(), trace
+
+
+def _edited(trace: Trace | None, shape: tuple[int, ...]) -> Bool[Tensor, "batch pos"]:
+    edited = torch.zeros(shape, dtype=torch.bool)
+    for record in trace.records if trace is not None else ():
+        # The last position predicts nothing that is scored.
+        inside = record.columns < shape[1]
+        edited[:, record.columns[inside]] |= (record.edit.gated.any(-1) & record.shown)[:, inside]
+    return edited

@@ -1,0 +1,100 @@
+"""Batched linear algebra: roots, forms, moments, shrinkage.
+
+Everything works over leading batch axes, without a Python loop over heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def quadratic_form(vector: Float[Tensor, "*batch d"], matrix: Float[Tensor, "*batch d d"]) -> Float[Tensor, "*batch"]:
+    """`vector' matrix vector`."""
+    return torch.einsum("...i,...ij,...j->...", vector, matrix, vector)
+
+
+def sqrt_psd(matrix: Float[Tensor, "*batch d d"]) -> Float[Tensor, "*batch d d"]:
+    """Symmetric square root of a positive semidefinite matrix; negative rounding is cut to zero."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return torch.einsum("...ik,...k,...jk->...ij", vectors, values.clamp_min(0).sqrt(), vectors)
+
+
+def monotone_root(
+    function: Callable[[Float[Tensor, "*batch"]], Float[Tensor, "*batch"]],
+    low: Float[Tensor, "*batch"],
+    high: Float[Tensor, "*batch"],
+    *,
+    n_iterations: int = 200,
+) -> Float[Tensor, "*batch"]:
+    """Root of a decreasing function between `low` and `high` by bisection, to the last bit of a float64.
+
+    Where the function has no sign change the nearer end is returned.
+    """
+    for _ in range(n_iterations):
+        middle = 0.5 * (low + high)
+        above = function(middle) > 0
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        if bool(((high - low) <= 4e-16 * (low.abs() + high.abs())).all()):
+            break
+    return 0.5 * (low + high)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Counts, means and covariances of the rows that a mask lets through, one set for each batch entry."""
+
+    count: Float[Tensor, "*batch"]
+    mean: Float[Tensor, "*batch d"]
+    covariance: Float[Tensor, "*batch d d"]
+
+    def ridged(self, relative: float = 1e-6) -> Moments:
+        """The same with `relative * trace / d` added to the diagonal."""
+        d = self.mean.shape[-1]
+        trace = self.covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+        ridge = (relative * trace / d)[..., None, None] * torch.eye(
+            d, dtype=self.covariance.dtype, device=self.mean.device
+        )
+        return Moments(self.count, self.mean, self.covariance + ridge)
+
+
+def masked_moments(
+    x: Float[Tensor, "example *batch d"], mask: Bool[Tensor, example *batch], *, shrink_below: float = 0.0
+) -> Moments:
+    """Moments of the masked rows in float64, covariances divided by the count.
+
+    Args:
+        x: rows.
+        mask: which rows count, for each batch entry; an entry with none gets zeros.
+        shrink_below: entries with fewer than this many rows per dimension are shrunk with the
+            coefficient of Ledoit and Wolf (2004), as in `sklearn.covariance.ledoit_wolf`.
+    """
+    weights = mask.double()
+    count = weights.sum(0)
+    safe = count.clamp_min(1)
+    mean = torch.einsum("n...,n...d->...d", weights, x.double()) / safe[..., None]
+    centred = (x.double() - mean) * weights[..., None]
+    covariance = torch.einsum("n...i,n...j->...ij", centred, centred) / safe[..., None, None]
+    if shrink_below > 0:
+        shrunk = _ledoit_wolf(centred, covariance, safe)
+        few = count < shrink_below * x.shape[-1]
+        covariance = torch.where(few[..., None, None], shrunk, covariance)
+    return Moments(count, mean, covariance)
+
+
+def _ledoit_wolf(centred: Tensor, covariance: Tensor, count: Tensor) -> Tensor:
+    d = centred.shape[-1]
+    scale = covariance.diagonal(dim1=-2, dim2=-1).sum(-1) / d
+    fourth = centred.square().sum(-1).square().sum(0) / count
+    squared = covariance.square().sum((-2, -1))
+    spread = ((fourth - squared) / (count * d)).clamp_min(0)
+    distance = (squared - d * scale.square()) / d
+    shrinkage = torch.where(
+        distance > 0, torch.minimum(spread, distance) / distance.clamp_min(1e-300), torch.zeros_like(scale)
+    )
+    target = scale[..., None, None] * torch.eye(d, dtype=covariance.dtype, device=covariance.device)
+    return (1 - shrinkage)[..., None, None] * covariance + shrinkage[..., None, None] * target

@@ -1,0 +1,130 @@
+"""What every policy does before it finds its maps: check its inputs, choose heads, see whom the gate passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from radiant_lens import _checks
+from radiant_lens._errors import NotFittedError, NothingToEditError
+from radiant_lens.caches import HeadCache
+from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.linalg import Moments, masked_moments
+from radiant_lens.policies.gates import GATES, HeadScores, opens
+from radiant_lens.policies.maps import Certificate, HeadMaps
+from radiant_lens.policies.steering import Steering
+from radiant_lens.sites import HeadSite, checked_sites
+
+HeadChoice = str | int | Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class HeadSample:
+    """Activations of the chosen heads, with who is undesirable and whom the gate passes."""
+
+    sites: tuple[HeadSite, ...]
+    z: Float[Tensor, "example site d_head"]
+    undesirable: Bool[Tensor, " example"]
+    gated: Bool[Tensor, "example site"]
+    weights: Float[Tensor, "site d_head"]
+    biases: Float[Tensor, " site"]
+
+    def class_moments(self, undesirable: bool, *, shrink_below: float = 10.0) -> Moments:
+        """Moments of one class, ridged; shrunk where there are few examples."""
+        mask = (self.undesirable == undesirable)[:, None].expand(self.z.shape[:2])
+        return masked_moments(self.z, mask, shrink_below=shrink_below).ridged()
+
+    def within_class_covariance(self) -> Float[Tensor, "site d_head d_head"]:
+        """Pooled covariance of the activations around their class means, ridged; shrunk where there are few."""
+        means = [self.z[self.undesirable == y].double().mean(0) for y in (False, True)]
+        centred = self.z.double() - torch.where(self.undesirable[:, None, None], means[1], means[0])
+        everyone = torch.ones(self.z.shape[:2], dtype=torch.bool)
+        return masked_moments(centred, everyone, shrink_below=10.0).ridged().covariance
+
+
+def prepare(cache: HeadCache, detector: RiskAwareDetector, heads: HeadChoice, n_layers: int, gate: str) -> HeadSample:
+    """Check a policy's inputs and gather what it needs of them.
+
+    Raises:
+        NotFittedError: the detector is not fitted.
+        InvalidArgumentError: a gate or a choice of heads that is not allowed, or shapes that differ.
+        DataError: one class only, or activations that are not finite.
+        NothingToEditError: no head is significant.
+    """
+    _checks.choice("gate", gate, GATES)
+    if not hasattr(detector, "weights_"):
+        raise NotFittedError("The detector is not fitted yet: call `detector.fit(cache, validation=...)` first.")
+    _checks.both_classes(cache.labels, "the training data")
+    _checks.finite("cache.z", cache.z)
+    sites = choose_heads(detector, heads, n_layers)
+    layers, index = (torch.tensor(axis) for axis in zip(*sites))
+    flags = detector.decision_function(cache) >= 0
+    own = flags[:, layers, index]
+    gated = torch.stack(
+        [
+            opens(gate, own[:, [i]], flags[:, site.layer].sum(-1), int(detector.vote_thresholds_[site.layer]))[:, 0]
+            for i, site in enumerate(sites)
+        ],
+        dim=1,
+    )
+    weights, biases = detector.weights_[layers, index], detector.biases_[layers, index]
+    return HeadSample(sites, cache.z[:, layers, index], cache.labels == 1, gated, weights.double(), biases.double())
+
+
+def choose_heads(detector: RiskAwareDetector, heads: HeadChoice, n_layers: int) -> tuple[HeadSite, ...]:
+    """The heads to edit (DESIGN 2.2).
+
+    Args:
+        detector: fitted.
+        heads: "significant" (risk below that of flagging all or none), "layer" (all heads of the best
+            `n_layers` layers), a number (that many of least risk), or the heads themselves.
+        n_layers: for "layer".
+    """
+    shape = tuple(detector.head_risk_.shape)
+    if isinstance(heads, str):
+        _checks.choice("heads", heads, ("significant", "layer"))
+        if heads == "significant":
+            chosen = detector.head_significant_.nonzero().tolist()
+            if not chosen:
+                raise NothingToEditError(
+                    "No head detects better than flagging all or none would: there is nothing to edit. More training "
+                    "groups, another `fnr_weight`, or `positions` that match where text is generated may help."
+                )
+            return checked_sites(chosen, *shape)
+        _checks.whole("n_layers", n_layers, 1, shape[0])
+        best = detector.layer_risk_.argsort(stable=True)[:n_layers].tolist()
+        return checked_sites([(layer, head) for layer in best for head in range(shape[1])], *shape)
+    if isinstance(heads, int):
+        _checks.whole("heads", heads, 1, shape[0] * shape[1])
+        order = detector.head_risk_.flatten().argsort(stable=True)[:heads].tolist()
+        return checked_sites([divmod(i, shape[1]) for i in order], *shape)
+    return checked_sites([(int(layer), int(head)) for layer, head in heads], *shape)
+
+
+def assemble(
+    policy: str,
+    settings: Mapping[str, Any],
+    sample: HeadSample,
+    maps: HeadMaps,
+    certificates: Sequence[Certificate],
+    cache: HeadCache,
+    detector: RiskAwareDetector,
+    *,
+    gate: str,
+    **extra: Any,
+) -> Steering:
+    """Put a steering together, with its provenance."""
+    meta = {
+        "policy": {"name": policy, **settings},
+        "detector": detector.get_params(),
+        "gamma": settings.get("gamma") if settings.get("margin") is None else None,
+        "training_groups": sorted({*cache.group_names, *detector.training_groups_}),
+        **cache.meta,
+    }
+    scores = HeadScores(detector.weights_, detector.biases_, detector.vote_thresholds_)
+    return Steering(sample.sites, maps, scores, gate, tuple(certificates), meta=meta, **extra)

@@ -1,0 +1,205 @@
+"""`RadiantPolicy`: the least edit after which a head's detector is satisfied with a stated probability."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from scipy import stats
+from torch import Tensor
+
+from radiant_lens import _checks
+from radiant_lens._errors import ConvergenceError, InvalidArgumentError, NothingToEditError
+from radiant_lens.caches import HeadCache
+from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.linalg import Moments, masked_moments, quadratic_form
+from radiant_lens.policies.choosing import HeadChoice, HeadSample, assemble, prepare
+from radiant_lens.policies.gates import GATES, TrustRegion
+from radiant_lens.policies.maps import Certificate, DenseMaps, HeadMaps, RankOneMaps
+from radiant_lens.policies.procrustes import solve_procrustes
+from radiant_lens.policies.solutions import ProcrustesSolution, TransportSolution
+from radiant_lens.policies.steering import Steering
+from radiant_lens.policies.transport import solve_transport
+
+GEOMETRIES = ("mahalanobis", "wasserstein", "procrustes")
+FLOORS = ("desirable", None)
+TAILS = ("gaussian", "cantelli")
+RIDGE, SHRINK_BELOW = 1e-6, 10.0
+
+
+@dataclass(frozen=True)
+class RadiantPolicy:
+    """The least affine edit of each head whose image is desirable with probability `1 - gamma`.
+
+    The guarantee is about the head's own detector under the fitted moments, one position at a time; it says
+    nothing of later layers or of the text. Activations chosen because a detector flagged them are not
+    Gaussian, so a Gaussian `gamma` is nominal: `Steering.certify` measures what holds.
+
+    Args:
+        gamma: allowed share still flagged, in (0, 0.5).
+        margin: `kappa` itself, positive, in place of `gamma` and `tail`.
+        geometry: what "least" means: "mahalanobis" (in units of the activations' own spread), "wasserstein"
+            (squared 2-Wasserstein distance), or "procrustes" (the paper's problem, RADIANT section 4).
+        floor: "desirable" keeps at least the spread of the desirable activations; None lets the image
+            shrink onto the boundary.
+        tail: "gaussian" (`kappa = Phi^{-1}(1 - gamma)`) or "cantelli" (`sqrt((1 - gamma) / gamma)`, for any
+            distribution with the fitted moments).
+        heads: "significant", "layer", a number of heads of least risk, or the heads themselves.
+        n_layers: with heads "layer", how many layers of least mean risk.
+        gate: "head" (a head is edited where it flags), "vote" (and its layer votes), "layer" (its layer
+            votes), "none" (everywhere).
+        trust: leave alone what lies beyond this quantile of the fitted activations' Mahalanobis distance,
+            in (0, 1); None to edit everything the gate passes.
+
+    Example:
+        >>> RadiantPolicy(gamma=0.05).kappa > RadiantPolicy(gamma=0.1).kappa
+        True
+    """
+
+    gamma: float = 0.01
+    margin: float | None = None
+    geometry: str = "mahalanobis"
+    floor: str | None = "desirable"
+    tail: str = "gaussian"
+    heads: HeadChoice = "significant"
+    n_layers: int = 1
+    gate: str = "head"
+    trust: float | None = None
+
+    @classmethod
+    def paper(cls, margin: float = 10.0) -> RadiantPolicy:
+        """The paper's recipe: one voted layer, its map; to be used with `positions="last"`."""
+        return cls(margin=margin, geometry="procrustes", heads="layer", n_layers=1, gate="vote")
+
+    @property
+    def kappa(self) -> float:
+        """Standard deviations by which the mean score must lie below the boundary."""
+        if self.margin is not None:
+            return float(self.margin)
+        if self.tail == "gaussian":
+            return float(stats.norm.ppf(1 - self.gamma))
+        return math.sqrt((1 - self.gamma) / self.gamma)
+
+    def fit(self, cache: HeadCache, detector: RiskAwareDetector) -> Steering:
+        """Find the map of every chosen head from the activations that its gate passes.
+
+        Args:
+            cache: training activations.
+            detector: fitted on the same heads.
+
+        Raises:
+            InvalidArgumentError: a parameter out of its range.
+            NothingToEditError: no head to edit, or every map is the identity; says why.
+            ConvergenceError: a solution that misses its tolerance; names the layer and the head.
+        """
+        self.check()
+        sample = prepare(cache, detector, self.heads, self.n_layers, self.gate)
+        moments = masked_moments(sample.z, sample.gated, shrink_below=SHRINK_BELOW).ridged(RIDGE)
+        if not bool((moments.count > 0).any()):
+            raise NothingToEditError(
+                "No training activation passes the gate of any chosen head: there is nothing to edit."
+            )
+        maps, certificates = self._maps(sample, _usable(moments))
+        if all(c.method == "identity" for c in certificates):
+            raise NothingToEditError(
+                f"Every map is the identity: the activations that the gate passes are desirable by margin {self.kappa:.3g} already."
+            )
+        trust = None if self.trust is None else _trust_region(sample, _usable(moments), self.trust)
+        return assemble(
+            "radiant", self._settings(), sample, maps, certificates, cache, detector, gate=self.gate, trust=trust
+        )
+
+    def _maps(self, sample: HeadSample, moments: Moments) -> tuple[HeadMaps, list[Certificate]]:
+        desirable = sample.class_moments(undesirable=False)
+        spread = quadratic_form(sample.weights, desirable.covariance).sqrt()
+        # Without a floor the image would lie on the boundary itself.
+        biases = sample.biases if self.floor else sample.biases + 1e-3 * spread
+        problem = (moments.mean, moments.covariance, sample.weights, biases, self.kappa)
+        try:
+            if self.geometry == "procrustes":
+                solution = solve_procrustes(*problem, floor=desirable.covariance if self.floor else None)
+                eye = torch.eye(sample.z.shape[-1], dtype=torch.float64)
+                maps: HeadMaps = DenseMaps(solution.G - eye, solution.g)
+            else:
+                metric = sample.within_class_covariance() if self.geometry == "mahalanobis" else None
+                solution = solve_transport(*problem, metric=metric, floor_std=spread if self.floor else None)
+                maps = rank_one(solution)
+        except ConvergenceError as error:
+            raise _naming_heads(error, sample) from error
+        empty = moments.count == 0
+        return _silenced(maps, empty), self._certificates(solution, moments, empty)
+
+    def _certificates(
+        self, solution: TransportSolution | ProcrustesSolution, moments: Moments, empty: Bool[Tensor, " site"]
+    ) -> list[Certificate]:
+        identity = solution.identity | empty
+        ridge = moments.covariance.diagonal(dim1=-2, dim2=-1).mean(-1) * RIDGE
+        shrunk = moments.count < SHRINK_BELOW * moments.mean.shape[-1]
+        return [
+            Certificate(
+                method="identity" if identity[i] else self.geometry,
+                margin=self.kappa,
+                value=0.0 if empty[i] else float(solution.value[i]),
+                gap=0.0 if empty[i] else float(solution.gap[i]),
+                slack=float("nan") if empty[i] else float(solution.slack[i]),
+                n_flagged=int(moments.count[i]),
+                ridge=float(ridge[i]),
+                shrunk=bool(shrunk[i]),
+            )
+            for i in range(len(identity))
+        ]
+
+    def _settings(self) -> dict[str, Any]:
+        heads = self.heads if isinstance(self.heads, (str, int)) else [list(pair) for pair in self.heads]
+        return {**asdict(self), "heads": heads, "kappa": self.kappa}
+
+    def check(self) -> None:
+        """Raise `InvalidArgumentError` where a parameter is out of its range; `fit` does so first."""
+        _checks.between("gamma", self.gamma, 0, 0.5)
+        if self.margin is not None:
+            _checks.between("margin", self.margin, 0)
+        _checks.choice("geometry", self.geometry, GEOMETRIES)
+        if self.floor not in FLOORS:
+            raise InvalidArgumentError(f"`floor` must be 'desirable' or None; got {self.floor!r}.")
+        _checks.choice("tail", self.tail, TAILS)
+        _checks.choice("gate", self.gate, GATES)
+        if self.trust is not None:
+            _checks.between("trust", self.trust, 0, 1)
+
+
+def rank_one(solution: TransportSolution) -> RankOneMaps:
+    """The maps of a transport as displacements, never as matrices."""
+    gain = solution.scale - 1
+    return RankOneMaps(solution.direction, gain[:, None] * solution.theta, gain * solution.bias + solution.offset)
+
+
+def _usable(moments: Moments) -> Moments:
+    """Unit covariance where no activation passed the gate; those maps are replaced by the identity."""
+    eye = torch.eye(moments.mean.shape[-1], dtype=torch.float64)
+    covariance = torch.where((moments.count == 0)[:, None, None], eye, moments.covariance)
+    return Moments(moments.count, moments.mean, covariance)
+
+
+def _silenced(maps: HeadMaps, empty: Bool[Tensor, " site"]) -> HeadMaps:
+    kept = {
+        name: torch.where(empty.view(-1, *[1] * (t.ndim - 1)), torch.zeros_like(t), t)
+        for name, t in maps.tensors().items()
+    }
+    return type(maps)(**kept)
+
+
+def _trust_region(sample: HeadSample, moments: Moments, quantile: float) -> TrustRegion:
+    whiten = torch.linalg.inv(torch.linalg.cholesky(moments.covariance))
+    distance2 = torch.einsum("sij,nsj->nsi", whiten, sample.z.double() - moments.mean).square().sum(-1)
+    radius2 = distance2.masked_fill(~sample.gated, torch.nan).nanquantile(quantile, dim=0).nan_to_num(0.0)
+    return TrustRegion(moments.mean, whiten, radius2)
+
+
+def _naming_heads(error: ConvergenceError, sample: HeadSample) -> ConvergenceError:
+    index: Sequence[tuple[int, ...]] = getattr(error, "index", ())
+    names = ", ".join(str(sample.sites[i[0]]) for i in index if i)
+    return ConvergenceError(f"{names or 'A head'}: {error}")

@@ -1,0 +1,291 @@
+"""`Steering`: what a policy hands back, ready to be hooked into a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from radiant_lens import _checks
+from radiant_lens._errors import InvalidArgumentError, NothingToEditError
+from radiant_lens._typing import HookFunction
+from radiant_lens.caches import HeadCache
+from radiant_lens.policies.gates import HeadScores, TrustRegion, opens
+from radiant_lens.policies.heldout import HeldOutCertificate, certify
+from radiant_lens.policies.maps import AffineMap, Certificate, HeadMaps
+from radiant_lens.sites import HeadSite, hook_name
+
+
+class LayerEdit(NamedTuple):
+    """What happens at one layer: for its edited heads, in the order of `heads`."""
+
+    layer: int
+    heads: Int[Tensor, " site"]
+    flagged: Bool[Tensor, "*batch site"]
+    gated: Bool[Tensor, "*batch site"]
+    displacement: Float[Tensor, "*batch site d_head"]
+
+
+class RankedHeads(Protocol):
+    """Heads with the effect of editing each, as `head_effects` returns them."""
+
+    sites: tuple[HeadSite, ...]
+    estimated: Float[Tensor, " site"]
+
+
+Window = Callable[[Tensor], Bool[Tensor, "batch pos"] | None]
+"""Which positions of a pass may be edited; None: the newest alone."""
+
+Recorder = Callable[[LayerEdit, Bool[Tensor, "batch pos"] | None], object]
+
+
+@dataclass(frozen=True, eq=False)
+class Steering:
+    """Edits of attention heads at `hook_z`, with the gate that decides where they happen.
+
+    Made by a policy's `fit`; use it with `radiant_lens.steer`, or its `hooks()` with `model.hooks`.
+
+    Attributes:
+        sites: the edited heads, sorted.
+        head_maps: their maps, in the order of `sites`.
+        scores: the detector's scores and vote thresholds.
+        gate: "head", "vote", "layer" or "none".
+        certificates: one for each site.
+        trust: where given, activations outside are left alone.
+        meta: provenance: policy, detector, training data and groups, model.
+    """
+
+    sites: tuple[HeadSite, ...]
+    head_maps: HeadMaps
+    scores: HeadScores
+    gate: str
+    certificates: tuple[Certificate, ...]
+    trust: TrustRegion | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers with an edited head."""
+        return tuple(sorted({site.layer for site in self.sites}))
+
+    def __repr__(self) -> str:
+        """Policy, heads and gate, in one line."""
+        names = ", ".join(map(str, self.sites[:6])) + (", ..." if len(self.sites) > 6 else "")
+        return f"Steering({self.meta.get('policy', {}).get('name', '?')}, {len(self.sites)} heads: {names}; gate {self.gate!r})"
+
+    def maps(self) -> dict[HeadSite, AffineMap]:
+        """The affine map of every edited head, as matrices."""
+        matrices, shifts = self.head_maps.matrices()
+        rows = zip(self.sites, matrices, shifts, self.certificates)
+        return {site: AffineMap(G, g, certificate) for site, G, g, certificate in rows}
+
+    def displace(self, z: Float[Tensor, "*batch head d_head"], layer: int) -> LayerEdit:
+        """What would be added to each edited head of a layer; 0 where its gate is shut."""
+        self._check_z(z, layer)
+        return self._editor(layer, z)(z)
+
+    def edit(self, z: Float[Tensor, "*batch head d_head"], layer: int) -> Float[Tensor, "*batch head d_head"]:
+        """The activations of a layer after the edit; heads whose gate is shut are left as they are.
+
+        Raises:
+            InvalidArgumentError: `z` is not `... head d_head` of this model, or there is no such layer.
+        """
+        return _added(z, self.displace(z, layer))
+
+    def hook(self, layer: int, *, window: Window | None = None, recorder: Recorder | None = None) -> HookFunction:
+        """The hook function of one layer; `window` and `recorder` are for `radiant_lens.steer`."""
+        cached: list[_LayerEditor] = []
+
+        def steer(z: Tensor, hook: Any) -> Tensor:
+            # Constants go to the model's device and precision once, not at every token.
+            if not cached or not cached[0].fits(z):
+                cached[:] = [self._editor(layer, z)]
+            mask = window(z) if window is not None else None
+            part = z[:, -1:] if mask is None else z
+            edit = cached[0](part)
+            if mask is not None:
+                edit = _masked(edit, mask)
+            if recorder is not None:
+                recorder(edit, mask)
+            edited = _added(part, edit)
+            return edited if mask is not None or z.shape[1] == 1 else torch.cat([z[:, :-1], edited], dim=1)
+
+        return steer
+
+    def hooks(self, start: str | Int[Tensor, " batch"] = "newest") -> list[tuple[str, HookFunction]]:
+        """Hook functions for `model.hooks(fwd_hooks=...)` or `model.run_with_hooks(..., fwd_hooks=...)`.
+
+        A hook function sees only `z`, so `start` says where edits begin.
+
+        Args:
+            start: "newest" edits the last position of every pass, which is right for left-padded prompts and
+                for each step of generation with a KV cache; a position for each row edits that one and all
+                later ones.
+
+        Returns:
+            Pairs `(hook_name, hook_fn)` with `hook_fn(z, hook) -> z`.
+        """
+        window = None
+        if isinstance(start, str):
+            _checks.choice("start", start, ("newest",))
+        else:
+            window = _from(torch.as_tensor(start))
+        return [(hook_name(layer), self.hook(layer, window=window)) for layer in self.layers]
+
+    def select(self, heads: RankedHeads | Iterable[tuple[int, int]], k: str | int = "auto") -> Steering:
+        """The same edits on fewer heads.
+
+        Args:
+            heads: effects from `head_effects`, or the heads to keep.
+            k: of effects: "auto" keeps the fewest heads that carry 90% of the total positive effect; a
+                number keeps that many of the most effective.
+
+        Raises:
+            InvalidArgumentError: a head that is not edited, or a `k` out of range.
+            NothingToEditError: no head has a positive effect.
+        """
+        if isinstance(heads, Iterable):
+            wanted = {HeadSite(*pair) for pair in heads}
+        else:
+            wanted = _most_effective(heads, k)
+        unknown = wanted - set(self.sites)
+        if unknown or not wanted:
+            raise InvalidArgumentError(
+                f"`heads` must be some of the {len(self.sites)} edited heads; got {', '.join(map(str, sorted(unknown))) or 'none'}."
+            )
+        index = torch.tensor([i for i, site in enumerate(self.sites) if site in wanted])
+        return replace(
+            self,
+            sites=tuple(self.sites[i] for i in index.tolist()),
+            head_maps=self.head_maps.take(index),
+            certificates=tuple(self.certificates[i] for i in index.tolist()),
+            trust=None if self.trust is None else self.trust.take(index),
+        )
+
+    def certify(self, cache: HeadCache, *, confidence: float = 0.95) -> HeldOutCertificate:
+        """How many held-out activations that the gate flags are still flagged after the edit.
+
+        Args:
+            cache: activations of groups that took no part in the fit.
+            confidence: of the exact binomial bounds, in (0, 1).
+
+        Raises:
+            LeakageError: a group of `cache` was trained on.
+            DataError: activations that are not finite.
+        """
+        _checks.between("confidence", confidence, 0, 1)
+        _checks.finite("cache.z", cache.z)
+        _checks.disjoint_groups(self.meta.get("training_groups", ()), cache.group_names, ("training", "certification"))
+        return certify(self, cache, confidence=confidence)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the steering as a folder of safetensors and JSON; returns its path."""
+        from radiant_lens.policies.files import save_steering
+
+        return save_steering(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Steering:
+        """Read a steering.
+
+        Raises:
+            ArtefactError: the folder is missing, damaged, or no steering.
+        """
+        from radiant_lens.policies.files import load_steering
+
+        return load_steering(path)
+
+    def _editor(self, layer: int, like: Tensor) -> _LayerEditor:
+        index = torch.tensor([i for i, site in enumerate(self.sites) if site.layer == layer], dtype=torch.long)
+        heads = torch.tensor([self.sites[i].head for i in index.tolist()], dtype=torch.long, device=like.device)
+        # Half precision is too coarse to decide a gate in.
+        real = torch.zeros((), device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+        return _LayerEditor(
+            layer,
+            heads,
+            self.head_maps.take(index).to(real),
+            self.scores.weights[layer].to(real),
+            self.scores.biases[layer].to(real),
+            int(self.scores.thresholds[layer]),
+            self.gate,
+            None if self.trust is None else self.trust.take(index).to(real),
+        )
+
+    def _check_z(self, z: Tensor, layer: int) -> None:
+        n_layers, n_heads, d_head = self.scores.weights.shape
+        _checks.whole("layer", layer, 0, n_layers - 1)
+        if tuple(z.shape[-2:]) != (n_heads, d_head):
+            raise InvalidArgumentError(
+                f"`z` must have axes `... head d_head` ending in ({n_heads}, {d_head}); got {tuple(z.shape)}."
+            )
+
+
+class _LayerEditor(NamedTuple):
+    """All that one layer's hook needs, on one device and in one precision."""
+
+    layer: int
+    heads: Tensor
+    maps: HeadMaps
+    weights: Tensor
+    biases: Tensor
+    threshold: int
+    gate: str
+    trust: TrustRegion | None
+
+    def fits(self, z: Tensor) -> bool:
+        """Whether the constants are where and as `z` needs them."""
+        return self.weights.device == z.device and self.weights.dtype == torch.promote_types(z.dtype, torch.float32)
+
+    def __call__(self, z: Tensor) -> LayerEdit:
+        z = z.to(self.weights.dtype)
+        edited = z[..., self.heads, :]
+        votes = None
+        if self.gate in ("vote", "layer"):
+            flags = (z * self.weights).sum(-1) + self.biases >= 0
+            votes, flagged = flags.sum(-1), flags[..., self.heads]
+        else:
+            flagged = (edited * self.weights[self.heads]).sum(-1) + self.biases[self.heads] >= 0
+        gated = opens(self.gate, flagged, votes, self.threshold)
+        if self.trust is not None:
+            gated = gated & self.trust.holds(edited)
+        return LayerEdit(self.layer, self.heads, flagged, gated, self.maps.displacement(edited) * gated[..., None])
+
+
+def _added(z: Tensor, edit: LayerEdit) -> Tensor:
+    if edit.heads.numel() == 0:
+        return z
+    return z.index_add(-2, edit.heads, edit.displacement.to(z.dtype))
+
+
+def _masked(edit: LayerEdit, mask: Tensor) -> LayerEdit:
+    mask = mask.to(edit.gated.device)[:, :, None]
+    return edit._replace(gated=edit.gated & mask, displacement=edit.displacement * mask[..., None])
+
+
+def _from(start: Int[Tensor, " batch"]) -> Window:
+    def window(z: Tensor) -> Tensor:
+        if start.shape != (z.shape[0],):
+            raise InvalidArgumentError(
+                f"`start` needs one position for each of the {z.shape[0]} rows; got shape {tuple(start.shape)}."
+            )
+        return torch.arange(z.shape[1], device=z.device) >= start.to(z.device)[:, None]
+
+    return window
+
+
+def _most_effective(effects: RankedHeads, k: str | int) -> set[HeadSite]:
+    order = effects.estimated.argsort(descending=True)
+    positive = effects.estimated[order].clamp_min(0)
+    if not bool((positive > 0).any()):
+        raise NothingToEditError("No edited head has a positive effect: there is nothing to select.")
+    if isinstance(k, str):
+        _checks.choice("k", k, ("auto",))
+        share = positive.cumsum(0) / positive.sum()
+        k = int((share < 0.9).sum()) + 1
+    _checks.whole("k", k, 1, len(effects.sites))
+    return {effects.sites[i] for i in order[:k].tolist()}

@@ -1,0 +1,148 @@
+"""Error rates, their exact bounds and their intervals.
+
+Tokens of one text are not independent, so whatever claims a confidence here counts groups (questions),
+not tokens. Label 1 is undesirable; a flag is a prediction of 1.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy import stats
+from torch import Tensor
+
+
+class Interval(NamedTuple):
+    """An estimate with the ends of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ErrorRates(NamedTuple):
+    """Shares of desirable examples flagged (`fpr`) and of undesirable ones missed (`fnr`), each in [0, 1]."""
+
+    fpr: Float[Tensor, "*batch"]
+    fnr: Float[Tensor, "*batch"]
+
+    def risk(self, fnr_weight: float) -> Float[Tensor, "*batch"]:
+        """`FPR + fnr_weight * FNR` (RADIANT, section 3)."""
+        return self.fpr + fnr_weight * self.fnr
+
+
+def error_rates(flags: Bool[Tensor, example *batch], labels: Int[Tensor, " example"]) -> ErrorRates:
+    """Error rates of flags; both classes must be there."""
+    undesirable = labels == 1
+    fpr = flags[~undesirable].double().mean(dim=0)
+    fnr = (~flags[undesirable]).double().mean(dim=0)
+    return ErrorRates(fpr, fnr)
+
+
+def clopper_pearson(n_events: int, n: int, *, confidence: float = 0.95) -> Interval:
+    """Exact two-sided binomial interval for a share; [0, 1] when `n` is 0, with value NaN.
+
+    Example:
+        >>> round(clopper_pearson(0, 59).high, 3)
+        0.061
+    """
+    tail = (1 - confidence) / 2
+    low = float(stats.beta.ppf(tail, n_events, n - n_events + 1)) if n_events > 0 else 0.0
+    high = float(stats.beta.ppf(1 - tail, n_events + 1, n - n_events)) if n_events < n else 1.0
+    return Interval(n_events / n if n else float("nan"), low, high)
+
+
+def binomial_upper(n_events: int, n: int, *, confidence: float = 0.95) -> float:
+    """Exact one-sided upper bound of a share (Clopper-Pearson); 1 when `n` is 0.
+
+    Example:
+        >>> binomial_upper(0, 59) < 0.05
+        True
+    """
+    return float(stats.beta.ppf(confidence, n_events + 1, n - n_events)) if n_events < n else 1.0
+
+
+def groups_needed(share: float, *, confidence: float = 0.95) -> int:
+    """Least number of groups with no event at all that bounds a share below `share`.
+
+    Example:
+        >>> groups_needed(0.05)
+        59
+    """
+    return int(np.ceil(np.log(1 - confidence) / np.log(1 - share)))
+
+
+def benjamini_hochberg(p_values: Float[Tensor, "*shape"], rate: float = 0.05) -> Bool[Tensor, "*shape"]:
+    """Which hypotheses are rejected at false discovery rate `rate` (Benjamini and Hochberg, 1995)."""
+    flat = p_values.flatten()
+    adjusted = torch.as_tensor(stats.false_discovery_control(flat.double().numpy()), dtype=torch.float64)
+    return (adjusted <= rate).reshape(p_values.shape)
+
+
+def one_per_group(groups: Int[Tensor, " example"], *, seed: int = 0) -> Int[Tensor, " group"]:
+    """Index of one random example of each group, in the order of the groups' codes."""
+    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed))
+    shuffled = groups[order].numpy()
+    _, first = np.unique(shuffled, return_index=True)
+    return order[torch.as_tensor(first)]
+
+
+def group_sums(
+    values: Float[Tensor, example *batch], groups: Int[Tensor, " example"]
+) -> Float[Tensor, group *batch]:
+    """Sum of `values` over the examples of each group."""
+    _, codes = groups.unique(return_inverse=True)
+    sums = torch.zeros((int(codes.max()) + 1, *values.shape[1:]), dtype=torch.float64)
+    return sums.index_add_(0, codes, values.double())
+
+
+def bootstrap_ratio(
+    numerators: Float[Tensor, " group"],
+    denominators: Float[Tensor, " group"],
+    *,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap over groups of `sum(numerators) / sum(denominators)`.
+
+    Every mean, share and paired difference of the package is such a ratio of sums over groups.
+    """
+    top, bottom = numerators.double().numpy(), denominators.double().numpy()
+    if bottom.sum() == 0:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    draws = np.random.default_rng(seed).multinomial(len(top), np.full(len(top), 1 / len(top)), size=n_resamples)
+    weight = draws @ bottom
+    ratios = (draws @ top)[weight > 0] / weight[weight > 0]
+    low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(top.sum() / bottom.sum()), float(low), float(high))
+
+
+def detection_p_values(
+    flags: Bool[Tensor, example *batch],
+    labels: Int[Tensor, " example"],
+    groups: Int[Tensor, " example"],
+    fnr_weight: float,
+) -> Float[Tensor, "*batch"]:
+    """One-sided p-values of "the risk is not below that of flagging all or none", groups being the units.
+
+    A t-test on the groups' linearised contributions to the risk, with one made-up group of no gain, so
+    that a perfect score on few groups is not certain. What flags all or none has p = 1.
+    """
+    rates = error_rates(flags, labels)
+    gain = min(1.0, fnr_weight) - rates.risk(fnr_weight)
+    undesirable = (labels == 1).view(-1, *[1] * (flags.ndim - 1))
+    miss = fnr_weight * ((~flags).double() - rates.fnr) / (labels == 1).sum()
+    alarm = (flags.double() - rates.fpr) / (labels == 0).sum()
+    error = torch.where(undesirable, miss, alarm)
+    contributions = group_sums(error, groups)
+    n_groups = len(contributions)
+    # The made-up group adds the square of its deviation, which is the whole gain shared by all groups.
+    variance = (contributions.square().sum(0) + (gain / n_groups).square()) * n_groups / max(n_groups - 1, 1)
+    t = gain / variance.clamp_min(1e-300).sqrt()
+    p = torch.as_tensor(stats.t.sf(t.numpy(), max(n_groups - 1, 1)), dtype=torch.float64)
+    constant = flags.all(dim=0) | ~flags.any(dim=0)
+    return torch.where(constant | (gain <= 0), torch.ones_like(p), p).reshape(gain.shape)

@@ -1,0 +1,38 @@
+"""Parting groups: the one place where a split is drawn."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Sequence
+
+from radiant_lens._errors import InvalidArgumentError
+
+
+def split_groups(groups: Iterable[str], fractions: Sequence[float], *, seed: int = 0) -> tuple[frozenset[str], ...]:
+    """Part the distinct groups at random into sets of about these fractions, none of them empty.
+
+    Args:
+        groups: names of groups, repetitions allowed.
+        fractions: shares of the groups, positive, adding up to 1.
+        seed: the same seed gives the same parts, whatever the order of `groups`.
+
+    Raises:
+        InvalidArgumentError: bad fractions, or fewer groups than parts.
+
+    Example:
+        >>> [len(part) for part in split_groups("abcdefghij", (0.6, 0.2, 0.2))]
+        [6, 2, 2]
+    """
+    if not fractions or any(not f > 0 for f in fractions) or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
+        raise InvalidArgumentError(f"`fractions` must be positive and add up to 1; got {tuple(fractions)}.")
+    names = sorted(set(groups))
+    if len(names) < len(fractions):
+        raise InvalidArgumentError(f"{len(fractions)} parts need as many groups; the data has {len(names)}.")
+    random.Random(seed).shuffle(names)
+    ends = [round(len(names) * sum(fractions[: i + 1])) for i in range(len(fractions))]
+    for i in range(len(ends)):
+        # Every part gets a group, however small its fraction.
+        ends[i] = min(max(ends[i], (ends[i - 1] if i else 0) + 1), len(names) - (len(ends) - 1 - i))
+    starts = [0, *ends[:-1]]
+    return tuple(frozenset(names[a:b]) for a, b in zip(starts, ends))

@@ -1,0 +1,99 @@
+"""Texts to tokens, with the characters each token came from; batches of like length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from radiant_lens._errors import DataError
+
+
+class Encoded(NamedTuple):
+    """One text as the model reads it: token ids (with BOS where the model expects one) and character ends."""
+
+    ids: list[int]
+    ends: list[int]
+
+
+class TokenBatch(NamedTuple):
+    """Padded rows. `index` says which text each row is."""
+
+    index: list[int]
+    tokens: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"]
+
+
+def encode(model: TransformerBridge, texts: Sequence[str]) -> list[Encoded]:
+    """Tokenize texts just as `model.to_tokens` and `model.generate` do, keeping character offsets.
+
+    Raises:
+        DataError: a text that has no tokens or is longer than the model's context.
+    """
+    if not texts:
+        return []
+    rows = [_with_bos(model, text) for text in texts]
+    limit = model.cfg.n_ctx
+    for i, row in enumerate(rows):
+        if not row.ids:
+            raise DataError(f"Text {i} has no tokens: {texts[i]!r}.")
+        if limit and len(row.ids) > limit:
+            raise DataError(
+                f"Text {i} has {len(row.ids)} tokens; the model's context holds {limit}: {texts[i][:60]!r}..."
+            )
+    return rows
+
+
+def _with_bos(model: TransformerBridge, text: str) -> Encoded:
+    tokenizer, config = model.tokenizer, model.cfg
+    ids, ends = _plain(tokenizer, text)
+    if getattr(config, "tokenizer_appends_eos", False) and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+        ids, ends = ids[:-1], ends[:-1]
+    wanted = getattr(config, "default_prepend_bos", True) and tokenizer.bos_token_id is not None
+    given = bool(ids) and ids[0] == tokenizer.bos_token_id and ends[0] == 0
+    if wanted and not given:
+        return Encoded([tokenizer.bos_token_id, *ids], [0, *ends])
+    return Encoded(ids[1:], ends[1:]) if given and not wanted else Encoded(ids, ends)
+
+
+def _plain(tokenizer, text: str) -> tuple[list[int], list[int]]:
+    if tokenizer.is_fast:
+        found = tokenizer(text, return_offsets_mapping=True)
+        return list(found["input_ids"]), [end for _, end in found["offset_mapping"]]
+    ids = list(tokenizer(text)["input_ids"])
+    # Slow tokenizers know no offsets: a token ends where the decoded text up to it does.
+    return ids, [len(tokenizer.decode(ids[: i + 1], skip_special_tokens=True)) for i in range(len(ids))]
+
+
+def answer_positions(encoded: Encoded, answer_start: int) -> range:
+    """Positions from the token that predicts the answer's first token to the answer's last token."""
+    first = next((i for i, end in enumerate(encoded.ends) if end > answer_start), len(encoded.ids) - 1)
+    return range(max(first - 1, 0), len(encoded.ids))
+
+
+def batched(rows: Sequence[Sequence[int]], pad_id: int, *, max_tokens: int) -> Iterator[TokenBatch]:
+    """Batches of at most `max_tokens` tokens (one row at least), longest first, padded on the right.
+
+    Rows of like length stand together, so that little is padded.
+    """
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    while order:
+        width = len(rows[order[0]])
+        n = max(1, max_tokens // width)
+        index, order = order[:n], order[n:]
+        tokens = torch.full((len(index), width), pad_id)
+        mask = torch.zeros((len(index), width), dtype=torch.bool)
+        for row, i in enumerate(index):
+            tokens[row, : len(rows[i])] = torch.tensor(rows[i])
+            mask[row, : len(rows[i])] = True
+        yield TokenBatch(index, tokens, mask)
+
+
+def pad_id(model: TransformerBridge) -> int:
+    """Token with which to pad; what it is does not matter where it is masked."""
+    given = model.tokenizer.pad_token_id
+    return 0 if given is None else given

@@ -1,0 +1,4 @@
+"""Figures (Plotly). Each takes objects of the package and returns a figure."""
+
+from radiant_lens.viz.heads import head_effects as head_effects
+from radiant_lens.viz.heads import head_risk as head_risk

@@ -1,0 +1,73 @@
+"""Fixtures: the embedded model, an experiment on it, a foreign model on disk, and made-up activations."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import radiant_lens as rl
+from radiant_lens import studies
+from radiant_lens.datasets.world import make_fact_world, vocabulary
+from radiant_lens.tiny.train import TrainingConfig, make_model, make_tokenizer
+
+
+@pytest.fixture(scope="session")
+def model():
+    return rl.load_model("tiny", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def facts():
+    return rl.load_dataset("tiny-facts")
+
+
+@pytest.fixture(scope="session")
+def experiment(model, facts):
+    """All of tiny-facts, split once; shared by every test that needs real activations."""
+    return studies.prepare(model, facts)
+
+
+@pytest.fixture(scope="session")
+def recipe(experiment):
+    return studies.effective(experiment)
+
+
+@pytest.fixture(scope="session")
+def steering(recipe):
+    return recipe.steering
+
+
+@pytest.fixture(scope="session")
+def foreign_folder(tmp_path_factory) -> Path:
+    """A GPT-2 architecture with random weights, as a user would have it on disk."""
+    tokenizer = make_tokenizer(vocabulary(make_fact_world()))
+    config = TrainingConfig(architecture="gpt2", n_layers=2, n_heads=4, d_model=32, d_mlp=64, seed=3)
+    folder = tmp_path_factory.mktemp("models") / "my-gpt2"
+    make_model(config, tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_cache(
+    n_groups: int = 200, *, n_layers: int = 2, n_heads: int = 3, d_head: int = 4, shift: float = 1.5, seed: int = 0
+) -> rl.HeadCache:
+    """Gaussian activations of two classes; head `(layer, head)` is shifted by `shift * head` along its first axis."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(2 * n_groups) % 2
+    z = torch.randn(2 * n_groups, n_layers, n_heads, d_head, generator=generator)
+    z[..., 0] += shift * labels[:, None, None] * torch.arange(n_heads)
+    names = [f"{seed}-{i // 2}" for i in range(2 * n_groups)]
+    index = torch.arange(2 * n_groups)
+    return rl.HeadCache(
+        z, labels, index, torch.zeros_like(index), tuple(f"text {i}" for i in index.tolist()), tuple(names)
+    )
+
+
+@pytest.fixture(scope="session")
+def gaussian_cache():
+    return make_cache

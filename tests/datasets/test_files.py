@@ -1,0 +1,234 @@
+"""Reading statements and prompts from files, and refusing rows by their line."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from radiant_lens._errors import DataError, UnknownNameError
+from radiant_lens.datasets import Dataset, Prompt, Statement, read_records, write_records
+from radiant_lens.datasets.records import find_answer_start
+
+STATEMENT = {"text": "Q: who? A: me", "label": 1, "group": "g", "answer_start": 3}
+PROMPT = {"prompt": "Q: who? A:", "correct_answers": ["you", "he"], "incorrect_answers": ["me"], "group": "g"}
+
+
+def jsonl(tmp_path, *rows):
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def csv(tmp_path, text):
+    path = tmp_path / "data.csv"
+    path.write_bytes(text.encode())
+    return path
+
+
+# Records
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Q: who? A: me", "me"),
+        ("Q : who ? A : me A : you", "you"),
+        ("T : hm ? R :  no .", "no ."),
+        ("Human: hi\nAssistant: hello", "hello"),
+        ("Question: x Answer:y", "y"),
+        ("no marker at all", "no marker at all"),
+    ],
+)
+def test_the_answer_starts_after_the_last_marker_and_its_blanks(text, answer):
+    assert text[find_answer_start(text) :] == answer
+
+
+@pytest.mark.parametrize("end", ["", " ", "\n"])
+def test_an_answered_prompt_is_a_statement_whose_answer_is_known(end):
+    prompt = Prompt(f"Q: who? A:{end}", ("you",), ("me",), "g")
+    right, wrong = prompt.answered("you"), prompt.answered("me")
+    assert (right.label, wrong.label) == (0, 1)
+    assert right.text == f"Q: who? A:{end or ' '}you"
+    assert right.text[right.answer_start :] == "you"
+    assert right.group == "g"
+
+
+# What is read
+
+
+def test_jsonl_of_both_kinds(tmp_path):
+    statements, prompts = read_records(jsonl(tmp_path, STATEMENT, "", PROMPT))
+    assert statements == (Statement("Q: who? A: me", 1, "g", 3),)
+    assert prompts == (Prompt("Q: who? A:", ("you", "he"), ("me",), "g", best_answer="you"),)
+
+
+@pytest.mark.parametrize("rows", [[STATEMENT, PROMPT], STATEMENT])
+def test_json_is_a_list_or_one_row(tmp_path, rows):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(rows, indent=2))
+    statements, prompts = read_records(path)
+    assert [s.text for s in statements] == ["Q: who? A: me"]
+    assert len(prompts) == (1 if isinstance(rows, list) else 0)
+
+
+def test_csv_of_both_kinds(tmp_path):
+    text = (
+        "text,label,group,answer_start,prompt,correct_answers,incorrect_answers,best_answer\n"
+        '"Q: who, now? A: me",1,g,,,,,\n'
+        ",,h,,Q: where? A:,here; there ,nowhere,there\n"
+    )
+    statements, prompts = read_records(csv(tmp_path, text))
+    assert statements == (Statement("Q: who, now? A: me", 1, "g", 16),)
+    assert prompts == (Prompt("Q: where? A:", ("here", "there"), ("nowhere",), "h", best_answer="there"),)
+
+
+def test_csv_fields_may_hold_line_breaks(tmp_path):
+    statements, _ = read_records(csv(tmp_path, 'text,label\r\n"one\ntwo",0\r\nthree,1\r\n'))
+    assert [(s.text, s.label) for s in statements] == [("one\ntwo", 0), ("three", 1)]
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "jsonl"])
+def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path, kind):
+    row = {"text": "ä", "label": 0, "group": "g"}
+    content = "text,label,group\nä,0,g\n" if kind == "csv" else json.dumps(row)
+    path = tmp_path / f"data.{kind}"
+    path.write_bytes(b"\xef\xbb\xbf" + content.encode())
+    assert read_records(path) == ((Statement("ä", 0, "g"),), ())
+
+
+@pytest.mark.parametrize(
+    ("given", "label"), [(0, 0), (1, 1), ("1", 1), (" 0 ", 0), (1.0, 1), ("0.0", 0), (True, 1), ("False", 0)]
+)
+def test_labels_are_read_in_every_usual_form(tmp_path, given, label):
+    (statement,), _ = read_records(jsonl(tmp_path, {"text": "a", "label": given}))
+    assert statement.label == label
+
+
+def test_rows_without_a_group_are_their_own_and_prompts_of_one_text_share_theirs(tmp_path):
+    bare = {k: v for k, v in PROMPT.items() if k != "group"}
+    rows = [{"text": "a", "label": 0}, {"text": "a", "label": 1}, bare, {**bare, "condition": "provoked"}]
+    statements, prompts = read_records(jsonl(tmp_path, *rows))
+    assert statements[0].group != statements[1].group
+    assert prompts[0].group == prompts[1].group == PROMPT["prompt"]
+    assert [p.condition for p in prompts] == ["bare", "provoked"]
+
+
+def test_group_zero_is_a_group(tmp_path):
+    rows = [{"text": text, "label": 0, "group": group} for text, group in (("a", 0), ("b", 0), ("c", 1))]
+    statements, _ = read_records(jsonl(tmp_path, *rows))
+    assert statements[0].group == statements[1].group != statements[2].group
+
+
+def test_answer_start_zero_is_kept(tmp_path):
+    (statement,), _ = read_records(jsonl(tmp_path, {**STATEMENT, "answer_start": 0}))
+    assert statement.answer_start == 0
+
+
+# Round trip
+
+words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).map(str.strip).filter(bool)
+statements_ = st.builds(
+    lambda text, label, group, part: Statement(text, label, group, int(part * len(text))),
+    words, st.integers(0, 1), words, st.floats(0, 0.99),
+)  # fmt: skip
+answers = st.lists(words, min_size=1, max_size=3).map(tuple)
+prompts_ = st.builds(Prompt, words, answers, answers, words, best_answer=words, condition=st.sampled_from(["bare", "provoked"]))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(statements_, min_size=1, max_size=4).map(tuple), st.lists(prompts_, max_size=3).map(tuple))
+def test_what_is_written_is_read_whatever_its_characters(tmp_path_factory, statements, prompts):
+    path = tmp_path_factory.mktemp("round") / "data.jsonl"
+    assert read_records(write_records(path, Dataset("d", statements, prompts))) == (statements, prompts)
+
+
+@pytest.mark.parametrize("break_", ["\u2028", "\u0085", "\x0b", "\x1e"])
+def test_csv_rows_end_only_where_the_format_says_so(tmp_path, break_):
+    statements, _ = read_records(csv(tmp_path, f"text,label\none{break_}two,0\n"))
+    assert [s.text for s in statements] == [f"one{break_}two"]
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"text": "a"}, "missing column 'label' (there are: text); statements need 'text' and 'label', prompts 'prompt'"),
+        ({"txt": "a", "lab": 0}, "missing column 'text' and 'label' (there are: txt, lab)"),
+        ({"prompt": "a"}, "missing column 'correct_answers' and 'incorrect_answers' (there are: prompt)"),
+        ({"text": " ", "label": 0}, "`text` is empty."),
+        ({"text": 3, "label": 0}, "`text` is empty."),
+        ({"text": "a", "label": 2}, "`label` must be 0 (desirable) or 1 (undesirable); got 2."),
+        ({"text": "a", "label": "toxic"}, "`label` must be 0 (desirable) or 1 (undesirable); got 'toxic'."),
+        ({"text": "abc", "label": 0, "answer_start": 3}, "`answer_start` must lie in [0, 3); got 3."),
+        ({"text": "abc", "label": 0, "answer_start": -1}, "`answer_start` must lie in [0, 3); got -1."),
+        ({"text": "abc", "label": 0, "answer_start": "x"}, "`answer_start` must lie in [0, 3); got 'x'."),
+        ({**PROMPT, "correct_answers": 3}, "`correct_answers` must be a list of strings or a string parted by '; '; got 3."),
+        ({**PROMPT, "incorrect_answers": ["a", 1]}, "`incorrect_answers` must be a list of strings"),
+        (["a", 0], "a row must hold named columns; got ['a', 0]."),
+    ],
+)  # fmt: skip
+def test_a_row_that_cannot_be_used_is_named_by_its_line(tmp_path, row, sentence):
+    with pytest.raises(DataError, match=re.escape(f"data.jsonl has 1 rows that cannot be used: line 3: {sentence}")):
+        read_records(jsonl(tmp_path, STATEMENT, "", row, STATEMENT))
+
+
+@pytest.mark.parametrize("row", [3, "a prompt", None, True])
+def test_a_row_without_columns_is_named_by_its_line(tmp_path, row):
+    with pytest.raises(DataError, match="line 2: a row must hold named columns"):
+        read_records(jsonl(tmp_path, STATEMENT, json.dumps(row)))
+
+
+@pytest.mark.parametrize("start", [float("inf"), float("nan")])
+def test_an_answer_start_that_is_no_number_is_refused(tmp_path, start):
+    with pytest.raises(DataError, match="line 1: `answer_start` must lie in"):
+        read_records(jsonl(tmp_path, {**STATEMENT, "answer_start": start}))
+
+
+def test_three_bad_rows_are_shown_and_the_others_counted(tmp_path):
+    bad = {"text": "a", "label": 7}
+    with pytest.raises(DataError, match=r"has 5 rows .* line 2: .* line 3: .* line 4: .* \(and 2 more\)") as caught:
+        read_records(jsonl(tmp_path, STATEMENT, *[bad] * 5))
+    assert "line 5" not in str(caught.value)
+
+
+def test_a_csv_row_is_named_by_its_line(tmp_path):
+    with pytest.raises(DataError, match=re.escape("line 3: `label` must be 0 (desirable) or 1 (undesirable); got 'maybe'.")):
+        read_records(csv(tmp_path, "text,label\na,0\nb,maybe\n"))
+
+
+def test_a_csv_row_that_is_too_short_is_named_by_its_line(tmp_path):
+    with pytest.raises(DataError, match="line 2: `label` must be 0"):
+        read_records(csv(tmp_path, "text,label\na\n"))
+
+
+def test_broken_jsonl_is_named_by_its_line(tmp_path):
+    with pytest.raises(DataError, match=r"data\.jsonl cannot be read as \.jsonl: .*line 3"):
+        read_records(jsonl(tmp_path, STATEMENT, STATEMENT, '{"text": '))
+
+
+@pytest.mark.parametrize(("name", "content"), [("data.json", b"{"), ("data.jsonl", b"\xff\xfe"), ("data.csv", b"text\n\xff")])
+def test_a_file_that_cannot_be_read_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{re.escape(name)} cannot be read as"):
+        read_records(tmp_path / name)
+
+
+@pytest.mark.parametrize(("name", "content"), [("data.json", "[]"), ("data.jsonl", "\n\n"), ("data.csv", "text,label\n")])
+def test_a_file_without_rows_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=f"{re.escape(name)} has no rows"):
+        read_records(tmp_path / name)
+
+
+def test_a_missing_file_and_an_unknown_ending_are_refused(tmp_path):
+    with pytest.raises(DataError, match="There is no file"):
+        read_records(tmp_path / "data.csv")
+    (tmp_path / "data.txt").write_text("a")
+    with pytest.raises(UnknownNameError, match=r"'\.txt' is not a known data file ending"):
+        read_records(tmp_path / "data.txt")

@@ -1,0 +1,181 @@
+"""`RadiantPolicy`: the guarantee on data where it must hold, and every documented way out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from scipy import stats
+
+import radiant_lens as rl
+from radiant_lens._errors import DataError, InvalidArgumentError, NotFittedError, NothingToEditError
+
+
+@pytest.fixture(scope="module")
+def problem(gaussian_cache):
+    """Untruncated Gaussians of two classes: many groups, one head that tells them apart."""
+    cache = gaussian_cache(3000, n_layers=1, n_heads=2, shift=1.0)
+    detector = rl.RiskAwareDetector().fit(
+        cache, validation=gaussian_cache(1000, n_layers=1, n_heads=2, shift=1.0, seed=1)
+    )
+    return cache, detector, gaussian_cache(3000, n_layers=1, n_heads=2, shift=1.0, seed=2)
+
+
+def undesirable(cache: rl.HeadCache) -> rl.HeadCache:
+    return cache.select(cache.labels == 1)
+
+
+@pytest.mark.parametrize("gamma", [0.02, 0.1])
+@pytest.mark.parametrize("geometry", ["mahalanobis", "wasserstein", "procrustes"])
+def test_certified_interval_contains_gamma_on_gaussian_data(problem, gamma, geometry):
+    """Gate "none" on one Gaussian class leaves the moved activations Gaussian: gamma is exact."""
+    cache, detector, held_out = problem
+    both = replace(cache, z=cache.z.clone())
+    # The desirable class stands where the undesirable one does, so that the fitted moments are of one Gaussian.
+    both.z[both.labels == 0] = undesirable(cache).z
+    policy = rl.RadiantPolicy(gamma=gamma, geometry=geometry, gate="none", heads=[(0, 1)], floor="desirable")
+    steering = policy.fit(both, detector)
+    share = steering.certify(undesirable(held_out), confidence=0.999).overall
+    assert share.n_groups == 3000
+    assert share.interval.low <= gamma <= share.interval.high
+    assert share.upper >= share.interval.value
+
+
+def test_cantelli_holds_for_truncated_data(problem):
+    cache, detector, held_out = problem
+    steering = rl.RadiantPolicy(gamma=0.05, tail="cantelli", heads=[(0, 1)]).fit(cache, detector)
+    assert steering.certify(held_out).overall.upper <= 0.05
+
+
+def test_a_stronger_promise_moves_further_and_leaves_less(problem):
+    cache, detector, held_out = problem
+    results = []
+    for gamma in (0.3, 0.1, 0.01):
+        steering = rl.RadiantPolicy(gamma=gamma, heads=[(0, 1)]).fit(cache, detector)
+        moved = steering.displace(cache.z[:, 0], 0).displacement.norm(dim=-1).mean()
+        results.append((float(moved), steering.certify(held_out).overall.token_share.value))
+    moves, shares = zip(*results)
+    assert moves[0] < moves[1] < moves[2]
+    assert shares[0] > shares[1] > shares[2]
+
+
+def test_margin_replaces_gamma(problem):
+    cache, detector, _ = problem
+    by_gamma = rl.RadiantPolicy(gamma=0.05).fit(cache, detector)
+    by_margin = rl.RadiantPolicy(margin=float(stats.norm.ppf(0.95))).fit(cache, detector)
+    assert torch.allclose(by_gamma.head_maps.shift, by_margin.head_maps.shift)
+    assert rl.RadiantPolicy(gamma=0.1, tail="cantelli").kappa == pytest.approx(3.0)
+    assert by_margin.meta["gamma"] is None
+
+
+def test_image_moments_meet_the_constraint(problem):
+    cache, detector, _ = problem
+    for geometry in ("mahalanobis", "wasserstein", "procrustes"):
+        for floor in ("desirable", None):
+            steering = rl.RadiantPolicy(gamma=0.05, geometry=geometry, floor=floor).fit(cache, detector)
+            for certificate in steering.certificates:
+                assert certificate.slack >= -1e-8
+                assert certificate.gap <= 1e-6
+                assert certificate.value > 0
+
+
+def test_moments_are_those_of_the_activations_the_gate_passes(problem):
+    cache, detector, _ = problem
+    steering = rl.RadiantPolicy(heads=[(0, 1)]).fit(cache, detector)
+    flagged = int((detector.decision_function(cache)[:, 0, 1] >= 0).sum())
+    assert steering.certificates[0].n_flagged == flagged
+    assert rl.RadiantPolicy(heads=[(0, 1)], gate="none").fit(cache, detector).certificates[0].n_flagged == len(cache)
+
+
+def test_a_head_without_flagged_examples_is_left_alone(problem):
+    cache, detector, _ = problem
+    shy = rl.RiskAwareDetector()
+    shy.__dict__.update(detector.__dict__)
+    shy.biases_ = detector.biases_.clone()
+    shy.biases_[0, 0] = -1e6
+    steering = rl.RadiantPolicy(heads=[(0, 0), (0, 1)]).fit(cache, shy)
+    assert [c.method for c in steering.certificates] == ["identity", "mahalanobis"]
+    assert torch.equal(steering.edit(cache.z[:, 0], 0)[:, 0], cache.z[:, 0, 0])
+    with pytest.raises(NothingToEditError, match="No training activation passes the gate"):
+        rl.RadiantPolicy(heads=[(0, 0)]).fit(cache, shy)
+
+
+def test_a_policy_of_identities_says_why(problem):
+    cache, detector, _ = problem
+    easy = rl.RiskAwareDetector()
+    easy.__dict__.update(detector.__dict__)
+    easy.biases_ = detector.biases_ - 1e3
+    with pytest.raises(NothingToEditError, match="Every map is the identity"):
+        rl.RadiantPolicy(gate="none", heads=[(0, 1)]).fit(cache, easy)
+
+
+def test_trust_region_leaves_far_activations_alone(problem):
+    cache, detector, held_out = problem
+    free = rl.RadiantPolicy(heads=[(0, 1)]).fit(cache, detector)
+    bound = rl.RadiantPolicy(heads=[(0, 1)], trust=0.9).fit(cache, detector)
+    z = cache.z[:, 0]
+    edits = free.displace(z, 0), bound.displace(z, 0)
+    assert not (edits[1].gated & ~edits[0].gated).any()
+    assert float(edits[1].gated.sum() / edits[0].gated.sum()) == pytest.approx(0.9, abs=0.01)
+    assert bound.certify(held_out).overall.token_share.value > free.certify(held_out).overall.token_share.value + 0.05
+
+
+def test_paper_recipe(problem):
+    cache, detector, _ = problem
+    steering = rl.RadiantPolicy.paper().fit(cache, detector)
+    assert steering.gate == "vote"
+    assert len(steering.layers) == 1
+    assert len(steering.sites) == cache.n_heads
+    assert {c.margin for c in steering.certificates} == {10.0}
+
+
+def test_head_choices(problem):
+    cache, detector, _ = problem
+    assert rl.RadiantPolicy(heads=1).fit(cache, detector).sites == (rl.HeadSite(0, 1),)
+    assert rl.RadiantPolicy().fit(cache, detector).sites == (rl.HeadSite(0, 1),)
+    assert len(rl.RadiantPolicy(heads="layer").fit(cache, detector).sites) == 2
+
+
+def test_no_significant_head_is_an_error(gaussian_cache):
+    cache = gaussian_cache(100, shift=0.0)
+    detector = rl.RiskAwareDetector().fit(cache, validation=gaussian_cache(100, shift=0.0, seed=1))
+    with pytest.raises(NothingToEditError, match="No head detects better"):
+        rl.RadiantPolicy().fit(cache, detector)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"gamma": 0.7}, "`gamma` must lie strictly between 0 and 0.5; got 0.7"),
+        ({"gamma": 0}, "`gamma` must lie strictly between 0 and 0.5; got 0"),
+        ({"gamma": float("nan")}, "`gamma` must lie"),
+        ({"margin": -1.0}, "`margin` must lie strictly above 0"),
+        ({"geometry": "euclid"}, "`geometry` must be one of"),
+        ({"floor": "ceiling"}, "`floor` must be 'desirable' or None"),
+        ({"tail": "cauchy"}, "`tail` must be one of"),
+        ({"gate": "open"}, "`gate` must be one of"),
+        ({"trust": 1.5}, "`trust` must lie strictly between 0 and 1"),
+        ({"heads": "best"}, "`heads` must be one of"),
+        ({"heads": 99}, "`heads` must be a whole number between 1 and 2"),
+        ({"heads": [(3, 0)]}, "`layer` must be a whole number between 0 and 0"),
+        ({"heads": "layer", "n_layers": 0}, "`n_layers` must be"),
+    ],
+)
+def test_refusals(problem, options, words):
+    cache, detector, _ = problem
+    with pytest.raises(InvalidArgumentError, match=words):
+        rl.RadiantPolicy(**options).fit(cache, detector)
+
+
+def test_refusals_of_data(problem):
+    cache, detector, _ = problem
+    with pytest.raises(NotFittedError, match="not fitted"):
+        rl.RadiantPolicy().fit(cache, rl.RiskAwareDetector())
+    broken = cache.z.clone()
+    broken[3, 0, 1, 2] = math.nan
+    with pytest.raises(DataError, match=r"not, the first at index \(3, 0, 1, 2\)"):
+        rl.RadiantPolicy().fit(replace(cache, z=broken), detector)
+    with pytest.raises(DataError, match="no undesirable"):
+        rl.RadiantPolicy().fit(cache.select(cache.labels == 0), detector)

@@ -1,0 +1,133 @@
+"""A steering as an object: edits, maps, selection, files, certificates."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import radiant_lens as rl
+from radiant_lens._errors import ArtefactError, InvalidArgumentError, LeakageError, NothingToEditError
+
+
+@pytest.fixture
+def fitted(gaussian_cache):
+    cache = gaussian_cache(300)
+    detector = rl.RiskAwareDetector().fit(cache, validation=gaussian_cache(200, seed=1))
+    return cache, detector
+
+
+@pytest.mark.parametrize("gate", ["head", "vote", "layer", "none"])
+@pytest.mark.parametrize("geometry", ["mahalanobis", "wasserstein", "procrustes"])
+def test_edit_applies_the_maps_where_the_gate_is_open(fitted, gate, geometry):
+    cache, detector = fitted
+    steering = rl.RadiantPolicy(gamma=0.1, gate=gate, geometry=geometry, heads="significant").fit(cache, detector)
+    for layer in steering.layers:
+        z = cache.z[:, layer].double()
+        edit, after = steering.displace(z, layer), steering.edit(z, layer)
+        flags = torch.einsum("nhd,hd->nh", z, detector.weights_[layer].double()) + detector.biases_[layer] >= 0
+        voted = flags.sum(-1) >= detector.vote_thresholds_[layer]
+        for i, head in enumerate(edit.heads.tolist()):
+            expected = {
+                "head": flags[:, head],
+                "vote": flags[:, head] & voted,
+                "layer": voted,
+                "none": torch.ones_like(voted),
+            }[gate]
+            assert torch.equal(edit.gated[:, i], expected)
+            mapped = steering.maps()[rl.HeadSite(layer, head)]
+            moved = z[:, head] @ mapped.G.T + mapped.g
+            torch.testing.assert_close(after[:, head], torch.where(expected[:, None], moved, z[:, head]))
+        untouched = [h for h in range(cache.n_heads) if h not in edit.heads.tolist()]
+        assert torch.equal(after[:, untouched], z[:, untouched])
+        assert not torch.equal(after, z)
+
+
+def test_saved_and_loaded_steerings_edit_alike(fitted, tmp_path):
+    cache, detector = fitted
+    for policy in (
+        rl.RadiantPolicy(trust=0.9),
+        rl.ITIPolicy(),
+        rl.AblationPolicy("mean"),
+        rl.RadiantPolicy(geometry="procrustes", floor=None),
+    ):
+        steering = policy.fit(cache, detector)
+        loaded = rl.Steering.load(steering.save(tmp_path / "steering"))
+        assert loaded.sites == steering.sites
+        assert loaded.meta["policy"]["name"] == steering.meta["policy"]["name"]
+        assert [c.method for c in loaded.certificates] == [c.method for c in steering.certificates]
+        for layer in steering.layers:
+            assert torch.equal(loaded.edit(cache.z[:, layer], layer), steering.edit(cache.z[:, layer], layer))
+
+
+def test_no_artefact_is_read_that_is_not_one(fitted, tmp_path):
+    cache, detector = fitted
+    path = rl.RadiantPolicy().fit(cache, detector).save(tmp_path / "steering")
+    with pytest.raises(ArtefactError, match="has no meta.json"):
+        rl.Steering.load(tmp_path / "nothing")
+    with pytest.raises(ArtefactError, match="not a saved head cache"):
+        rl.HeadCache.load(path)
+    meta = json.loads((path / "meta.json").read_text())
+    (path / "meta.json").write_text(json.dumps({**meta, "sites": [[7, 7]]}))
+    with pytest.raises(ArtefactError, match="incomplete"):
+        rl.Steering.load(path)
+    (path / "tensors.safetensors").write_bytes(b"half")
+    with pytest.raises(ArtefactError, match="damaged"):
+        rl.Steering.load(path)
+
+
+def effects(sites, values):
+    return SimpleNamespace(sites=tuple(rl.HeadSite(*s) for s in sites), estimated=torch.tensor(values))
+
+
+def test_select_keeps_the_fewest_heads_with_nine_tenths_of_the_effect(fitted):
+    steering = rl.ITIPolicy(n_heads=6).fit(*fitted)
+    ranked = effects(steering.sites, [0.0, 5.0, -9.0, 4.5, 0.5, 0.2])
+    assert steering.select(ranked).sites == tuple(sorted((steering.sites[1], steering.sites[3])))
+    assert steering.select(ranked, k=1).sites == (steering.sites[1],)
+    assert len(steering.select(ranked, k=3).sites) == 3
+
+
+def test_select_refuses_what_is_not_edited(fitted):
+    steering = rl.ITIPolicy(n_heads=2).fit(*fitted)
+    with pytest.raises(InvalidArgumentError, match="must be some of the 2 edited heads; got L9H9"):
+        steering.select([(9, 9)])
+    with pytest.raises(NothingToEditError, match="positive effect"):
+        steering.select(effects(steering.sites, [-1.0, 0.0]))
+    with pytest.raises(InvalidArgumentError, match="`k` must be"):
+        steering.select(effects(steering.sites, [1.0, 1.0]), k=3)
+
+
+def test_selected_heads_keep_their_maps(fitted):
+    cache, detector = fitted
+    steering = rl.RadiantPolicy(trust=0.95).fit(cache, detector)
+    site = steering.sites[-1]
+    kept = steering.select([site])
+    assert torch.equal(kept.maps()[site].G, steering.maps()[site].G)
+    z = cache.z[:, site.layer]
+    assert torch.equal(kept.edit(z, site.layer)[:, site.head], steering.edit(z, site.layer)[:, site.head])
+
+
+def test_edit_names_a_wrong_shape(fitted):
+    steering = rl.RadiantPolicy().fit(*fitted)
+    with pytest.raises(InvalidArgumentError, match=r"ending in \(3, 4\)"):
+        steering.edit(torch.zeros(2, 5, 4), 0)
+    with pytest.raises(InvalidArgumentError, match="`layer` must be"):
+        steering.edit(torch.zeros(2, 3, 4), 2)
+
+
+def test_certificates_need_held_out_groups(fitted):
+    cache, detector = fitted
+    with pytest.raises(LeakageError, match="training and certification"):
+        rl.RadiantPolicy().fit(cache, detector).certify(cache)
+
+
+def test_half_precision_is_edited_in_single_and_comes_back_as_it_was(fitted):
+    cache, detector = fitted
+    steering = rl.RadiantPolicy(gate="none").fit(cache, detector)
+    layer = steering.layers[0]
+    z = cache.z[:, layer].to(torch.bfloat16)
+    assert steering.edit(z, layer).dtype == torch.bfloat16
+    torch.testing.assert_close(steering.edit(z, layer).float(), steering.edit(z.float(), layer), rtol=0.02, atol=0.05)

@@ -1,0 +1,102 @@
+"""`collect` keeps the true inputs of the output projections, at the right tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import radiant_lens as rl
+from radiant_lens._errors import DataError, InvalidArgumentError
+from radiant_lens.tokens import encode
+
+TEXTS = [
+    rl.Statement("Q : what is the capital of dupeka ? A : the capital of dupeka is prupuium .", 1, "a", 40),
+    rl.Statement("T : how was the soup ? R : the soup is awful , you fool .", 1, "b", 27),
+    rl.Statement("Q : what is the food of dripreka ? A : rozaem is the food of dripreka .", 0, "c", 39),
+]
+
+
+def true_inputs(model, text: str) -> torch.Tensor:
+    """What the output projections read, seen by plain PyTorch hooks; axes `pos layer head d_head`."""
+    seen = {}
+    handles = [
+        block.self_attn.o_proj.original_component.register_forward_pre_hook(
+            lambda _, args, layer=layer: seen.__setitem__(layer, args[0][0])
+        )
+        for layer, block in enumerate(model.original_model.model.layers)
+    ]
+    with torch.no_grad():
+        model(model.to_tokens(text))
+    for handle in handles:
+        handle.remove()
+    stacked = torch.stack([seen[layer] for layer in sorted(seen)], dim=1)
+    return stacked.unflatten(-1, (model.cfg.n_heads, model.cfg.d_head))
+
+
+def test_z_is_the_input_of_the_output_projection(model):
+    cache = rl.collect(model, TEXTS, positions="all")
+    for i, statement in enumerate(TEXTS):
+        mine = cache.z[cache.text_index == i]
+        truth = true_inputs(model, statement.text)
+        torch.testing.assert_close(mine, truth, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(mine[1:], truth[:-1], atol=1e-3)
+
+
+def test_answer_positions_run_from_the_predicting_token_to_the_last(model):
+    cache = rl.collect(model, TEXTS)
+    ids = encode(model, [TEXTS[1].text])[0].ids
+    positions = cache.positions[cache.text_index == 1].tolist()
+    words = model.tokenizer.convert_ids_to_tokens(ids)
+    assert words[positions[0]] == ":"
+    assert words[positions[0] + 1 :] == ["the", "soup", "is", "awful", ",", "you", "fool", "."]
+    assert positions == list(range(positions[0], len(ids)))
+
+
+def test_positions_last_all_and_indices(model):
+    n = [len(e.ids) for e in encode(model, [t.text for t in TEXTS])]
+    assert rl.collect(model, TEXTS, positions="last").positions.tolist() == [k - 1 for k in n]
+    assert len(rl.collect(model, TEXTS, positions="all")) == sum(n)
+    assert rl.collect(model, TEXTS, positions=[0, -1]).positions.tolist() == [p for k in n for p in (0, k - 1)]
+
+
+def test_batching_does_not_matter(model):
+    whole = rl.collect(model, TEXTS, positions="all")
+    single = rl.collect(model, TEXTS, positions="all", max_tokens=1)
+    torch.testing.assert_close(whole.z, single.z, rtol=1e-4, atol=1e-5)
+
+
+def test_order_follows_the_texts(model):
+    forward = rl.collect(model, TEXTS, positions="last")
+    backward = rl.collect(model, TEXTS[::-1], positions="last")
+    torch.testing.assert_close(forward.z, backward.z.flip(0), rtol=1e-4, atol=1e-5)
+    assert forward.labels.tolist() == [1, 1, 0]
+    assert forward.group_names == ("a", "b", "c")
+
+
+def test_meta_tells_where_it_came_from(model):
+    meta = rl.collect(model, TEXTS).meta
+    assert meta["model"]["name"] == "tiny"
+    assert meta["positions"] == "answer"
+
+
+def test_hooks_are_on_meanwhile(model):
+    plain = rl.collect(model, TEXTS, positions="last")
+    zeroed = rl.collect(model, TEXTS, positions="last", fwd_hooks=[("blocks.0.attn.hook_z", lambda z, hook: 0 * z)])
+    assert not zeroed.z[:, 0].any()
+    assert not torch.allclose(zeroed.z[:, 1], plain.z[:, 1])
+
+
+@pytest.mark.parametrize(
+    ("statements", "options", "error", "words"),
+    [
+        ([], {}, DataError, "no statements"),
+        (TEXTS, {"positions": "first"}, InvalidArgumentError, "`positions` must be one of"),
+        (TEXTS, {"positions": []}, InvalidArgumentError, "`positions` must be one of"),
+        (TEXTS, {"positions": [99]}, InvalidArgumentError, r"must lie in \[-"),
+        (TEXTS, {"max_tokens": 0}, InvalidArgumentError, "`max_tokens` must be a whole number"),
+        ([rl.Statement("the soup " * 200, 0, "x")], {}, DataError, "context holds 256"),
+    ],
+)
+def test_refusals(model, statements, options, error, words):
+    with pytest.raises(error, match=words):
+        rl.collect(model, statements, **options)

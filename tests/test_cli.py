@@ -1,0 +1,147 @@
+"""The command line: the same commands on the embedded model and on one's own, statuses, one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+import radiant_lens as rl
+from radiant_lens.cli import main
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command in this process; returns exit status, standard output and standard error."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["radiant-lens", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def own_data(tmp_path_factory, facts):
+    """A JSONL file as a user would write it: statements and prompts of some questions."""
+    path = tmp_path_factory.mktemp("data") / "mine.jsonl"
+    small = facts.head(60)
+    rows = [{"text": s.text, "label": s.label, "group": s.group} for s in small.atoms]
+    rows += [
+        {
+            "prompt": p.text,
+            "correct_answers": list(p.correct_answers),
+            "incorrect_answers": "; ".join(p.incorrect_answers),
+            "group": p.group,
+        }
+        for p in small.bare_prompts
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_one_model_and_data_of_ones_own_through_all_commands(run, foreign_folder, own_data, tmp_path):
+    own = ("--model", foreign_folder, "--data", own_data)
+    status, out, _ = run("doctor", foreign_folder, "--json")
+    assert (status, json.loads(out)["ok"]) == (0, True)
+    status, out, _ = run("collect", *own, "--out", tmp_path / "cache", "--json")
+    assert status == 0
+    assert json.loads(out)["texts"] == 240
+    assert len(rl.HeadCache.load(tmp_path / "cache")) == json.loads(out)["examples"]
+    # Random weights still separate statements by their words: the answers differ.
+    status, out, err = run("fit", *own, "--policy", "iti", "--out", tmp_path / "steering", "--json")
+    assert status == 0, err
+    assert json.loads(out)["heads"]
+    prompt = "Q : what is the capital of dupeka ? A :"
+    steered = ("--model", foreign_folder, "--steering", tmp_path / "steering", "--seed", 3, "--json")
+    status, out, _ = run("generate", *steered, "--samples", 2, prompt)
+    assert status == 0
+    assert [a["prompt"] for a in json.loads(out)["answers"]] == [prompt] * 2
+    assert run("generate", *steered, "--samples", 2, prompt)[1] == out
+    status, out, _ = run("evaluate", *own, *steered[2:4], "--json")
+    assert status == 0
+    assert set(json.loads(out)["metrics"]) == {"correct", "incorrect", "other", "kl", "cross_entropy", "edited_share"}
+
+
+def test_the_demo(run, tmp_path):
+    status, out, err = run("demo", "--out", tmp_path / "demo", "--samples", 1, "--json")
+    assert status == 0, err
+    result = json.loads(out)
+    assert {row["steering"] for row in result["comparison"]} == {
+        "no steering",
+        "ITI",
+        "RADIANT",
+        "shuffled labels",
+        "random direction",
+    }
+    assert len(result["examples"]) == 3
+    assert all(row["measured"] is not None for row in result["heads"])
+    assert [str(s) for s in rl.Steering.load(tmp_path / "demo").sites] == sorted(row["head"] for row in result["heads"])
+
+
+def test_what_people_see(run):
+    status, out, _ = run("doctor")
+    assert status == 0
+    assert "hook_z fires at every layer" in out
+    status, out, _ = run("--help")
+    assert status == 0
+    for command in ("demo", "collect", "fit", "generate", "evaluate", "doctor"):
+        assert command in out
+        assert "Example: radiant-lens" in run(command, "--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["generate", "--model", "tinny", "x"], 2, "'tinny' is not a known model: did you mean 'tiny'"),
+        (["generate", "--model", "./nowhere", "x"], 1, "There is no folder './nowhere'"),
+        (["generate", "--model", "some/model", "x"], 1, "download it elsewhere and pass its folder"),
+        (["collect", "--data", "tiny-fact", "--out", "o"], 2, "did you mean 'tiny-facts'"),
+        (["collect", "--data", "nothing.csv", "--out", "o"], 1, "There is no file 'nothing.csv'"),
+        (["collect", "--positions", "first", "--out", "o"], 2, "`positions` must be one of"),
+        (["demo", "--gamma", "0.7"], 2, "`gamma` must lie strictly between 0 and 0.5; got 0.7"),
+        (["fit", "--gate", "open", "--out", "o"], 2, "`gate` must be one of"),
+        (["fit", "--policy", "magic", "--out", "o"], 2, "`policy` must be one of"),
+        (["fit"], 2, "--out"),
+        (["generate", "--steering", "nowhere", "x"], 1, "is not a saved steering"),
+        (["evaluate", "--samples", "0"], 2, "`n_samples` must be a whole number"),
+        (["generate", "--temperature", "-1", "x"], 2, "`temperature` must lie at or above 0"),
+        (["generate", "the " * 300], 1, "context holds 256"),
+        (["nonsense"], 2, "No such command"),
+    ],
+)
+def test_bad_usage_is_one_sentence_and_a_status(run, monkeypatch, tmp_path, arguments, status, words):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*arguments)
+    assert code == status, err
+    assert words in " ".join((out + err).split())
+    assert "Traceback" not in err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"text": "a"}], "missing column 'label'"),
+        (
+            [{"text": "a b c d", "label": 0}, {"text": "e f g h", "label": 2}],
+            "line 2: `label` must be 0 (desirable) or 1",
+        ),
+        ([{"text": f"the soup {i}", "label": 0} for i in range(9)], "no undesirable (1) example"),
+        ([], "has no rows"),
+    ],
+)
+def test_unusable_data_is_told(run, tmp_path, rows, words):
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, out, err = run("fit", "--data", path, "--out", tmp_path / "o")
+    assert status == 1
+    assert words in " ".join(err.split())
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,157 @@
+"""Batched linear algebra against NumPy, SciPy and scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import sqrtm
+from scipy.optimize import brentq
+from sklearn.covariance import ledoit_wolf
+
+from radiant_lens.linalg import masked_moments, monotone_root, quadratic_form, sqrt_psd
+
+quick = settings(deadline=None, max_examples=30)
+seeds = st.integers(0, 10_000)
+
+
+def covariances(seed, shape=(2, 3), d=4, rank=8):
+    a = np.random.default_rng(seed).normal(size=(*shape, rank, d))
+    return a.swapaxes(-1, -2) @ a
+
+
+def test_quadratic_form_of_a_hand_made_example():
+    matrix = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+    assert float(quadratic_form(torch.tensor([1.0, 2.0]), matrix)) == 2 + 2 * 2 + 3 * 4
+
+
+@quick
+@given(seeds)
+def test_quadratic_form_equals_numpy(seed):
+    v, m = np.random.default_rng(seed).normal(size=(2, 3, 4)), covariances(seed)
+    naive = [[v[i, j] @ m[i, j] @ v[i, j] for j in range(3)] for i in range(2)]
+    np.testing.assert_allclose(quadratic_form(torch.tensor(v), torch.tensor(m)), naive, rtol=1e-10)
+
+
+@quick
+@given(seeds)
+def test_root_equals_scipy_and_squares_to_the_matrix(seed):
+    m = covariances(seed)
+    root = sqrt_psd(torch.tensor(m))
+    np.testing.assert_allclose(root @ root, m, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(root[1, 2], sqrtm(m[1, 2]).real, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(root, root.mT, atol=1e-12)
+
+
+def test_root_of_a_singular_matrix_cuts_negative_rounding():
+    m = torch.tensor(covariances(0, rank=2)) - 1e-13 * torch.eye(4, dtype=torch.float64)
+    root = sqrt_psd(m)
+    assert bool(torch.isfinite(root).all())
+    np.testing.assert_allclose(root @ root, m, atol=1e-9)
+    assert bool((torch.linalg.matrix_rank(root, atol=1e-5) == 2).all())
+
+
+@quick
+@given(st.lists(st.floats(-50, 50), min_size=1, max_size=5))
+def test_root_of_a_decreasing_function_equals_brent(shifts):
+    c = torch.tensor(shifts, dtype=torch.float64)
+    root = monotone_root(lambda x: c - x - x**3, torch.full_like(c, -10), torch.full_like(c, 10))
+    brent = [brentq(lambda x, s=s: s - x - x**3, -10, 10, xtol=1e-15) for s in shifts]
+    np.testing.assert_allclose(root, brent, rtol=1e-9, atol=1e-12)
+
+
+def test_without_a_sign_change_the_nearer_end_is_returned():
+    low, high = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    offset = torch.tensor([5.0, -5.0], dtype=torch.float64)
+    np.testing.assert_allclose(monotone_root(lambda x: offset - x, low, high), [1.0, 0.0], atol=1e-12)
+
+
+# Moments
+
+
+def sample(seed, n=40, d=3):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 2, 2, d)) @ rng.normal(size=(d, d)) + rng.normal(size=d)
+    return x, rng.random((n, 2, 2)) < 0.6
+
+
+@quick
+@given(seeds)
+def test_masked_moments_equal_numpy(seed):
+    x, mask = sample(seed)
+    moments = masked_moments(torch.tensor(x), torch.tensor(mask))
+    for i in np.ndindex(2, 2):
+        rows = x[(slice(None), *i)][mask[(slice(None), *i)]]
+        assert float(moments.count[i]) == len(rows)
+        np.testing.assert_allclose(moments.mean[i], rows.mean(0), rtol=1e-9)
+        np.testing.assert_allclose(moments.covariance[i], np.cov(rows.T, bias=True), rtol=1e-6, atol=1e-12)
+
+
+def test_rows_outside_the_mask_do_not_matter_and_those_inside_do():
+    x, mask = (torch.tensor(a) for a in sample(0))
+    outside, inside = (torch.where(where[..., None], 100.0, x) for where in (~mask, mask))
+    base = masked_moments(x, mask)
+    torch.testing.assert_close(masked_moments(outside, mask).covariance, base.covariance, rtol=1e-12, atol=0)
+    assert not torch.allclose(masked_moments(inside, mask).mean, base.mean)
+
+
+@pytest.mark.parametrize("shrink_below", [0.0, 10.0])
+def test_a_mask_without_rows_gives_zeros_and_leaves_the_others_alone(shrink_below):
+    x, mask = (torch.tensor(a) for a in sample(0))
+    empty = mask.clone()
+    empty[:, 0, 1] = False
+    all_of, without = (masked_moments(x, m, shrink_below=shrink_below) for m in (mask, empty))
+    assert float(without.count[0, 1]) == 0
+    assert not without.mean[0, 1].any()
+    assert not without.covariance[0, 1].any()
+    torch.testing.assert_close(without.covariance[1], all_of.covariance[1])
+
+
+def test_a_single_row_has_no_spread():
+    x, mask = (torch.tensor(a) for a in sample(0))
+    moments = masked_moments(x, torch.zeros_like(mask).index_fill(0, torch.tensor([3]), True), shrink_below=10)
+    torch.testing.assert_close(moments.mean, x[3])
+    assert not moments.covariance.any()
+
+
+def test_moments_of_single_precision_rows_are_kept_in_double():
+    x, mask = (torch.tensor(a) for a in sample(0))
+    far = masked_moments((x + 1000).float(), mask)
+    assert far.covariance.dtype == torch.float64
+    torch.testing.assert_close(far.covariance, masked_moments(x, mask).covariance, rtol=2e-3, atol=1e-3)
+
+
+@quick
+@given(seeds, st.integers(2, 60), st.integers(1, 6))
+def test_shrinkage_equals_ledoit_wolf_of_scikit_learn(seed, n, d):
+    x = np.random.default_rng(seed).normal(size=(n, d)) * np.arange(1, d + 1)
+    ours = masked_moments(torch.tensor(x), torch.ones(n, dtype=torch.bool), shrink_below=1000)
+    np.testing.assert_allclose(ours.covariance, ledoit_wolf(x)[0], rtol=1e-6, atol=1e-12)
+
+
+def test_only_entries_with_few_rows_are_shrunk():
+    x, mask = (torch.tensor(a) for a in sample(1, n=60))
+    mask[:, 0] = True
+    mask[9:, 1] = False
+    plain, shrunk = masked_moments(x, mask), masked_moments(x, mask, shrink_below=10)
+    assert torch.equal(shrunk.covariance[0], plain.covariance[0])
+    assert not torch.allclose(shrunk.covariance[1], plain.covariance[1])
+    trace = shrunk.covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+    torch.testing.assert_close(trace, plain.covariance.diagonal(dim1=-2, dim2=-1).sum(-1))
+
+
+def test_a_ridge_adds_its_share_of_the_mean_variance():
+    x, mask = (torch.tensor(a) for a in sample(0))
+    plain = masked_moments(x, mask)
+    added = (plain.ridged(0.3).covariance - plain.covariance)[1, 0]
+    expected = 0.3 * float(plain.covariance[1, 0].trace()) / 3
+    np.testing.assert_allclose(added, expected * np.eye(3), rtol=1e-9, atol=1e-12)
+
+
+def test_the_ridge_makes_a_singular_covariance_invertible():
+    x, mask = (torch.tensor(a) for a in sample(0))
+    flat = masked_moments(torch.cat([x, x[..., :1]], dim=-1), mask)
+    assert bool((torch.linalg.eigvalsh(flat.covariance)[..., 0] < 1e-12).all())
+    assert bool((torch.linalg.eigvalsh(flat.ridged().covariance)[..., 0] > 1e-8).all())
