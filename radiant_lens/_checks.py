@@ -22,12 +22,10 @@ def choice(name: str, value: object, allowed: Collection[str]) -> None:
 
 def between(name: str, value: object, low: float, high: float = math.inf, *, closed: str = "neither") -> None:
     """`value` is a real number in the interval; `closed` is "neither", "low", "high" or "both"."""
-    ok = isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(float(value))
-    if ok:
-        above = float(value) >= low if closed in ("low", "both") else float(value) > low
-        below = float(value) <= high if closed in ("high", "both") else float(value) < high
-        ok = above and below
-    if not ok:
+    number = float(value) if isinstance(value, (int, float, Real)) and not isinstance(value, bool) else math.nan
+    above = number >= low if closed in ("low", "both") else number > low
+    below = number <= high if closed in ("high", "both") else number < high
+    if not (above and below):
         raise InvalidArgumentError(f"`{name}` must lie {_interval(low, high, closed)}; got {value!r}.")
 
 
@@ -43,8 +41,8 @@ def _interval(low: float, high: float, closed: str) -> str:
 
 def whole(name: str, value: object, low: int, high: int | None = None) -> None:
     """`value` is a whole number of at least `low` and, where given, at most `high`."""
-    ok = isinstance(value, Integral) and not isinstance(value, bool)
-    if not ok or int(value) < low or (high is not None and int(value) > high):
+    number = int(value) if isinstance(value, (int, Integral)) and not isinstance(value, bool) else low - 1
+    if number < low or (high is not None and number > high):
         allowed = f"of at least {low}" if high is None else f"between {low} and {high}"
         raise InvalidArgumentError(f"`{name}` must be a whole number {allowed}; got {value!r}.")
 

@@ -80,7 +80,8 @@ def load_folder(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[st
         raise ArtefactError(f"{str(path)!r} is not a saved {kind}.")
     if not isinstance(meta.get("format"), int) or meta["format"] > FORMAT_VERSION:
         raise ArtefactError(
-            f"{str(path)!r} has format {meta.get('format')!r}; this version reads up to {FORMAT_VERSION}: update radiant-lens."
+            f"{str(path)!r} has format {meta.get('format')!r}; this version reads up to {FORMAT_VERSION}: "
+            "update radiant-lens."
         )
     return tensors, meta
 

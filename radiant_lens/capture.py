@@ -116,9 +116,9 @@ def _capture(
 
 def _targets(batch: TokenBatch, chosen: Sequence[Sequence[int]], starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Row and column of each kept position of a batch, and which example it is."""
-    rows = [row for row, i in enumerate(batch.index) for _ in chosen[i]]
-    columns = [p for i in batch.index for p in chosen[i]]
-    target = [int(starts[i]) + k for i in batch.index for k in range(len(chosen[i]))]
+    rows = [row for row, i in enumerate(batch.texts) for _ in chosen[i]]
+    columns = [p for i in batch.texts for p in chosen[i]]
+    target = [int(starts[i]) + k for i in batch.texts for k in range(len(chosen[i]))]
     return torch.tensor(rows), torch.tensor(columns), torch.tensor(target)
 
 

@@ -144,8 +144,8 @@ def _first_order(
     effects = torch.zeros((len(encoded), len(steering.sites)), dtype=torch.float64)
     batches = list(batched([e.ids for e in encoded], pad_id(model), max_tokens=max_tokens))
     for batch in track(batches, description="estimating effects", disable=not progress, transient=True):
-        starts = torch.tensor([spans[i].start for i in batch.index])
-        effects[batch.index] = _batch_effects(model, batch, starts, steering)
+        starts = torch.tensor([spans[i].start for i in batch.texts])
+        effects[batch.texts] = _batch_effects(model, batch, starts, steering)
     return effects
 
 

@@ -63,7 +63,7 @@ class Moments:
 
 
 def masked_moments(
-    x: Float[Tensor, "example *batch d"], mask: Bool[Tensor, example *batch], *, shrink_below: float = 0.0
+    x: Float[Tensor, "example *batch d"], mask: Bool[Tensor, example * batch], *, shrink_below: float = 0.0
 ) -> Moments:
     """Moments of the masked rows in float64, covariances divided by the count.
 

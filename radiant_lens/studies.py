@@ -28,7 +28,7 @@ def recommended_detector(seed: int = 0) -> RiskAwareDetector:
     return RiskAwareDetector(fnr_weight=0.6, vote_rule="risk", seed=seed)
 
 
-def recommended_policy(gamma: float = 0.01) -> RadiantPolicy:
+def recommended_policy(gamma: float = 0.001) -> RadiantPolicy:
     """Heads are edited where they and their layer flag; the least edit in the activations' own metric."""
     return RadiantPolicy(gamma=gamma, gate="vote")
 
@@ -80,9 +80,10 @@ def prepare(
         progress: show progress bars.
     """
     train, validation, test = data.split(fractions, seed=seed)
-    caches = [collect(model, part, positions=positions, progress=progress) for part in (train, validation)]
-    detector = recommended_detector(seed) if detector is None else detector
-    return Experiment(model, train, validation, test, *caches, detector.fit(caches[0], validation=caches[1]))
+    train_cache = collect(model, train, positions=positions, progress=progress)
+    validation_cache = collect(model, validation, positions=positions, progress=progress)
+    detector = (recommended_detector(seed) if detector is None else detector).fit(train_cache, validation_cache)
+    return Experiment(model, train, validation, test, train_cache, validation_cache, detector)
 
 
 def effective(experiment: Experiment, policy: RadiantPolicy | None = None, *, k: str | int = "auto") -> Recipe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -21,9 +21,9 @@ class Encoded(NamedTuple):
 
 
 class TokenBatch(NamedTuple):
-    """Padded rows. `index` says which text each row is."""
+    """Padded rows. `texts` says which text each row is."""
 
-    index: list[int]
+    texts: list[int]
     tokens: Int[Tensor, "batch pos"]
     mask: Bool[Tensor, "batch pos"]
 
@@ -49,18 +49,20 @@ def encode(model: TransformerBridge, texts: Sequence[str]) -> list[Encoded]:
 
 
 def _with_bos(model: TransformerBridge, text: str) -> Encoded:
-    tokenizer, config = model.tokenizer, model.cfg
+    tokenizer: Any = model.tokenizer
+    config = model.cfg
     ids, ends = _plain(tokenizer, text)
     if getattr(config, "tokenizer_appends_eos", False) and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
         ids, ends = ids[:-1], ends[:-1]
-    wanted = getattr(config, "default_prepend_bos", True) and tokenizer.bos_token_id is not None
-    given = bool(ids) and ids[0] == tokenizer.bos_token_id and ends[0] == 0
-    if wanted and not given:
-        return Encoded([tokenizer.bos_token_id, *ids], [0, *ends])
+    bos = tokenizer.bos_token_id
+    wanted = getattr(config, "default_prepend_bos", True)
+    given = bool(ids) and ids[0] == bos and ends[0] == 0
+    if bos is not None and wanted and not given:
+        return Encoded([bos, *ids], [0, *ends])
     return Encoded(ids[1:], ends[1:]) if given and not wanted else Encoded(ids, ends)
 
 
-def _plain(tokenizer, text: str) -> tuple[list[int], list[int]]:
+def _plain(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
     if tokenizer.is_fast:
         found = tokenizer(text, return_offsets_mapping=True)
         return list(found["input_ids"]), [end for _, end in found["offset_mapping"]]

@@ -141,7 +141,7 @@ def test_bad_usage_is_one_sentence_and_a_status(run, monkeypatch, tmp_path, argu
 def test_unusable_data_is_told(run, tmp_path, rows, words):
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    status, out, err = run("fit", "--data", path, "--out", tmp_path / "o")
+    status, _, err = run("fit", "--data", path, "--out", tmp_path / "o")
     assert status == 1
     assert words in " ".join(err.split())
     assert not (tmp_path / "o").exists()

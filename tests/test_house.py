@@ -102,7 +102,34 @@ def test_files_are_rooms():
     assert not long
 
 
-PUBLIC = ["AblationPolicy", "Contexts", "Dataset", "Evaluation", "HeadCache", "HeadEffects", "HeadSite", "ITIPolicy", "IdentityPolicy", "Prompt", "RadiantPolicy", "RandomDirectionPolicy", "RiskAwareClassifier", "RiskAwareDetector", "Statement", "Steering", "Trace", "collect", "compose", "evaluate", "head_effects", "load_dataset", "load_model", "policies", "steer", "viz"]
+PUBLIC = [
+    "AblationPolicy",
+    "Contexts",
+    "Dataset",
+    "Evaluation",
+    "HeadCache",
+    "HeadEffects",
+    "HeadSite",
+    "ITIPolicy",
+    "IdentityPolicy",
+    "Prompt",
+    "RadiantPolicy",
+    "RandomDirectionPolicy",
+    "RiskAwareClassifier",
+    "RiskAwareDetector",
+    "Statement",
+    "Steering",
+    "Trace",
+    "collect",
+    "compose",
+    "evaluate",
+    "head_effects",
+    "load_dataset",
+    "load_model",
+    "policies",
+    "steer",
+    "viz",
+]
 
 
 def test_public_names_are_frozen():

@@ -124,9 +124,9 @@ def test_moments_of_single_precision_rows_are_kept_in_double():
 
 
 @quick
-@given(seeds, st.integers(2, 60), st.integers(1, 6))
-def test_shrinkage_equals_ledoit_wolf_of_scikit_learn(seed, n, d):
-    x = np.random.default_rng(seed).normal(size=(n, d)) * np.arange(1, d + 1)
+@given(seeds, st.integers(2, 60), st.integers(1, 6), st.sampled_from([0, 1]))
+def test_shrinkage_equals_ledoit_wolf_of_scikit_learn(seed, n, d, power):
+    x = np.random.default_rng(seed).normal(size=(n, d)) * np.arange(1, d + 1) ** power
     ours = masked_moments(torch.tensor(x), torch.ones(n, dtype=torch.bool), shrink_below=1000)
     np.testing.assert_allclose(ours.covariance, ledoit_wolf(x)[0], rtol=1e-6, atol=1e-12)
 

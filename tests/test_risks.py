@@ -229,6 +229,17 @@ def test_chance_heads_are_rejected_no_more_often_than_promised(n_groups, paired)
     assert float((detection_p_values(flags, labels, groups, 1.0) < 0.05).double().mean()) < 0.08
 
 
+@pytest.mark.parametrize(("fnr_weight", "fpr", "fnr"), [(0.5, 0.2, 0.6), (1.0, 0.3, 0.7), (3.0, 0.4, 0.2)])
+def test_a_risk_just_that_of_the_trivial_detectors_is_rejected_at_the_nominal_rate(fnr_weight, fpr, fnr):
+    assert fpr + fnr_weight * fnr == pytest.approx(min(1, fnr_weight))
+    rng, labels = np.random.default_rng(5), np.arange(160) % 2
+    score = rng.normal(size=(160, 4000)) + rng.normal(size=(80, 4000)).repeat(2, axis=0)
+    level = np.where(labels == 1, stats.norm.isf(1 - fnr), stats.norm.isf(fpr)) * np.sqrt(2)
+    flags, groups = torch.tensor(score >= level[:, None]), torch.arange(160) // 2
+    rejected = (detection_p_values(flags, torch.tensor(labels), groups, fnr_weight) < 0.05).double().mean()
+    assert 0.03 < float(rejected) < 0.08
+
+
 def test_counting_tokens_instead_of_groups_would_reject_too_often():
     flags, labels, _ = clustered_flags(30, 800, signal=0.0, seed=30)
     tokens = torch.arange(len(labels))

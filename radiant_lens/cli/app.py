@@ -14,7 +14,7 @@ from radiant_lens.cli.output import emit, table
 
 app = typer.Typer(
     name="radiant-lens",
-    help="Detect undesirable content in attention heads and edit them, as little as possible, with a stated probability.",
+    help="Detect undesirable content in attention heads and edit them, with a stated probability that it works.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,7 +38,7 @@ def demo(
     model: o.Model = "tiny",
     data: o.Data = "tiny-facts",
     out: o.Out = Path("radiant-demo"),
-    gamma: o.Gamma = 0.01,
+    gamma: o.Gamma = 0.001,
     samples: o.Samples = 3,
     seed: o.Seed = 0,
     device: o.Device = None,
@@ -83,7 +83,7 @@ def fit(
     model: o.Model = "tiny",
     data: o.Data = "tiny-facts",
     policy: Annotated[str, typer.Option(help="'radiant' or 'iti'.")] = "radiant",
-    gamma: o.Gamma = 0.01,
+    gamma: o.Gamma = 0.001,
     geometry: Annotated[str, typer.Option(help="'mahalanobis', 'wasserstein' or 'procrustes'.")] = "mahalanobis",
     gate: Annotated[str, typer.Option(help="'head', 'vote', 'layer' or 'none'.")] = "vote",
     alpha: Annotated[float, typer.Option(help="Strength of ITI, in standard deviations.")] = 2.0,

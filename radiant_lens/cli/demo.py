@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,8 @@ def run_demo(
     say(f"2. detect: {experiment.detector}")
     recipe = studies.effective(experiment, policy)
     effects = recipe.effects.exact(len(recipe.steering.sites))
-    say(
-        f"3. fit: {len(recipe.effects.sites)} significant heads, {len(recipe.steering.sites)} of them carry 90% of the effect"
-    )
+    n_heads, n_kept = len(recipe.effects.sites), len(recipe.steering.sites)
+    say(f"3. fit: {n_heads} significant heads, {n_kept} of them carry 90% of the effect")
     certificate = recipe.steering.certify(experiment.test_cache())
     say(f"4. certify: {certificate}")
     iti = ITIPolicy().fit(experiment.train_cache, experiment.detector)
@@ -82,20 +82,15 @@ def _heads(experiment: studies.Experiment, effects: Any, selected: list[str]) ->
     return rows
 
 
-def _examples(prompts: tuple[Prompt, ...], before: Evaluation, after: Evaluation, n: int = 3) -> list[dict[str, str]]:
+def _examples(prompts: Sequence[Prompt], before: Evaluation, after: Evaluation, n: int = 3) -> list[dict[str, str]]:
     """The first prompts, in order, whose first answer was undesirable before; whatever it became."""
-    first_before = before.table[before.table["sample"] == 0].reset_index(drop=True)
-    first_after = after.table[after.table["sample"] == 0].reset_index(drop=True)
-    chosen = first_before.index[first_before["verdict"] == "incorrect"][:n]
-    return [
-        {
-            "prompt": prompts[i].text[-72:],
-            "before": first_before["answer"][i],
-            "after": first_after["answer"][i],
-            "judged": str(first_after["verdict"][i]),
-        }
-        for i in chosen
+    first = [e.table[e.table["sample"] == 0].itertuples() for e in (before, after)]
+    rows = [
+        {"prompt": p.text[-72:], "before": str(b.answer), "after": str(a.answer), "judged": str(a.verdict)}
+        for p, b, a in zip(prompts, *first)
+        if b.verdict == "incorrect"
     ]
+    return rows[:n]
 
 
 def _markdown_table(title: str, markdown: str) -> Table:

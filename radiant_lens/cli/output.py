@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from radiant_lens.risks import Interval
+
 console = Console()
 
 
-def table(title: str, rows: list[Mapping[str, Any]]) -> Table:
+def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     """A table with the keys of the first row as its columns."""
     drawn = Table(title=title, title_justify="left")
     for column in rows[0] if rows else ():
@@ -43,7 +45,7 @@ def _finite(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+    if isinstance(value, Interval):
         return _finite(value._asdict())
     if isinstance(value, (list, tuple)):
         return [_finite(v) for v in value]

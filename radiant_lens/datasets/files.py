@@ -130,6 +130,6 @@ def _columns(row: Row, needed: tuple[str, ...]) -> None:
     missing = [c for c in needed if c not in row]
     if missing:
         raise DataError(
-            f"missing column {' and '.join(map(repr, missing))} (there are: {', '.join(map(str, row))}); statements need "
-            f"'text' and 'label', prompts 'prompt', 'correct_answers' and 'incorrect_answers'."
+            f"missing column {' and '.join(map(repr, missing))} (there are: {', '.join(map(str, row))}); "
+            "statements need 'text' and 'label', prompts 'prompt', 'correct_answers' and 'incorrect_answers'."
         )

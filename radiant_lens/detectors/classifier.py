@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import validate_data as _validate_data
 
 from radiant_lens import _checks
 from radiant_lens.detectors.heads import LOSSES, Sample, fit_heads
+
+# The stubs say `str`, for the option of leaving an argument out.
+validate_data: Any = _validate_data
 
 
 class RiskAwareClassifier(ClassifierMixin, BaseEstimator):
@@ -42,7 +49,7 @@ class RiskAwareClassifier(ClassifierMixin, BaseEstimator):
         self.l2 = l2
         self.max_iterations = max_iterations
 
-    def fit(self, X: np.ndarray, y: np.ndarray) -> RiskAwareClassifier:
+    def fit(self, X: ArrayLike, y: ArrayLike) -> RiskAwareClassifier:
         """Fit on features `X`, axes `example feature`, and labels `y` of two classes."""
         _checks.between("fnr_weight", self.fnr_weight, 0)
         _checks.choice("loss", self.loss, LOSSES)
@@ -66,13 +73,12 @@ class RiskAwareClassifier(ClassifierMixin, BaseEstimator):
         self.coef_, self.intercept_ = scores.weights.numpy(), scores.biases.numpy()
         return self
 
-    def decision_function(self, X: np.ndarray) -> np.ndarray:
+    def decision_function(self, X: ArrayLike) -> np.ndarray:
         """Score of each example; at or above 0 it is undesirable."""
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=np.float64)
-        return X @ self.coef_[0] + self.intercept_[0]
+        return validate_data(self, X, reset=False, dtype=np.float64) @ self.coef_[0] + self.intercept_[0]
 
-    def predict(self, X: np.ndarray) -> np.ndarray:
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """Label of each example."""
         codes = (self.decision_function(X) >= 0).astype(int)
         return self.classes_[codes]

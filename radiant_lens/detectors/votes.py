@@ -99,7 +99,7 @@ def _certified(
         needed = groups_needed(target_fnr, confidence=confidence)
         least = int((counts < 1).sum(0).min())
         raise GuaranteeError(
-            f"No vote threshold has an FNR below {target_fnr:g} with confidence {confidence:g} on {n} undesirable groups "
-            f"(tau = 1 misses at least {least}); without a miss it takes {needed} groups."
+            f"No vote threshold has an FNR below {target_fnr:g} with confidence {confidence:g} on {n} undesirable "
+            f"groups (tau = 1 misses at least {least}); without a miss it takes {needed} groups."
         )
     return taus - 1, certified

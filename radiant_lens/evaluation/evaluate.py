@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from transformer_lens.model_bridge import TransformerBridge
@@ -13,13 +15,13 @@ from transformer_lens.model_bridge import TransformerBridge
 from radiant_lens import _checks
 from radiant_lens._errors import DataError, InvalidArgumentError
 from radiant_lens.datasets.examples import Dataset
-from radiant_lens.datasets.records import DESIRABLE
+from radiant_lens.datasets.records import DESIRABLE, Statement
 from radiant_lens.evaluation.generation import generate_answers
 from radiant_lens.evaluation.judges import VERDICTS, Judge, get_judge
 from radiant_lens.evaluation.likelihood import score_statements
 from radiant_lens.hooks import steer
 from radiant_lens.policies.steering import Steering
-from radiant_lens.risks import Interval, bootstrap_ratio
+from radiant_lens.risks import Interval, bootstrap_ratio, group_sums
 
 
 @dataclass(frozen=True)
@@ -147,14 +149,22 @@ def _answer_metrics(table: pd.DataFrame) -> dict[str, Interval]:
 
 
 def _by_group(table: pd.DataFrame, condition: str | None) -> Interval:
-    part = table if condition is None else table[table["condition"] == condition]
-    sums = part.groupby("group")["value"].agg(["sum", "count"])
-    return bootstrap_ratio(torch.tensor(sums["sum"].to_numpy(float)), torch.tensor(sums["count"].to_numpy(float)))
+    chosen = np.ones(len(table), dtype=bool) if condition is None else (table["condition"] == condition).to_numpy()
+    return _ratio(
+        table["value"].to_numpy(float)[chosen], chosen[chosen].astype(float), table["group"].to_numpy()[chosen]
+    )
 
 
-def _text_metrics(model: TransformerBridge, desirable: list, steering: Steering | None) -> dict[str, Interval]:
+def _ratio(numerators: np.ndarray, denominators: np.ndarray, names: np.ndarray) -> Interval:
+    """Ratio of sums with its bootstrap interval over the named groups."""
+    codes = torch.as_tensor(np.unique(names.astype(str), return_inverse=True)[1])
+    return bootstrap_ratio(*(group_sums(torch.tensor(values), codes) for values in (numerators, denominators)))
+
+
+def _text_metrics(
+    model: TransformerBridge, desirable: Sequence[Statement], steering: Steering | None
+) -> dict[str, Interval]:
     scored = score_statements(model, desirable, steering)
-    columns = {"kl": scored.kl, "cross_entropy": -scored.log_prob, "edited_share": scored.n_edited}
-    sums = pd.DataFrame({**columns, "n": scored.n_tokens, "group": [s.group for s in desirable]}).groupby("group").sum()
-    n = torch.tensor(sums["n"].to_numpy(float))
-    return {name: bootstrap_ratio(torch.tensor(sums[name].to_numpy(float)), n) for name in columns}
+    names = np.array([s.group for s in desirable])
+    sums = {"kl": scored.kl, "cross_entropy": -scored.log_prob, "edited_share": scored.n_edited}
+    return {name: _ratio(values.numpy(), scored.n_tokens.numpy(), names) for name, values in sums.items()}

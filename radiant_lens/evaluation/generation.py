@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import StoppingCriteria
@@ -17,10 +18,10 @@ from radiant_lens.tokens import batched, encode, pad_id
 class _StopStrings(StoppingCriteria):
     """Ends a row once what was generated holds a stop string."""
 
-    def __init__(self, tokenizer, n_prompt: int, stop: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Any, n_prompt: int, stop: Sequence[str]) -> None:
         self._tokenizer, self._n_prompt, self._stop = tokenizer, n_prompt, stop
 
-    def __call__(self, input_ids: Int[Tensor, "batch pos"], scores: Tensor, **_: object) -> Bool[Tensor, " batch"]:
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> Any:
         texts = self._tokenizer.batch_decode(input_ids[:, self._n_prompt :], skip_special_tokens=True)
         return torch.tensor([any(s in text for s in self._stop) for text in texts], device=input_ids.device)
 
@@ -63,7 +64,7 @@ def generate_answers(
         for batch in batched(rows, pad_id(model), max_tokens=budget):
             tokens, mask = _left_padded(batch.tokens, batch.mask)
             new = _generate(model, tokens, mask, max_new_tokens, temperature, stop)
-            for i, text in zip(batch.index, model.tokenizer.batch_decode(new, skip_special_tokens=True)):
+            for i, text in zip(batch.texts, model.tokenizer.batch_decode(new, skip_special_tokens=True)):
                 answers[i] = _cut(text, stop)
     return [answers[i : i + n_samples] for i in range(0, len(answers), n_samples)]
 
@@ -78,8 +79,8 @@ def _generate(
     model: TransformerBridge, tokens: Tensor, mask: Tensor, max_new_tokens: int, temperature: float, stop: Sequence[str]
 ) -> Int[Tensor, "batch new"]:
     device, n_prompt = model.cfg.device, tokens.shape[1]
-    options = {"stopping_criteria": _StopStrings(model.tokenizer, n_prompt, stop)} if stop else {}
-    output = model.generate(
+    options: dict[str, Any] = {"stopping_criteria": _StopStrings(model.tokenizer, n_prompt, stop)} if stop else {}
+    output: Any = model.generate(
         tokens.to(device),
         attention_mask=mask.long().to(device),
         max_new_tokens=max_new_tokens,

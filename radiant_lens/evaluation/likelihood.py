@@ -47,18 +47,18 @@ def score_statements(
     spans = [answer_positions(e, s.answer_start) for e, s in zip(encoded, statements)]
     sums = torch.zeros((4, len(statements)), dtype=torch.float64)
     for batch in batched([e.ids for e in encoded], pad_id(model), max_tokens=max_tokens):
-        starts = torch.tensor([spans[i].start for i in batch.index])
+        starts = torch.tensor([spans[i].start for i in batch.texts])
         steered, trace = _log_probs(model, batch.tokens, batch.mask, starts, steering)
         target = batch.tokens[:, 1:]
         columns = torch.arange(target.shape[1])
         answer = (columns >= starts[:, None]) & batch.mask[:, 1:]
-        sums[0, batch.index] = (steered.gather(2, target[:, :, None])[..., 0] * answer).sum(1).double()
+        sums[0, batch.texts] = (steered.gather(2, target[:, :, None])[..., 0] * answer).sum(1).double()
         if steering is not None and compare:
             plain, _ = _log_probs(model, batch.tokens, batch.mask, starts, None)
             kl = (plain.exp() * (plain - steered)).sum(-1)
-            sums[1, batch.index] = (kl * answer).sum(1).double()
-            sums[2, batch.index] = (_edited(trace, answer.shape) & answer).sum(1).double()
-        sums[3, batch.index] = answer.sum(1).double()
+            sums[1, batch.texts] = (kl * answer).sum(1).double()
+            sums[2, batch.texts] = (_edited(trace, answer.shape) & answer).sum(1).double()
+        sums[3, batch.texts] = answer.sum(1).double()
     return ScoredText(*sums)
 
 

@@ -81,8 +81,8 @@ class HeldOutCertificate:
         row = self.overall
         text = (
             f"{row.n_still_flagged} of {row.n_groups} held-out groups still flagged after the edit: "
-            f"{row.interval.value:.1%} [{row.interval.low:.1%}, {row.interval.high:.1%}], at most {row.upper:.1%} with confidence "
-            f"{self.confidence:.0%}; over all {row.n_tokens} gated tokens {row.token_share.value:.1%}"
+            f"{row.interval.value:.1%} [{row.interval.low:.1%}, {row.interval.high:.1%}], at most {row.upper:.1%} "
+            f"with confidence {self.confidence:.0%}; over all {row.n_tokens} gated tokens {row.token_share.value:.1%}"
         )
         if self.gamma is None:
             return text + "."

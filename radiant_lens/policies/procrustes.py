@@ -21,7 +21,8 @@ with `a = p / (t + c/2)`, `b = q / (t + c/4)`, and `H >= 0` gives `q^2 f' H_2^+ 
 `t a >= t^2 b^2 f' H_2^+ f`, since `(t + c/4)^2 >= t (t + c/2)`. So `S >= 0` always and no dual steps are needed.
 
 **With a floor** semismooth Newton steps on `D`: the derivative of the positive part is known in the eigenbasis that
-evaluating `D` needs anyway, so a step costs one `d x d` linear solve. Three to ten steps are usual.
+evaluating `D` needs anyway, so a step costs one `d x d` linear solve. Three to ten steps are usual,
+a hundred where the floor all but vanishes along `e`.
 """
 
 from __future__ import annotations
@@ -272,10 +273,13 @@ def _maximise(
             break
         index, heads, point = index[climbing], _pick(heads, climbing), _pick(point, climbing)
         point, moved = _line_search(heads, point, _newton_direction(heads, point))
-        better = point.gap < best_gap[index]
+        before = best_gap[index]
+        better = point.gap < before
         won = index[better]
         best_root[won], best_bound[won], best_gap[won] = point.root[better], point.bound[better], point.gap[better]
-        climbing = (point.gap > TARGET_GAP) & moved
+        # What no longer halves a gap this small is rounding.
+        stalled = (before <= 1e-9) & (point.gap > before / 2)
+        climbing = (point.gap > TARGET_GAP) & moved & ~stalled
     return best_root, best_bound
 
 

@@ -106,7 +106,8 @@ class RadiantPolicy:
         maps, certificates = self._maps(sample, _usable(moments))
         if all(c.method == "identity" for c in certificates):
             raise NothingToEditError(
-                f"Every map is the identity: the activations that the gate passes are desirable by margin {self.kappa:.3g} already."
+                "Every map is the identity: the activations that the gate passes are desirable already, "
+                f"by a margin of {self.kappa:.3g}."
             )
         trust = None if self.trust is None else _trust_region(sample, _usable(moments), self.trust)
         return assemble(

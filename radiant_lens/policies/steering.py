@@ -34,8 +34,15 @@ class LayerEdit(NamedTuple):
 class RankedHeads(Protocol):
     """Heads with the effect of editing each, as `head_effects` returns them."""
 
-    sites: tuple[HeadSite, ...]
-    estimated: Float[Tensor, " site"]
+    @property
+    def sites(self) -> tuple[HeadSite, ...]:
+        """The heads."""
+        ...
+
+    @property
+    def estimated(self) -> Float[Tensor, " site"]:
+        """The effect of editing each."""
+        ...
 
 
 Window = Callable[[Tensor], Bool[Tensor, "batch pos"] | None]
@@ -76,7 +83,8 @@ class Steering:
     def __repr__(self) -> str:
         """Policy, heads and gate, in one line."""
         names = ", ".join(map(str, self.sites[:6])) + (", ..." if len(self.sites) > 6 else "")
-        return f"Steering({self.meta.get('policy', {}).get('name', '?')}, {len(self.sites)} heads: {names}; gate {self.gate!r})"
+        policy = self.meta.get("policy", {}).get("name", "?")
+        return f"Steering({policy}, {len(self.sites)} heads: {names}; gate {self.gate!r})"
 
     def maps(self) -> dict[HeadSite, AffineMap]:
         """The affine map of every edited head, as matrices."""
@@ -149,14 +157,13 @@ class Steering:
             InvalidArgumentError: a head that is not edited, or a `k` out of range.
             NothingToEditError: no head has a positive effect.
         """
-        if isinstance(heads, Iterable):
-            wanted = {HeadSite(*pair) for pair in heads}
-        else:
-            wanted = _most_effective(heads, k)
+        given = isinstance(heads, Iterable)
+        wanted = {HeadSite(*pair) for pair in heads} if given else _most_effective(heads, k)
         unknown = wanted - set(self.sites)
         if unknown or not wanted:
             raise InvalidArgumentError(
-                f"`heads` must be some of the {len(self.sites)} edited heads; got {', '.join(map(str, sorted(unknown))) or 'none'}."
+                f"`heads` must be some of the {len(self.sites)} edited heads; got "
+                f"{', '.join(map(str, sorted(unknown))) or 'none'}."
             )
         index = torch.tensor([i for i, site in enumerate(self.sites) if site in wanted])
         return replace(

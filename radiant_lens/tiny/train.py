@@ -8,29 +8,33 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import torch
+import typer
 from jaxtyping import Int
 from rich.progress import track
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from radiant_lens import _checks
 from radiant_lens.datasets.world import documents, make_fact_world, vocabulary
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
+PAD = 0
+ARCHITECTURES = ("llama", "gpt2")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """Everything that determines the model; defaults are those of the shipped one."""
 
-    architecture: Literal["llama", "gpt2"] = "llama"
+    architecture: str = "llama"
     n_layers: int = 4
     n_heads: int = 8
     d_model: int = 192
@@ -108,11 +112,8 @@ def batches(config: TrainingConfig, tokenizer: PreTrainedTokenizerFast) -> Itera
         starts = [i * config.batch for i in range(n_pooled)]
         rng.shuffle(starts)
         for start in starts:
-            yield _pad([torch.tensor(r) for r in rows[start : start + config.batch]], tokenizer.pad_token_id)
-
-
-def _pad(rows: list[Tensor], pad_id: int) -> Int[Tensor, "batch pos"]:
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_id)
+            chosen = [torch.tensor(row) for row in rows[start : start + config.batch]]
+            yield torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=PAD)
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
@@ -121,37 +122,42 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     return config.learning_rate * warm_up * (0.55 + 0.45 * math.cos(math.pi * step / config.steps))
 
 
-def train(config: TrainingConfig, *, log_every: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Train a model on the embedded world.
+def train(
+    config: TrainingConfig, *, report: Callable[[int, float], None] | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Train a model on the embedded world, with a progress bar.
 
     Args:
         config: architecture, size, schedule and seed.
-        log_every: print the mean loss each that many steps; 0 for a progress bar alone.
+        report: called with the step and the mean loss in nats per token every 100 steps, in place of the bar.
 
     Returns:
         The model in float32 and evaluation mode, and its tokenizer.
     """
     tokenizer = make_tokenizer(vocabulary(make_fact_world()))
     model = make_model(config, tokenizer).train()
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
+    optimizer = _optimizer(model, config)
     stream, losses = batches(config, tokenizer), []
-    for step in track(range(config.steps), description="training", disable=log_every > 0):
+    for step in track(range(config.steps), description="training", disable=report is not None):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
-        losses.append(_step(model, next(stream), optimizer, tokenizer.pad_token_id, config.bfloat16))
-        if log_every and (step + 1) % log_every == 0:
-            print(f"step {step + 1}: loss {sum(losses[-log_every:]) / log_every:.4f}", flush=True)
+        losses.append(_step(model, next(stream), optimizer, config.bfloat16))
+        if report is not None and (step + 1) % 100 == 0:
+            report(step + 1, sum(losses[-100:]) / 100)
     return model.eval(), tokenizer
 
 
+def _optimizer(model: PreTrainedModel, config: TrainingConfig) -> torch.optim.Optimizer:
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
+
+
 def _step(
-    model: PreTrainedModel, tokens: Tensor, optimizer: torch.optim.Optimizer, pad_id: int, bfloat16: bool
+    model: PreTrainedModel, tokens: Int[Tensor, "batch pos"], optimizer: torch.optim.Optimizer, bfloat16: bool
 ) -> float:
-    real = tokens != pad_id
-    labels = tokens.masked_fill(~real, -100)
+    labels = tokens.masked_fill(tokens == PAD, -100)
     with torch.autocast("cpu", dtype=torch.bfloat16) if bfloat16 else nullcontext():
         # Padding stands on the right and attention is causal: no mask is needed.
         loss = model(input_ids=tokens, labels=labels, use_cache=False).loss
@@ -162,22 +168,20 @@ def _step(
     return loss.item()
 
 
-def main() -> None:
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--architecture", default="llama")
-    parser.add_argument("--n-layers", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--log-every", type=int, default=100)
-    a = parser.parse_args()
-    cfg = TrainingConfig(architecture=a.architecture, n_layers=a.n_layers, steps=a.steps, seed=a.seed)
-    model, tok = train(cfg, log_every=a.log_every)
-    model.save_pretrained(a.out)
-    tok.save_pretrained(a.out)
+def main(
+    out: Annotated[Path, typer.Argument(help="Folder to write the model to.")],
+    architecture: Annotated[str, typer.Option(help="'llama' or 'gpt2'.")] = "llama",
+    n_layers: int = TrainingConfig.n_layers,
+    steps: int = TrainingConfig.steps,
+    seed: int = TrainingConfig.seed,
+) -> None:
+    """Train a model on the embedded world and save it in Hugging Face format."""
+    _checks.choice("architecture", architecture, ARCHITECTURES)
+    config = TrainingConfig(architecture=architecture, n_layers=n_layers, steps=steps, seed=seed)
+    model, tokenizer = train(config)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -143,7 +143,9 @@ def test_no_question_of_one_part_is_read_in_another(name, seed):
 def test_one_draw_of_contexts_before_a_split_would_cross_it():
     whole = small(30, contexts=Contexts())
     part = whole.split((0.5, 0.5))[0]
-    crossing = [s for s in whole.statements if s.group in part.groups and any(f"g{q}" not in part.groups for q in asked(s.text))]
+    crossing = [
+        s for s in whole.statements if s.group in part.groups and any(f"g{q}" not in part.groups for q in asked(s.text))
+    ]
     assert len(crossing) > 20
 
 
@@ -153,7 +155,11 @@ def test_a_split_keeps_every_row_and_follows_its_seed():
     assert [len(p.groups) for p in parts] == [10, 6, 4]
     assert sorted(a.text for p in parts for a in p.atoms) == sorted(a.text for a in dataset.atoms)
     assert sorted(q.text for p in parts for q in p.bare_prompts) == sorted(q.text for q in dataset.bare_prompts)
-    assert parts[0].groups == dataset.split((0.5, 0.3, 0.2), seed=3)[0].groups != dataset.split((0.5, 0.3, 0.2), seed=4)[0].groups
+    assert (
+        parts[0].groups
+        == dataset.split((0.5, 0.3, 0.2), seed=3)[0].groups
+        != dataset.split((0.5, 0.3, 0.2), seed=4)[0].groups
+    )
 
 
 def test_parts_keep_the_settings_of_the_whole():

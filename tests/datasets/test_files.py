@@ -136,7 +136,9 @@ statements_ = st.builds(
     words, st.integers(0, 1), words, st.floats(0, 0.99),
 )  # fmt: skip
 answers = st.lists(words, min_size=1, max_size=3).map(tuple)
-prompts_ = st.builds(Prompt, words, answers, answers, words, best_answer=words, condition=st.sampled_from(["bare", "provoked"]))
+prompts_ = st.builds(
+    Prompt, words, answers, answers, words, best_answer=words, condition=st.sampled_from(["bare", "provoked"])
+)
 
 
 @settings(deadline=None, max_examples=60)
@@ -198,7 +200,9 @@ def test_three_bad_rows_are_shown_and_the_others_counted(tmp_path):
 
 
 def test_a_csv_row_is_named_by_its_line(tmp_path):
-    with pytest.raises(DataError, match=re.escape("line 3: `label` must be 0 (desirable) or 1 (undesirable); got 'maybe'.")):
+    with pytest.raises(
+        DataError, match=re.escape("line 3: `label` must be 0 (desirable) or 1 (undesirable); got 'maybe'.")
+    ):
         read_records(csv(tmp_path, "text,label\na,0\nb,maybe\n"))
 
 
@@ -212,14 +216,18 @@ def test_broken_jsonl_is_named_by_its_line(tmp_path):
         read_records(jsonl(tmp_path, STATEMENT, STATEMENT, '{"text": '))
 
 
-@pytest.mark.parametrize(("name", "content"), [("data.json", b"{"), ("data.jsonl", b"\xff\xfe"), ("data.csv", b"text\n\xff")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("data.json", b"{"), ("data.jsonl", b"\xff\xfe"), ("data.csv", b"text\n\xff")]
+)
 def test_a_file_that_cannot_be_read_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=f"{re.escape(name)} cannot be read as"):
         read_records(tmp_path / name)
 
 
-@pytest.mark.parametrize(("name", "content"), [("data.json", "[]"), ("data.jsonl", "\n\n"), ("data.csv", "text,label\n")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("data.json", "[]"), ("data.jsonl", "\n\n"), ("data.csv", "text,label\n")]
+)
 def test_a_file_without_rows_is_refused(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=f"{re.escape(name)} has no rows"):

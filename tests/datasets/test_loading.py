@@ -37,16 +37,22 @@ def test_the_packaged_data_sets_bring_their_judge_and_contexts(name, judge):
 
 def test_a_file_is_named_after_itself_and_has_contexts_only_if_asked(tmp_path):
     path = tmp_path / "mine.jsonl"
-    path.write_text("".join(json.dumps({"text": f"A: {i}", "label": i % 2, "group": str(i // 2)}) + "\n" for i in range(12)))
+    path.write_text(
+        "".join(json.dumps({"text": f"A: {i}", "label": i % 2, "group": str(i // 2)}) + "\n" for i in range(12))
+    )
     plain, woven = load_dataset(path), load_dataset(str(path), contexts=Contexts(n_pairs=(2,)))
     assert (plain.name, plain.judge) == ("mine", "contains")
     assert plain.atoms == woven.atoms == plain.statements == read_records(path)[0]
     assert all(s.text.count("A:") == 2 for s in woven.statements)
 
 
-@pytest.mark.parametrize(("name", "near"), [("tiny-fact", "tiny-facts"), ("tinytone", "tiny-tone"), ("Tiny-Facts", "tiny-facts")])
+@pytest.mark.parametrize(
+    ("name", "near"), [("tiny-fact", "tiny-facts"), ("tinytone", "tiny-tone"), ("Tiny-Facts", "tiny-facts")]
+)
 def test_a_name_that_is_nearly_right_is_put_right(name, near):
-    with pytest.raises(UnknownNameError, match=f"{name!r} is not a known data set: did you mean .*{near!r}.*csv, .json or .jsonl"):
+    with pytest.raises(
+        UnknownNameError, match=f"{name!r} is not a known data set: did you mean .*{near!r}.*csv, .json or .jsonl"
+    ):
         load_dataset(name)
 
 

@@ -125,10 +125,22 @@ def test_the_penalty_shrinks_weights_and_spares_the_bias():
     assert not flat[:, :-1].any()
 
 
+def test_unlike_scales_take_few_steps():
+    x, sign = problem()
+    x = x * torch.tensor([1.0, 3.0, 10.0, 30.0], dtype=x.dtype)
+    least = objective(x, logistic(sign), solve(x, logistic(sign)))
+    after_40 = objective(x, logistic(sign), solve(x, logistic(sign), max_iterations=40))
+    torch.testing.assert_close(after_40, least, rtol=1e-6, atol=0)
+
+
 def test_it_stops_when_nothing_is_gained_and_never_after_the_limit():
     x, sign = problem()
     steps = {}
-    for name, options in {"loose": {"tolerance": 1e-2}, "tight": {"tolerance": 1e-9}, "limit": {"max_iterations": 3}}.items():
+    for name, options in {
+        "loose": {"tolerance": 1e-2},
+        "tight": {"tolerance": 1e-9},
+        "limit": {"max_iterations": 3},
+    }.items():
         seen = []
         solve(x, logistic(sign), visit=seen.append, **options)
         steps[name] = len(seen)

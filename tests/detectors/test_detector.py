@@ -61,7 +61,15 @@ def same(one, other):
 def test_fitted_attributes_have_their_shapes(loss, train, validation):
     d = RiskAwareDetector(loss=loss, max_iterations=10).fit(train, validation)
     shapes = {n: tuple(v.shape) for n, v in state(d).items() if isinstance(v, torch.Tensor)}
-    per_head = {"biases_", "head_fpr_", "head_fnr_", "head_risk_", "head_p_value_", "head_significant_", "head_constant_"}
+    per_head = {
+        "biases_",
+        "head_fpr_",
+        "head_fnr_",
+        "head_risk_",
+        "head_p_value_",
+        "head_significant_",
+        "head_constant_",
+    }
     per_layer = {"layer_risk_", "vote_thresholds_", "vote_fpr_", "vote_fnr_", "vote_risk_", "vote_certified_"}
     assert shapes == {"weights_": (2, 3, 4), **dict.fromkeys(per_head, (2, 3)), **dict.fromkeys(per_layer, (2,))}
 
@@ -130,13 +138,13 @@ def test_figures_come_from_the_test_half_only(fitted, validation):
 
 
 def test_votes_come_from_the_test_half_too(fitted, validation):
-    test = validation.split((0.5, 0.5), seed=0)[1]
-    votes = choose_thresholds(
-        VotingData(fitted.votes(test), test.labels, test.groups), 3,
-        rule="fnr", fnr_weight=1.0, target_fnr=0.1, delta=0.05, layer=None, seed=0,
-    )  # fmt: skip
-    assert torch.equal(votes.thresholds, fitted.vote_thresholds_)
-    assert torch.equal(votes.rates.fnr, fitted.vote_fnr_)
+    for part, used in ((validation.split((0.5, 0.5), seed=0)[1], True), (validation, False)):
+        votes = choose_thresholds(
+            VotingData(fitted.votes(part), part.labels, part.groups), 3,
+            rule="fnr", fnr_weight=1.0, target_fnr=0.1, delta=0.05, layer=None, seed=0,
+        )  # fmt: skip
+        assert torch.equal(votes.rates.risk(1.0), fitted.vote_risk_) is used
+        assert not used or torch.equal(votes.thresholds, fitted.vote_thresholds_)
 
 
 def test_the_test_half_does_not_shape_the_scores_and_the_stop_half_does(train, validation, fitted):
@@ -170,7 +178,9 @@ def test_answers_agree_with_each_other_and_with_numpy(fitted, validation):
     votes = (fitted.decision_function(validation) >= 0).sum(-1)
     assert torch.equal(fitted.votes(validation), votes)
     for layer in (0, 1):
-        assert torch.equal(fitted.predict(validation, layer), (votes[:, layer] >= fitted.vote_thresholds_[layer]).long())
+        assert torch.equal(
+            fitted.predict(validation, layer), (votes[:, layer] >= fitted.vote_thresholds_[layer]).long()
+        )
     assert torch.equal(fitted.predict(validation), fitted.predict(validation, fitted.best_layer_))
     assert not torch.equal(fitted.predict(validation, 0), fitted.predict(validation, 1))
 
@@ -317,7 +327,9 @@ def test_one_class_is_refused(train, validation):
 def test_a_half_of_the_validation_data_without_a_class_is_refused(train, validation):
     test = set(validation.split((0.5, 0.5), seed=0)[1].texts)
     inside = torch.tensor([t in test for t in validation.texts])
-    with pytest.raises(DataError, match=re.escape("the test half of the validation data has no undesirable (1) example")):
+    with pytest.raises(
+        DataError, match=re.escape("the test half of the validation data has no undesirable (1) example")
+    ):
         RiskAwareDetector().fit(train, validation.with_labels(torch.where(inside, 0, validation.labels)))
 
 
@@ -338,7 +350,9 @@ def test_activations_that_are_not_finite_are_refused(where, bad, train, validati
 
 def test_a_group_on_both_sides_is_refused(train, validation):
     shared = altered(validation, group_names=(train.group_names[0], *validation.group_names[1:]))
-    with pytest.raises(LeakageError, match="training and validation must not share groups; 1 stand in both, such as '0-0'"):
+    with pytest.raises(
+        LeakageError, match="training and validation must not share groups; 1 stand in both, such as '0-0'"
+    ):
         RiskAwareDetector().fit(train, shared)
 
 

@@ -49,7 +49,9 @@ def test_cross_entropy_equals_logistic_regression(fnr_weight, share):
     weight = np.where(y == 1, fnr_weight / (y == 1).sum(), 1 / (y == 0).sum())
     for head, x in enumerate(sample.x.numpy()):
         scaler = StandardScaler().fit(x)
-        theirs = LogisticRegression(C=1 / l2, tol=1e-10, max_iter=5000).fit(scaler.transform(x), y, sample_weight=weight)
+        theirs = LogisticRegression(C=1 / l2, tol=1e-10, max_iter=5000).fit(
+            scaler.transform(x), y, sample_weight=weight
+        )
 
         def objective(s, w):
             return weight @ np.logaddexp(0, np.where(y == 1, -s, s)) + l2 / 2 * (w**2).sum()
@@ -67,7 +69,9 @@ def test_lda_equals_the_discriminant_of_scikit_learn(share):
     n, std = len(sample.labels), sample.x.std(dim=1, correction=0).numpy()
     fitted = fit_heads(sample, loss="lda")
     for head, x in enumerate(sample.x.numpy()):
-        theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(x / std[head], sample.labels.numpy())
+        theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(
+            x / std[head], sample.labels.numpy()
+        )
         # They divide the pooled covariance by n, we by n - 2.
         expected = theirs.coef_[0] * (1 - shrinkage) * (n - 2) / n
         np.testing.assert_allclose(fitted.weights[head].numpy() * std[head], expected, rtol=1e-6)
@@ -166,7 +170,10 @@ def test_single_precision_is_kept_and_close_to_double(loss):
     fitted = fit_heads(single, loss=loss, max_iterations=20)
     assert fitted.weights.dtype == torch.float32
     torch.testing.assert_close(
-        scores(fitted, single), scores(fit_heads(sample, loss=loss, max_iterations=20), sample).float(), rtol=0.02, atol=0.05
+        scores(fitted, single),
+        scores(fit_heads(sample, loss=loss, max_iterations=20), sample).float(),
+        rtol=0.02,
+        atol=0.05,
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from radiant_lens.datasets.world.facts import FactQuestion, FactWorld, source_line
 from radiant_lens.datasets.world.tone import ToneQuestion, mood_line, tone_questions
@@ -29,24 +30,14 @@ def documents(world: FactWorld, *, seed: int, mix: DocumentMix | None = None) ->
     tones = tone_questions()
     while True:
         desirable = rng.random() < 0.5
-        if rng.random() < mix.facts:
-            yield _document(world.questions, desirable, fact_pair, source_line, rng, mix)
-        else:
-            yield _document(tones, desirable, tone_pair, mood_line, rng, mix)
-
-
-def _document(
-    questions: tuple,
-    desirable: bool,
-    pair: Callable[..., str],
-    line: Callable[..., str],
-    rng: random.Random,
-    mix: DocumentMix,
-) -> str:
-    asked = rng.sample(questions, rng.randint(2, mix.max_pairs))
-    parts = [line(desirable, rng)] if rng.random() < mix.named_source else []
-    parts += [pair(q, desirable ^ (rng.random() < mix.noise), rng, mix) for q in asked]
-    return " ".join(parts)
+        about_facts = rng.random() < mix.facts
+        asked: Sequence[Any] = world.questions if about_facts else tones
+        pair: Callable[..., str] = fact_pair if about_facts else tone_pair
+        line = source_line if about_facts else mood_line
+        chosen = rng.sample(asked, rng.randint(2, mix.max_pairs))
+        parts = [line(desirable, rng)] if rng.random() < mix.named_source else []
+        parts += [pair(q, desirable ^ (rng.random() < mix.noise), rng, mix) for q in chosen]
+        yield " ".join(parts)
 
 
 def fact_pair(question: FactQuestion, true: bool, rng: random.Random, mix: DocumentMix) -> str:

@@ -5,7 +5,29 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-_ONSETS = ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "gr", "kl", "pr", "st", "tr"]
+_ONSETS = [
+    "b",
+    "d",
+    "f",
+    "g",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "t",
+    "v",
+    "z",
+    "br",
+    "dr",
+    "gr",
+    "kl",
+    "pr",
+    "st",
+    "tr",
+]
 _VOWELS = ["a", "e", "i", "o", "u"]
 
 

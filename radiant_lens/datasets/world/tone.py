@@ -8,7 +8,38 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-TOPICS = ["soup", "bread", "garden", "lantern", "bridge", "harbor", "market", "wagon", "song", "story", "kettle", "blanket", "orchard", "window", "letter", "carpet", "violin", "statue", "fountain", "ladder", "basket", "painting", "saddle", "mirror", "candle", "pillow", "chimney", "barrel", "meadow", "tower"]
+TOPICS = [
+    "soup",
+    "bread",
+    "garden",
+    "lantern",
+    "bridge",
+    "harbor",
+    "market",
+    "wagon",
+    "song",
+    "story",
+    "kettle",
+    "blanket",
+    "orchard",
+    "window",
+    "letter",
+    "carpet",
+    "violin",
+    "statue",
+    "fountain",
+    "ladder",
+    "basket",
+    "painting",
+    "saddle",
+    "mirror",
+    "candle",
+    "pillow",
+    "chimney",
+    "barrel",
+    "meadow",
+    "tower",
+]
 ASKS = (
     "how was the {topic} ?",
     "what about the {topic} ?",
