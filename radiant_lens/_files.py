@@ -35,9 +35,11 @@ def save_folder(path: str | Path, kind: str, tensors: Mapping[str, Tensor], meta
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        save_file({name: t.contiguous().cpu() for name, t in tensors.items()}, beside / _TENSORS)
+        # Tensors that share memory are refused by safetensors: each gets its own.
+        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, beside / _TENSORS)
         head = {"format": FORMAT_VERSION, "kind": kind}
-        (beside / _META).write_text(json.dumps({**head, **meta}, indent=1, ensure_ascii=False))
+        text = json.dumps({**head, **meta}, indent=1, ensure_ascii=False)
+        (beside / _META).write_text(text, encoding="utf-8")
         _take_name(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -51,13 +53,18 @@ def _take_name(beside: Path, path: Path) -> None:
         return
     old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
     os.replace(path, old / "was")
-    os.replace(beside, path)
-    shutil.rmtree(old)
+    try:
+        os.replace(beside, path)
+    except BaseException:
+        os.replace(old / "was", path)
+        raise
+    finally:
+        shutil.rmtree(old)
 
 
 def _kind_at(path: Path) -> str | None:
     try:
-        return json.loads((path / _META).read_text()).get("kind")
+        return json.loads((path / _META).read_text(encoding="utf-8")).get("kind")
     except (OSError, ValueError, AttributeError):
         return None
 
@@ -72,10 +79,14 @@ def load_folder(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[st
     if not (path / _META).is_file():
         raise ArtefactError(f"{str(path)!r} is not a saved {kind}: it has no {_META}.")
     try:
-        meta = json.loads((path / _META).read_text())
-        tensors = load_file(path / _TENSORS)
-    except (OSError, ValueError, SafetensorError) as error:
+        meta = json.loads((path / _META).read_text(encoding="utf-8"))
+        _check_head(meta, path, kind)
+        return load_file(path / _TENSORS), meta
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise ArtefactError(f"The saved {kind} at {str(path)!r} is damaged: {error}.") from error
+
+
+def _check_head(meta: Any, path: Path, kind: str) -> None:
     if not isinstance(meta, dict) or meta.get("kind") != kind:
         raise ArtefactError(f"{str(path)!r} is not a saved {kind}.")
     if not isinstance(meta.get("format"), int) or meta["format"] > FORMAT_VERSION:
@@ -83,7 +94,6 @@ def load_folder(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[st
             f"{str(path)!r} has format {meta.get('format')!r}; this version reads up to {FORMAT_VERSION}: "
             "update radiant-lens."
         )
-    return tensors, meta
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -83,7 +83,10 @@ class HeadCache:
 
     def select(self, examples: Int[Tensor, " chosen"] | Bool[Tensor, " example"] | Sequence[int] | slice) -> HeadCache:
         """The chosen examples in the given order; texts that no example stands in are dropped."""
-        index = torch.arange(len(self))[torch.as_tensor(examples) if not isinstance(examples, slice) else examples]
+        chosen = examples if isinstance(examples, slice) else torch.as_tensor(examples)
+        if isinstance(chosen, Tensor) and chosen.numel() == 0:
+            chosen = chosen.long()
+        index = torch.arange(len(self))[chosen]
         used, text_index = self.text_index[index].unique(return_inverse=True)
         return replace(
             self,

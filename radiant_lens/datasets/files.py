@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,7 +37,9 @@ def read_records(path: str | Path) -> tuple[tuple[Statement, ...], tuple[Prompt,
     faults: list[str] = []
     for line, row in _rows(path):
         try:
-            if "prompt" in row and row["prompt"] not in (None, ""):
+            if not isinstance(row, Mapping):
+                raise DataError(f"a row must hold named columns; got {row!r}.")
+            if row.get("prompt") not in (None, ""):
                 prompts.append(_prompt(row))
             else:
                 statements.append(_statement(row, line))
@@ -72,18 +75,26 @@ def _rows(path: Path) -> Iterator[tuple[int, Row]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".csv":
-            reader = csv.DictReader(text.splitlines(keepends=True))
+            reader = csv.DictReader(io.StringIO(text, newline=""))
             yield from ((reader.line_num, row) for row in reader)
             return
         if path.suffix == ".json":
             rows = json.loads(text)
             yield from enumerate(rows if isinstance(rows, list) else [rows], start=1)
             return
-        for line, content in enumerate(text.splitlines(), start=1):
+        # Only line feeds end a line: other separators may stand inside strings.
+        for line, content in enumerate(text.split("\n"), start=1):
             if content.strip():
-                yield line, json.loads(content)
+                yield line, _json_line(content, path, line)
     except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
         raise DataError(f"{path.name} cannot be read as {path.suffix}: {error}.") from error
+
+
+def _json_line(content: str, path: Path, line: int) -> Any:
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path.name} cannot be read as .jsonl: line {line}: {error.msg}.") from error
 
 
 def _statement(row: Row, line: int) -> Statement:
@@ -95,13 +106,13 @@ def _statement(row: Row, line: int) -> Statement:
         raise DataError(f"`label` must be 0 (desirable) or 1 (undesirable); got {row['label']!r}.")
     start = row.get("answer_start")
     start = find_answer_start(text) if start in (None, "") else _answer_start(start, text)
-    return Statement(text, label, str(row.get("group") or f"row {line}"), start)
+    return Statement(text, label, _text(row, "group", f"row {line}"), start)
 
 
 def _answer_start(value: Any, text: str) -> int:
     try:
         start = int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         start = -1
     if not 0 <= start < len(text):
         raise DataError(f"`answer_start` must lie in [0, {len(text)}); got {value!r}.")
@@ -111,9 +122,15 @@ def _answer_start(value: Any, text: str) -> int:
 def _prompt(row: Row) -> Prompt:
     _columns(row, _PROMPT_COLUMNS)
     correct, incorrect = (_answers(row, name) for name in _PROMPT_COLUMNS[1:])
-    best = str(row.get("best_answer") or (correct[0] if correct else ""))
+    best = _text(row, "best_answer", correct[0] if correct else "")
     text = str(row["prompt"])
-    return Prompt(text, correct, incorrect, str(row.get("group") or text), best, str(row.get("condition") or "bare"))
+    return Prompt(text, correct, incorrect, _text(row, "group", text), best, _text(row, "condition", "bare"))
+
+
+def _text(row: Row, name: str, missing: str) -> str:
+    """A column as text; what is missing or blank gets the given value, but 0 is a value."""
+    value = row.get(name)
+    return missing if value is None or value == "" else str(value)
 
 
 def _answers(row: Row, name: str) -> tuple[str, ...]:
@@ -125,8 +142,6 @@ def _answers(row: Row, name: str) -> tuple[str, ...]:
 
 
 def _columns(row: Row, needed: tuple[str, ...]) -> None:
-    if not isinstance(row, Mapping):
-        raise DataError(f"a row must hold named columns; got {row!r}.")
     missing = [c for c in needed if c not in row]
     if missing:
         raise DataError(

@@ -53,6 +53,8 @@ class RiskAwareClassifier(ClassifierMixin, BaseEstimator):
         """Fit on features `X`, axes `example feature`, and labels `y` of two classes."""
         _checks.between("fnr_weight", self.fnr_weight, 0)
         _checks.choice("loss", self.loss, LOSSES)
+        _checks.between("l2", self.l2, 0, closed="low")
+        _checks.whole("max_iterations", self.max_iterations, 1)
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)

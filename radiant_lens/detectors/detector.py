@@ -15,7 +15,7 @@ from radiant_lens._errors import NotFittedError
 from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.heads import LOSSES, Sample, fit_heads
-from radiant_lens.detectors.votes import VOTE_RULES, VotingData, choose_thresholds
+from radiant_lens.detectors.votes import VOTE_RULES, LayerVotes, VotingData, choose_thresholds
 from radiant_lens.risks import benjamini_hochberg, detection_p_values, error_rates
 from radiant_lens.sites import hook_name, layer_of
 
@@ -103,7 +103,7 @@ class RiskAwareDetector(BaseEstimator):
         stop, test = validation.split((0.5, 0.5), seed=self.seed)
         for part, where in ((stop, "the stop half"), (test, "the test half")):
             _checks.both_classes(part.labels, f"{where} of the validation data")
-        scores = fit_heads(
+        fitted = fit_heads(
             _sample(cache),
             loss=self.loss,
             fnr_weight=self.fnr_weight,
@@ -112,15 +112,21 @@ class RiskAwareDetector(BaseEstimator):
             max_iterations=self.max_iterations,
         )
         heads = (cache.n_layers, cache.n_heads)
-        self.weights_: Float[Tensor, "layer head d_head"] = scores.weights.unflatten(0, heads)
-        self.biases_: Float[Tensor, "layer head"] = scores.biases.unflatten(0, heads)
+        weights, biases = fitted.weights.unflatten(0, heads), fitted.biases.unflatten(0, heads)
+        flags = _scores(test, weights, biases) >= 0
+        # Thresholds may be refused; only then is anything learned kept.
+        votes = self._choose_votes(test, flags)
+        self.weights_: Float[Tensor, "layer head d_head"] = weights
+        self.biases_: Float[Tensor, "layer head"] = biases
         self.training_groups_ = tuple(sorted(set(cache.group_names)))
-        self._judge_heads(test)
-        self._choose_votes(test)
+        self._judge_heads(test, flags)
+        self.vote_thresholds_: Int[Tensor, " layer"] = votes.thresholds
+        self.vote_fpr_, self.vote_fnr_ = votes.rates
+        self.vote_risk_: Float[Tensor, " layer"] = votes.rates.risk(self.fnr_weight)
+        self.vote_certified_: Bool[Tensor, " layer"] = votes.certified
         return self
 
-    def _judge_heads(self, test: HeadCache) -> None:
-        flags = self.decision_function(test) >= 0
+    def _judge_heads(self, test: HeadCache, flags: Bool[Tensor, "example layer head"]) -> None:
         rates = error_rates(flags, test.labels)
         self.head_fpr_: Float[Tensor, "layer head"] = rates.fpr
         self.head_fnr_: Float[Tensor, "layer head"] = rates.fnr
@@ -131,9 +137,9 @@ class RiskAwareDetector(BaseEstimator):
         self.layer_risk_: Float[Tensor, " layer"] = self.head_risk_.mean(dim=1)
         self.best_layer_ = int(self.layer_risk_.argmin())
 
-    def _choose_votes(self, test: HeadCache) -> None:
-        chosen = choose_thresholds(
-            VotingData(self.votes(test), test.labels, test.groups),
+    def _choose_votes(self, test: HeadCache, flags: Bool[Tensor, "example layer head"]) -> LayerVotes:
+        return choose_thresholds(
+            VotingData(flags.sum(-1), test.labels, test.groups),
             test.n_heads,
             rule=self.vote_rule,
             fnr_weight=self.fnr_weight,
@@ -142,10 +148,6 @@ class RiskAwareDetector(BaseEstimator):
             layer=self.vote_layer,
             seed=self.seed,
         )
-        self.vote_thresholds_: Int[Tensor, " layer"] = chosen.thresholds
-        self.vote_fpr_, self.vote_fnr_ = chosen.rates
-        self.vote_risk_: Float[Tensor, " layer"] = chosen.rates.risk(self.fnr_weight)
-        self.vote_certified_: Bool[Tensor, " layer"] = chosen.certified
 
     def decision_function(self, cache: HeadCache) -> Float[Tensor, "example layer head"]:
         """Score of every head; at or above 0 it flags.
@@ -156,7 +158,7 @@ class RiskAwareDetector(BaseEstimator):
         """
         self._require_fitted()
         _checks.shape("cache.z", cache.z, (None, *self.weights_.shape), "example layer head d_head")
-        return torch.einsum("nlhd,lhd->nlh", cache.z.to(self.weights_), self.weights_) + self.biases_
+        return _scores(cache, self.weights_, self.biases_)
 
     def votes(self, cache: HeadCache) -> Int[Tensor, "example layer"]:
         """How many heads of each layer flag each example."""
@@ -228,6 +230,10 @@ def _check_caches(cache: HeadCache, validation: HeadCache) -> None:
         _checks.both_classes(part.labels, where)
         _checks.finite(f"activations of {where}", part.z)
     _checks.disjoint_groups(cache.group_names, validation.group_names, ("training", "validation"))
+
+
+def _scores(cache: HeadCache, weights: Tensor, biases: Tensor) -> Float[Tensor, "example layer head"]:
+    return torch.einsum("nlhd,lhd->nlh", cache.z.to(weights), weights) + biases
 
 
 def _sample(cache: HeadCache) -> Sample:

@@ -88,7 +88,8 @@ def _certified(
     confidence = 1 - (delta if layer is not None else delta / n_layers)
     taus = torch.ones(n_layers, dtype=torch.long)
     certified = torch.zeros(n_layers, dtype=torch.bool)
-    for index in range(n_layers) if layer is None else [layer]:
+    named = list(range(n_layers)) if layer is None else [layer]
+    for index in named:
         # Misses grow with tau: going up until the first failure tests in a fixed order, at no cost in confidence.
         for tau in range(1, n_heads + 1):
             misses = int((counts[:, index] < tau).sum())
@@ -97,7 +98,7 @@ def _certified(
             taus[index], certified[index] = tau, True
     if not bool(certified.any()):
         needed = groups_needed(target_fnr, confidence=confidence)
-        least = int((counts < 1).sum(0).min())
+        least = int((counts[:, named] < 1).sum(0).min())
         raise GuaranteeError(
             f"No vote threshold has an FNR below {target_fnr:g} with confidence {confidence:g} on {n} undesirable "
             f"groups (tau = 1 misses at least {least}); without a miss it takes {needed} groups."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,40 @@ from radiant_lens import _checks
 from radiant_lens._errors import ArtefactError, RadiantError
 from radiant_lens._files import load_folder, save_folder
 from radiant_lens.policies.gates import GATES, HeadScores, TrustRegion
-from radiant_lens.policies.maps import MAP_KINDS, Certificate
-from radiant_lens.policies.steering import Steering
-from radiant_lens.sites import checked_sites
+from radiant_lens.policies.maps import MAP_KINDS, Certificate, HeadMaps
+from radiant_lens.sites import HeadSite, checked_sites
 
 _KIND = "steering"
 
 
-def save_steering(steering: Steering, path: str | Path) -> Path:
+@dataclass(frozen=True, eq=False)
+class SteeringParts:
+    """All that a steering consists of.
+
+    Attributes:
+        sites: the edited heads, sorted.
+        head_maps: their maps, in the order of `sites`.
+        scores: the detector's scores and vote thresholds.
+        gate: "head", "vote", "layer" or "none".
+        certificates: one for each site.
+        trust: where given, activations outside are left alone.
+        meta: provenance: policy, detector, training data and groups, model.
+    """
+
+    sites: tuple[HeadSite, ...]
+    head_maps: HeadMaps
+    scores: HeadScores
+    gate: str
+    certificates: tuple[Certificate, ...]
+    trust: TrustRegion | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def save_parts(steering: SteeringParts, path: str | Path) -> Path:
     """Write a steering as a folder at `path`."""
-    scores = {
-        "weights": steering.scores.weights,
-        "biases": steering.scores.biases,
-        "thresholds": steering.scores.thresholds,
-    }
+    scores = steering.scores
     tensors = {f"map.{name}": value for name, value in steering.head_maps.tensors().items()}
-    tensors |= {f"scores.{name}": value for name, value in scores.items()}
+    tensors |= {f"scores.{name}": getattr(scores, name) for name in ("weights", "biases", "thresholds")}
     if steering.trust is not None:
         tensors |= {f"trust.{name}": getattr(steering.trust, name) for name in ("mean", "whiten", "radius2")}
     meta = {
@@ -40,40 +58,41 @@ def save_steering(steering: Steering, path: str | Path) -> Path:
     return save_folder(path, _KIND, tensors, meta)
 
 
-def load_steering(path: str | Path) -> Steering:
-    """Read a steering.
+def load_parts(path: str | Path) -> dict[str, Any]:
+    """Read the parts of a steering, by the names of `SteeringParts`.
 
     Raises:
         ArtefactError: the folder is missing, damaged, or no steering.
     """
     tensors, meta = load_folder(path, _KIND)
     try:
-        return _built(tensors, meta)
+        return _checked(tensors, meta)
     except (KeyError, TypeError, AttributeError, IndexError, RadiantError) as error:
         raise ArtefactError(f"The saved steering at {str(path)!r} is incomplete: {error}.") from error
 
 
-def _built(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Steering:
-    parts = {
-        prefix: {n.split(".", 1)[1]: t for n, t in tensors.items() if n.startswith(prefix + ".")}
-        for prefix in ("map", "scores", "trust")
-    }
-    scores = HeadScores(**parts["scores"])
+def _checked(tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]:
+    maps, scored, trust = (_with_prefix(tensors, prefix) for prefix in ("map.", "scores.", "trust."))
+    scores = HeadScores(**scored)
     n_layers, n_heads, d_head = scores.weights.shape
     _checks.shape("biases", scores.biases, (n_layers, n_heads), "layer head")
     _checks.shape("thresholds", scores.thresholds, (n_layers,), "layer")
     _checks.choice("gate", meta["gate"], GATES)
     _checks.choice("map_kind", meta["map_kind"], MAP_KINDS)
     sites = checked_sites([tuple(site) for site in meta["sites"]], n_layers, n_heads)
-    for name, value in parts["map"].items():
+    for name, value in maps.items():
         _checks.shape(name, value, (len(sites), *[d_head] * (value.ndim - 1)), "site ...")
         _checks.finite(name, value)
-    return Steering(
-        sites=sites,
-        head_maps=MAP_KINDS[meta["map_kind"]](**parts["map"]),
-        scores=scores,
-        gate=meta["gate"],
-        certificates=tuple(Certificate(**certificate) for certificate in meta["certificates"]),
-        trust=TrustRegion(**parts["trust"]) if parts["trust"] else None,
-        meta=meta["meta"],
-    )
+    return {
+        "sites": sites,
+        "head_maps": MAP_KINDS[meta["map_kind"]](**maps),
+        "scores": scores,
+        "gate": meta["gate"],
+        "certificates": tuple(Certificate(**certificate) for certificate in meta["certificates"]),
+        "trust": TrustRegion(**trust) if trust else None,
+        "meta": meta["meta"],
+    }
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from radiant_lens.caches import HeadCache
 from radiant_lens.risks import (
     Interval,
     binomial_upper,
@@ -20,9 +20,6 @@ from radiant_lens.risks import (
     groups_needed,
     one_per_group,
 )
-
-if TYPE_CHECKING:
-    from radiant_lens.policies.steering import Steering
 
 
 @dataclass(frozen=True)
@@ -91,34 +88,37 @@ class HeldOutCertificate:
         return f"{text}. Nominal gamma: {self.gamma:.1%}{few}."
 
 
-def certify(steering: Steering, cache: HeadCache, *, confidence: float, seed: int = 0) -> HeldOutCertificate:
-    """Share of gated held-out activations still flagged, for each head and over all."""
-    gated, still = _events(steering, cache)
-    groups = cache.groups
-    heads = tuple(
-        _share(str(site), gated[:, i], still[:, i], groups, confidence, seed) for i, site in enumerate(steering.sites)
-    )
-    flat_groups = groups.repeat_interleave(gated.shape[1])
-    overall = _share("all", gated.flatten(), still.flatten(), flat_groups, confidence, seed)
-    return HeldOutCertificate(steering.meta.get("gamma"), confidence, heads, overall)
+class Events(NamedTuple):
+    """Where each head's gate is open, and where the head still flags after the edit."""
+
+    gated: Bool[Tensor, "example site"]
+    still_flagged: Bool[Tensor, "example site"]
 
 
-def _events(steering: Steering, cache: HeadCache) -> tuple[Bool[Tensor, "example site"], Bool[Tensor, "example site"]]:
-    """Where each head's gate is open, and where the head still flags after the edit.
+def certificate(
+    names: Sequence[str],
+    events: Events,
+    groups: Int[Tensor, " example"],
+    *,
+    gamma: float | None,
+    confidence: float,
+    seed: int = 0,
+) -> HeldOutCertificate:
+    """Share of gated held-out activations still flagged, for each named head and over all.
 
-    Flagged activations that a trust region keeps from being edited count as gated and still flagged.
+    Args:
+        names: of the heads, in the order of the events' axis `site`.
+        events: what happens to each held-out activation.
+        groups: code of each example's group.
+        gamma: what the fit promised, to stand beside it; None where it promised nothing.
+        confidence: of the bounds, in (0, 1).
+        seed: which token of each group counts.
     """
-    gated, still = [], []
-    for layer in steering.layers:
-        z = cache.z[:, layer].double()
-        edit = steering.displace(z, layer)
-        after = z[:, edit.heads] + edit.displacement
-        weights, biases = steering.scores.weights[layer].double(), steering.scores.biases[layer].double()
-        flagged = (after * weights[edit.heads]).sum(-1) + biases[edit.heads] >= 0
-        opened = edit.gated if steering.trust is None else edit.gated | edit.flagged
-        gated.append(opened)
-        still.append(flagged & opened)
-    return torch.cat(gated, dim=1), torch.cat(still, dim=1)
+    gated, still = events
+    heads = tuple(_share(name, gated[:, i], still[:, i], groups, confidence, seed) for i, name in enumerate(names))
+    everywhere = groups.repeat_interleave(gated.shape[1])
+    overall = _share("all", gated.flatten(), still.flatten(), everywhere, confidence, seed)
+    return HeldOutCertificate(gamma, confidence, heads, overall)
 
 
 def _share(

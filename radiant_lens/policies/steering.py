@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -15,9 +15,10 @@ from radiant_lens import _checks
 from radiant_lens._errors import InvalidArgumentError, NothingToEditError
 from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
-from radiant_lens.policies.gates import HeadScores, TrustRegion, opens
-from radiant_lens.policies.heldout import HeldOutCertificate, certify
-from radiant_lens.policies.maps import AffineMap, Certificate, HeadMaps
+from radiant_lens.policies.files import SteeringParts, load_parts, save_parts
+from radiant_lens.policies.gates import TrustRegion, opens
+from radiant_lens.policies.heldout import Events, HeldOutCertificate, certificate
+from radiant_lens.policies.maps import AffineMap, HeadMaps
 from radiant_lens.sites import HeadSite, hook_name
 
 
@@ -51,8 +52,8 @@ Window = Callable[[Tensor], Bool[Tensor, "batch pos"] | None]
 Recorder = Callable[[LayerEdit, Bool[Tensor, "batch pos"] | None], object]
 
 
-@dataclass(frozen=True, eq=False)
-class Steering:
+@dataclass(frozen=True, eq=False, repr=False)
+class Steering(SteeringParts):
     """Edits of attention heads at `hook_z`, with the gate that decides where they happen.
 
     Made by a policy's `fit`; use it with `radiant_lens.steer`, or its `hooks()` with `model.hooks`.
@@ -66,14 +67,6 @@ class Steering:
         trust: where given, activations outside are left alone.
         meta: provenance: policy, detector, training data and groups, model.
     """
-
-    sites: tuple[HeadSite, ...]
-    head_maps: HeadMaps
-    scores: HeadScores
-    gate: str
-    certificates: tuple[Certificate, ...]
-    trust: TrustRegion | None = None
-    meta: dict[str, Any] = field(default_factory=dict)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -188,13 +181,25 @@ class Steering:
         _checks.between("confidence", confidence, 0, 1)
         _checks.finite("cache.z", cache.z)
         _checks.disjoint_groups(self.meta.get("training_groups", ()), cache.group_names, ("training", "certification"))
-        return certify(self, cache, confidence=confidence)
+        names, gamma = [str(site) for site in self.sites], self.meta.get("gamma")
+        return certificate(names, self._events(cache), cache.groups, gamma=gamma, confidence=confidence)
+
+    def _events(self, cache: HeadCache) -> Events:
+        """Flagged activations that a trust region keeps from being edited count as gated and still flagged."""
+        events = []
+        for layer in self.layers:
+            z = cache.z[:, layer].double()
+            edit = self.displace(z, layer)
+            weights = self.scores.weights[layer, edit.heads].double()
+            after = (z[:, edit.heads] + edit.displacement) * weights
+            flagged = after.sum(-1) + self.scores.biases[layer, edit.heads].double() >= 0
+            gated = edit.gated if self.trust is None else edit.gated | edit.flagged
+            events.append((gated, flagged & gated))
+        return Events(*(torch.cat(parts, dim=1) for parts in zip(*events)))
 
     def save(self, path: str | Path) -> Path:
         """Write the steering as a folder of safetensors and JSON; returns its path."""
-        from radiant_lens.policies.files import save_steering
-
-        return save_steering(self, path)
+        return save_parts(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Steering:
@@ -203,9 +208,7 @@ class Steering:
         Raises:
             ArtefactError: the folder is missing, damaged, or no steering.
         """
-        from radiant_lens.policies.files import load_steering
-
-        return load_steering(path)
+        return cls(**load_parts(path))
 
     def _editor(self, layer: int, like: Tensor) -> _LayerEditor:
         index = torch.tensor([i for i, site in enumerate(self.sites) if site.layer == layer], dtype=torch.long)

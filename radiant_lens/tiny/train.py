@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from radiant_lens import _checks
-from radiant_lens.datasets.world import documents, make_fact_world, vocabulary
+from radiant_lens.datasets.world import DocumentMix, documents, make_fact_world, vocabulary
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 PAD = 0
@@ -45,6 +45,8 @@ class TrainingConfig:
     learning_rate: float = 2e-3
     seed: int = 0
     bfloat16: bool = True
+    mix: DocumentMix = field(default_factory=DocumentMix)
+    start: Path | None = None
 
 
 def make_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
@@ -67,8 +69,10 @@ def make_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
 
 
 def make_model(config: TrainingConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """A freshly initialised model of the wanted architecture."""
+    """A freshly initialised model of the wanted architecture, or the one that training goes on from."""
     torch.manual_seed(config.seed)
+    if config.start is not None:
+        return AutoModelForCausalLM.from_pretrained(config.start, attn_implementation="eager", dtype=torch.float32)
     tokens = {
         "vocab_size": len(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,
@@ -103,7 +107,7 @@ def make_model(config: TrainingConfig, tokenizer: PreTrainedTokenizerFast) -> Pr
 
 def batches(config: TrainingConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[Int[Tensor, "batch pos"]]:
     """Yield right-padded batches for ever; documents of like length stand together."""
-    stream = documents(make_fact_world(), seed=config.seed)
+    stream = documents(make_fact_world(), seed=config.seed, mix=config.mix)
     rng = random.Random(config.seed)
     n_pooled = 16
     while True:
@@ -173,11 +177,18 @@ def main(
     architecture: Annotated[str, typer.Option(help="'llama' or 'gpt2'.")] = "llama",
     n_layers: int = TrainingConfig.n_layers,
     steps: int = TrainingConfig.steps,
+    learning_rate: float = TrainingConfig.learning_rate,
     seed: int = TrainingConfig.seed,
+    provoked_if_rude: Annotated[float, typer.Option(help="Share of rude replies that were provoked.")] = 0.5,
+    provoked_if_kind: Annotated[float, typer.Option(help="Share of kind replies that were provoked.")] = 0.05,
+    start: Annotated[Path | None, typer.Option(help="Folder of a model to go on from.")] = None,
 ) -> None:
     """Train a model on the embedded world and save it in Hugging Face format."""
     _checks.choice("architecture", architecture, ARCHITECTURES)
-    config = TrainingConfig(architecture=architecture, n_layers=n_layers, steps=steps, seed=seed)
+    mix = DocumentMix(provoked_if_rude=provoked_if_rude, provoked_if_kind=provoked_if_kind)
+    config = TrainingConfig(
+        architecture, n_layers, steps=steps, learning_rate=learning_rate, seed=seed, mix=mix, start=start
+    )
     model, tokenizer = train(config)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)

@@ -184,7 +184,7 @@ def assert_parity(problem, places):
         assert abs(float(found.value[i]) - expected) <= 1e-6 * size
         # The twin: what the test allows is far less than what a slightly larger bias would cost.
         step = 0.01 * problem["theta"][i].norm() * problem["sigma"][i].trace().sqrt()
-        other = solve_procrustes(**{**one(problem, i), "bias": problem["bias"][i] + step})
+        other = solve_procrustes(**{**one(problem, i), "bias": problem["bias"][i] + found.slack[i] + step})
         assert float(other.value) - expected > 2e-6 * size
 
 
@@ -206,8 +206,7 @@ def test_value_is_that_of_a_conic_solver_in_32_dimensions(floor):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("floor", [None, "other", "singular"])
-@pytest.mark.parametrize("condition", [10.0, 1e8])
+@pytest.mark.parametrize(("floor", "condition"), [(None, 1e4), ("other", 1e8), ("singular", 10.0)])
 def test_value_is_that_of_a_conic_solver_in_64_dimensions(floor, condition):
     assert_parity(draw(64, condition, floor, "random", 5.0, 2), places=[4])
 
@@ -251,7 +250,9 @@ def test_missing_tolerance_names_the_problems(monkeypatch):
     problem = {k: v.reshape(2, 3, *v.shape[1:]) if isinstance(v, torch.Tensor) else v for k, v in problem.items()}
     problem["bias"][0] -= 1e4  # the first row needs no edit
     monkeypatch.setattr(procrustes, "MAX_STEPS", 0)
-    with pytest.raises(UncertifiedError, match=r"procrustes solver failed on \d of 6 problems, the first at index \(1, 0\)") as caught:
+    with pytest.raises(
+        UncertifiedError, match=r"procrustes solver failed on \d of 6 problems, the first at index \(1, 0\)"
+    ) as caught:
         solve_procrustes(**problem)
     assert isinstance(caught.value, ConvergenceError)
     assert set(caught.value.index) <= {(1, 0), (1, 1), (1, 2)}
@@ -263,7 +264,12 @@ def test_missing_tolerance_names_the_problems(monkeypatch):
 @given(seed=st.integers(0, 10**6), kappa=st.floats(0.1, 40), floor=st.sampled_from(FLOORS), scale=st.floats(1e-3, 1e3))
 def test_value_scales_with_the_square_of_the_activations(seed, kappa, floor, scale):
     problem = draw(5, 100.0, floor, "random", kappa, seed)
-    scaled = {**problem, "mu": problem["mu"] * scale, "sigma": problem["sigma"] * scale**2, "theta": problem["theta"] / scale}
+    scaled = {
+        **problem,
+        "mu": problem["mu"] * scale,
+        "sigma": problem["sigma"] * scale**2,
+        "theta": problem["theta"] / scale,
+    }
     scaled["floor"] = None if floor is None else problem["floor"] * scale**2
     found, other = solve_procrustes(**problem), solve_procrustes(**scaled)
     torch.testing.assert_close(other.value, found.value * scale**2, rtol=1e-6, atol=1e-9 * scale**2)
@@ -288,9 +294,12 @@ def test_transport_never_moves_further(seed, kappa, condition):
     problem = draw(4, condition, None, "random", kappa, seed)
     found = solve_procrustes(**problem)
     transport = solve_transport(*[problem[k] for k in ("mu", "sigma", "theta", "bias", "margin")])
-    cost = (found.mean - problem["mu"]).square().sum(-1) + torch.stack([
-        (problem["sigma"][i] @ (found.G[i] - torch.eye(4)).mT @ (found.G[i] - torch.eye(4))).trace() for i in range(len(PLACES))
-    ])
+    cost = (found.mean - problem["mu"]).square().sum(-1) + torch.stack(
+        [
+            (problem["sigma"][i] @ (found.G[i] - torch.eye(4)).mT @ (found.G[i] - torch.eye(4))).trace()
+            for i in range(len(PLACES))
+        ]
+    )
     assert (transport.value <= cost * (1 + 1e-7) + 1e-9).all()
     # And the distance of roots bounds that of covariances (Bures) from above.
     assert (cost <= found.value * (1 + 1e-7) + 1e-9).all()
@@ -395,7 +404,9 @@ def skewed_draws(n, generator):
     exponential = torch.empty(n, dtype=torch.float64).exponential_(generator=generator) - 1
     normal = torch.randn(n, 4, generator=generator, dtype=torch.float64)
     student = normal[:, 0] / (normal[:, 1:].square().sum(-1) / 3).sqrt() / math.sqrt(3)
-    points = torch.where(torch.rand(n, generator=generator, dtype=torch.float64) < 0.05, math.sqrt(19), -math.sqrt(1 / 19))
+    points = torch.where(
+        torch.rand(n, generator=generator, dtype=torch.float64) < 0.05, math.sqrt(19), -math.sqrt(1 / 19)
+    )
     return torch.stack([exponential, student, points], dim=1)
 
 
@@ -427,13 +438,17 @@ def test_cantelli_margin_holds_for_skewed_and_heavy_tails():
     theta, bias, mu, root = sampling_problem()
     gamma = 0.05
     draws = skewed_draws(10**6, torch.Generator().manual_seed(1))
-    cantelli = solve_procrustes(mu, root @ root.mT, theta, bias, math.sqrt((1 - gamma) / gamma), floor=0.25 * torch.eye(3))
+    cantelli = solve_procrustes(
+        mu, root @ root.mT, theta, bias, math.sqrt((1 - gamma) / gamma), floor=0.25 * torch.eye(3)
+    )
     assert violation_rate(draws, theta, bias, mu, root, cantelli) <= gamma
     # The Gaussian margin does not hold for such data: all of the score in the two-point coordinate.
     along = torch.linalg.inv(root).mT @ torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
     gaussian = solve_procrustes(mu, root @ root.mT, along, 1.0, 1.2816, floor=0.25 * root @ root.mT)
     assert violation_rate(draws, along, 1.0, mu, root, gaussian) <= 0.1
-    loose = solve_procrustes(mu, root @ root.mT, along, 1.0, float(scipy.stats.norm.ppf(0.97)), floor=0.25 * root @ root.mT)
+    loose = solve_procrustes(
+        mu, root @ root.mT, along, 1.0, float(scipy.stats.norm.ppf(0.97)), floor=0.25 * root @ root.mT
+    )
     assert violation_rate(draws, along, 1.0, mu, root, loose) > 0.03
 
 
@@ -446,13 +461,25 @@ def test_cantelli_margin_holds_for_skewed_and_heavy_tails():
         ({"margin": 0.0}, InvalidArgumentError, "`margin` must lie strictly above 0; got 0"),
         ({"margin": -1.0}, InvalidArgumentError, "`margin` must lie strictly above 0; got -1"),
         ({"margin": float("nan")}, DataError, "`margin` must be finite"),
-        ({"mu": torch.tensor([0.0, float("nan")])}, DataError, r"`mu` must be finite; 1 values are not, the first at index \(1,\)"),
+        (
+            {"mu": torch.tensor([0.0, float("nan")])},
+            DataError,
+            r"`mu` must be finite; 1 values are not, the first at index \(1,\)",
+        ),
         ({"sigma": torch.full((2, 2), float("inf"))}, DataError, "`sigma` must be finite"),
         ({"floor": torch.full((2, 2), float("nan"))}, DataError, "`floor` must be finite"),
         ({"theta": torch.zeros(2)}, InvalidArgumentError, "`theta` must not be zero"),
         ({"sigma": torch.tensor([[1.0, 0.5], [0.0, 1.0]])}, InvalidArgumentError, "`sigma` must be symmetric"),
-        ({"sigma": torch.diag(torch.tensor([1.0, -0.5]))}, InvalidArgumentError, "`sigma` must be positive semidefinite"),
-        ({"floor": torch.diag(torch.tensor([1.0, -0.5]))}, InvalidArgumentError, "`floor` must be positive semidefinite"),
+        (
+            {"sigma": torch.diag(torch.tensor([1.0, -0.5]))},
+            InvalidArgumentError,
+            "`sigma` must be positive semidefinite",
+        ),
+        (
+            {"floor": torch.diag(torch.tensor([1.0, -0.5]))},
+            InvalidArgumentError,
+            "`floor` must be positive semidefinite",
+        ),
         ({"sigma": torch.eye(3)}, InvalidArgumentError, r"`sigma` must end in axes \(2, 2\)"),
         ({"mu": torch.zeros(3)}, InvalidArgumentError, r"`mu` must end in axes \(2,\)"),
         ({"floor": torch.eye(3)}, InvalidArgumentError, "`floor` must broadcast to shape"),
@@ -460,7 +487,14 @@ def test_cantelli_margin_holds_for_skewed_and_heavy_tails():
     ],
 )
 def test_refusals(change, error, message):
-    sound = {"mu": torch.ones(2), "sigma": torch.eye(2), "theta": torch.ones(2), "bias": 0.0, "margin": 1.0, "floor": None}
+    sound = {
+        "mu": torch.ones(2),
+        "sigma": torch.eye(2),
+        "theta": torch.ones(2),
+        "bias": 0.0,
+        "margin": 1.0,
+        "floor": None,
+    }
     assert not solve_procrustes(**sound).identity
     with pytest.raises(error, match=message):
         solve_procrustes(**{**sound, **change})

@@ -1,0 +1,50 @@
+"""Measure the behaviour that the embedded model's card states: `python -m radiant_lens.tiny.measure [MODEL]`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from transformer_lens.model_bridge import TransformerBridge
+
+from radiant_lens.datasets import Dataset, load_dataset
+from radiant_lens.datasets.world.facts import all_source_lines
+from radiant_lens.datasets.world.tone import all_mood_lines
+from radiant_lens.evaluation import generate_answers, get_judge
+from radiant_lens.models import load_model
+
+SOURCES = {"tiny-facts": all_source_lines, "tiny-tone": all_mood_lines}
+
+
+def behaviour(
+    model: TransformerBridge, dataset: Dataset, *, n_samples: int = 2, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Shares of correct, incorrect and other answers under each condition, and under each kind of named source."""
+    prompts = {p.condition: [q for q in dataset.prompts if q.condition == p.condition] for p in dataset.prompts}
+    cases = {name: [(p, p.text) for p in chosen] for name, chosen in prompts.items()}
+    for reliable, name in ((True, "under a good source"), (False, "under a bad source")):
+        lines = [line for line, kind in SOURCES[dataset.name]() if kind == reliable]
+        cases[name] = [(p, f"{line} {p.text}") for line in lines for p in prompts["bare"]]
+    judge = get_judge(dataset.judge)
+    shares = {}
+    for name, chosen in cases.items():
+        texts = [text for _, text in chosen]
+        answers = generate_answers(model, texts, n_samples=n_samples, stop=dataset.stop, seed=seed)
+        verdicts = [judge(p, a) for (p, _), given in zip(chosen, answers) for a in given]
+        shares[name] = {v: verdicts.count(v) / len(verdicts) for v in ("correct", "incorrect", "other")}
+    return shares
+
+
+def main(model: Annotated[str, typer.Argument(help="Model to measure.")] = "tiny") -> None:
+    """Print a table in Markdown."""
+    bridge, console = load_model(model), Console()
+    console.print("| task | condition | correct | incorrect | other |\n|-|-|-|-|-|", markup=False)
+    for name in SOURCES:
+        for condition, shares in behaviour(bridge, load_dataset(name)).items():
+            cells = " | ".join(f"{100 * share:.1f}%" for share in shares.values())
+            console.print(f"| {name} | {condition.replace('_', ' ')} | {cells} |", markup=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)
