@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
-from radiant_lens._errors import InvalidArgumentError
+from radiant_lens._errors import InvalidArgumentError, NothingToEditError
 from radiant_lens.caches import HeadCache
 from radiant_lens.capture import collect
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.evaluation.evaluate import Evaluation, evaluate
 from radiant_lens.fitting import HeadEffects, head_effects
-from radiant_lens.policies.controls import RandomDirectionPolicy
+from radiant_lens.policies.controls import IdentityPolicy, RandomDirectionPolicy
 from radiant_lens.policies.radiant import RadiantPolicy
 from radiant_lens.policies.steering import Steering
 
@@ -96,11 +96,19 @@ def effective(experiment: Experiment, policy: RadiantPolicy | None = None, *, k:
 def shuffled_labels(
     experiment: Experiment, steering: Steering, policy: RadiantPolicy | None = None, *, seed: int = 0
 ) -> Steering:
-    """Control: everything fitted anew on shuffled labels, on the heads of the real steering."""
+    """Control: everything fitted anew on shuffled labels, on the heads of the real steering.
+
+    A detector that has learned nothing flags nothing once false alarms weigh more than misses, and would
+    make an empty control: here both weigh the same, and a head needs no vote of its layer.
+    """
     train = experiment.train_cache.with_shuffled_labels(seed=seed)
     validation = experiment.validation_cache.with_shuffled_labels(seed=seed + 1)
-    detector = RiskAwareDetector(**experiment.detector.get_params()).fit(train, validation=validation)
-    return replace(policy or recommended_policy(), heads=list(steering.sites)).fit(train, detector)
+    detector = RiskAwareDetector(**{**experiment.detector.get_params(), "fnr_weight": 1.0}).fit(train, validation)
+    shuffled = replace(policy or recommended_policy(), heads=list(steering.sites), gate="head")
+    try:
+        return shuffled.fit(train, detector)
+    except NothingToEditError:
+        return IdentityPolicy(steering).fit(train, detector)
 
 
 def controls(

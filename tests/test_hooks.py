@@ -15,7 +15,7 @@ from radiant_lens._errors import InvalidArgumentError, ModelMismatchError, Radia
 def prompts(experiment):
     """Sixteen prompts of mixed lengths."""
     test = experiment.test
-    parts = [replace(test, contexts=replace(test.contexts, n_before=n)).prompts[-4:] for n in (0, 1, 2, 4)]
+    parts = [replace(test, contexts=replace(test.contexts, n_before=n)).prompts[-4:] for n in (1, 2, 3, 4)]
     texts = [p.text for part in parts for p in part]
     assert len({len(text.split()) for text in texts}) == 4
     return texts

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from radiant_lens import _checks
 from radiant_lens._errors import DataError
 from radiant_lens.datasets.records import DESIRABLE, UNDESIRABLE, Prompt, Statement
 
@@ -30,6 +31,14 @@ class Contexts:
     conditions: tuple[str, ...] = ("bare", "after_undesirable", "after_desirable")
     separator: str = " "
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise `InvalidArgumentError` where a setting is not allowed."""
+        for n in self.n_pairs:
+            _checks.whole("n_pairs", n, 1)
+        _checks.whole("n_before", self.n_before, 1)
+        for condition in self.conditions:
+            _checks.choice("conditions", condition, CONDITIONS)
 
     def statements(self, atoms: Sequence[Statement]) -> tuple[Statement, ...]:
         """One transcript for each group, label and length; the pairs before the last are other groups'.

@@ -32,6 +32,40 @@ def iti_points(
     return studies.compare(experiment, steerings, n_samples=n_samples, seed=seed).evaluations
 
 
+def report(model_name: str, seed: int, n_samples: int, show_all: bool) -> None:
+    start = time.monotonic()
+    experiment = studies.prepare(rl.load_model(model_name), rl.load_dataset("tiny-facts"), seed=seed)
+    recipe = studies.effective(experiment)
+    ranked = [(int(row.layer), int(row.head)) for row in recipe.effects.to_dataframe().itertuples()]
+    mine = {studies.UNSTEERED: None, "RADIANT": recipe.steering, **studies.controls(experiment, recipe.steering)}
+    comparison = studies.compare(experiment, mine, n_samples=n_samples, seed=seed)
+    points = iti_points(experiment, ranked, n_samples, seed)
+    steered = comparison.evaluations["RADIANT"].metrics
+    share, kl = steered[MISLED].value, steered["kl"].value
+    needed = studies.least_cost([(e.metrics[MISLED].value, e.metrics["kl"].value) for e in points.values()], share)
+    print(f"\n### {model_name}, split {seed}: heads {', '.join(map(str, recipe.steering.sites))}\n")
+    shown = points if show_all else _near(points, share)
+    print(studies.Comparison({**comparison.evaluations, **shown}).to_markdown())
+    for control in list(mine)[1:]:
+        print(f"- {control}: " + ", ".join(_gain(comparison, control, c) for c in ("bare", "after_undesirable")))
+    reached = "ITI never reaches it" if needed is None else f"ITI needs {needed:.3f}, RADIANT {kl / needed:.2f} of it"
+    print(f"- KL at {100 * share:.0f}% true after misconceptions: RADIANT {kl:.3f}, {reached}")
+    print(f"- certificate: {recipe.steering.certify(experiment.test_cache())}")
+    print(f"- {time.monotonic() - start:.0f} s", flush=True)
+
+
+def _gain(comparison: studies.Comparison, name: str, condition: str) -> str:
+    gain = comparison.evaluations[name].gain(comparison.evaluations[comparison.baseline], condition=condition)
+    return f"{condition} {100 * gain.value:+.0f} [{100 * gain.low:+.0f}, {100 * gain.high:+.0f}]"
+
+
+def _near(points: dict[str, rl.Evaluation], share: float) -> dict[str, rl.Evaluation]:
+    """The two cheapest points of the sweep at or above the share, and the best one below."""
+    above = sorted((e.metrics["kl"].value, n) for n, e in points.items() if e.metrics[MISLED].value >= share)[:2]
+    below = sorted((-e.metrics[MISLED].value, n) for n, e in points.items() if e.metrics[MISLED].value < share)[:1]
+    return {name: points[name] for _, name in [*below, *above]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=["tiny"])
@@ -40,54 +74,8 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="print every point of the sweep")
     options = parser.parse_args()
     for name in options.models:
-        model = rl.load_model(name)
         for seed in options.seeds:
-            start = time.monotonic()
-            experiment = studies.prepare(model, rl.load_dataset("tiny-facts"), seed=seed)
-            recipe = studies.effective(experiment)
-            table = recipe.effects.to_dataframe()
-            ranked = [(int(row.layer), int(row.head)) for row in table.itertuples()]
-            mine = {
-                studies.UNSTEERED: None,
-                "RADIANT": recipe.steering,
-                **studies.controls(experiment, recipe.steering),
-            }
-            comparison = studies.compare(experiment, mine, n_samples=options.samples, seed=seed)
-            points = iti_points(experiment, ranked, options.samples, seed)
-            steered = comparison.evaluations["RADIANT"].metrics
-            pairs = [(e.metrics[MISLED].value, e.metrics["kl"].value) for e in points.values()]
-            needed = studies.least_cost(pairs, steered[MISLED].value)
-            shown = points if options.all else _near(points, steered[MISLED].value)
-            print(f"\n### {name}, split {seed}: heads {', '.join(map(str, recipe.steering.sites))}\n")
-            print(studies.Comparison({**comparison.evaluations, **shown}).to_markdown())
-            base = comparison.evaluations[studies.UNSTEERED]
-            for control in ("RADIANT", "shuffled labels", "random direction"):
-                gains = {
-                    c: comparison.evaluations[control].gain(base, condition=c) for c in ("bare", "after_undesirable")
-                }
-                print(
-                    f"- {control}: "
-                    + ", ".join(
-                        f"{c} {100 * g.value:+.0f} [{100 * g.low:+.0f}, {100 * g.high:+.0f}]" for c, g in gains.items()
-                    )
-                )
-            reached = (
-                "ITI never reaches it"
-                if needed is None
-                else f"ITI needs {needed:.3f}, RADIANT {steered['kl'].value / needed:.2f} of it"
-            )
-            print(
-                f"- KL at {100 * steered[MISLED].value:.0f}% true after misconceptions: RADIANT {steered['kl'].value:.3f}, {reached}"
-            )
-            print(f"- certificate: {recipe.steering.certify(experiment.test_cache())}")
-            print(f"- {time.monotonic() - start:.0f} s", flush=True)
-
-
-def _near(points: dict[str, rl.Evaluation], share: float) -> dict[str, rl.Evaluation]:
-    """The two cheapest points of the sweep at or above the share, and the best one below."""
-    above = sorted((e.metrics["kl"].value, n) for n, e in points.items() if e.metrics[MISLED].value >= share)[:2]
-    below = sorted((-e.metrics[MISLED].value, n) for n, e in points.items() if e.metrics[MISLED].value < share)[:1]
-    return {name: points[name] for _, name in [*below, *above]}
+            report(name, seed, options.samples, options.all)
 
 
 if __name__ == "__main__":

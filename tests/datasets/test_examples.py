@@ -197,3 +197,16 @@ def test_an_empty_data_set_is_refused():
         Dataset("none", ())
     with pytest.raises(DataError, match="Data set 'small' is empty"):
         small(4).only({"nowhere"})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"conditions": ("wrong",)}, "`conditions` must be one of 'bare'"),
+        ({"n_pairs": (0,)}, "`n_pairs` must be a whole number of at least 1"),
+        ({"n_before": 0}, "`n_before` must be"),
+    ],
+)
+def test_contexts_refuse_what_they_cannot_make(options, words):
+    with pytest.raises(ValueError, match=words):
+        Contexts(**options)
