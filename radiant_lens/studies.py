@@ -25,10 +25,10 @@ UNSTEERED = "no steering"
 
 def recommended_detector(seed: int = 0) -> RiskAwareDetector:
     """A false alarm weighs more than a miss, and layers vote by least risk: text that is fine stays as it is."""
-    return RiskAwareDetector(fnr_weight=0.6, vote_rule="risk", seed=seed)
+    return RiskAwareDetector(fnr_weight=0.65, vote_rule="risk", seed=seed)
 
 
-def recommended_policy(gamma: float = 0.001) -> RadiantPolicy:
+def recommended_policy(gamma: float = 0.005) -> RadiantPolicy:
     """Heads are edited where they and their layer flag; the least edit in the activations' own metric."""
     return RadiantPolicy(gamma=gamma, gate="vote")
 
@@ -94,19 +94,31 @@ def effective(experiment: Experiment, policy: RadiantPolicy | None = None, *, k:
 
 
 def shuffled_labels(
-    experiment: Experiment, steering: Steering, policy: RadiantPolicy | None = None, *, seed: int = 0
+    experiment: Experiment,
+    steering: Steering,
+    policy: RadiantPolicy | None = None,
+    *,
+    seed: int = 0,
+    force: bool = False,
 ) -> Steering:
     """Control: everything fitted anew on shuffled labels, on the heads of the real steering.
 
-    A detector that has learned nothing flags nothing once false alarms weigh more than misses, and would
-    make an empty control: here both weigh the same, and a head needs no vote of its layer.
+    A detector that has learned nothing flags next to nothing once false alarms weigh more than misses; where
+    it flags nothing at all the control is the identity.
+
+    Args:
+        experiment, steering, policy: what the control is for.
+        seed: of the shuffle.
+        force: weigh both errors the same and gate by the head alone, so that noise does edit.
     """
     train = experiment.train_cache.with_shuffled_labels(seed=seed)
     validation = experiment.validation_cache.with_shuffled_labels(seed=seed + 1)
-    detector = RiskAwareDetector(**{**experiment.detector.get_params(), "fnr_weight": 1.0}).fit(train, validation)
-    shuffled = replace(policy or recommended_policy(), heads=list(steering.sites), gate="head")
+    settings, policy = experiment.detector.get_params(), policy or recommended_policy()
+    if force:
+        settings, policy = {**settings, "fnr_weight": 1.0}, replace(policy, gate="head")
+    detector = RiskAwareDetector(**settings).fit(train, validation)
     try:
-        return shuffled.fit(train, detector)
+        return replace(policy, heads=list(steering.sites)).fit(train, detector)
     except NothingToEditError:
         return IdentityPolicy(steering).fit(train, detector)
 

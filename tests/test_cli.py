@@ -76,7 +76,7 @@ def test_the_demo(run, tmp_path):
     result = json.loads(out)
     assert {row["steering"] for row in result["comparison"]} == {
         "no steering",
-        "ITI",
+        "ITI (24 heads, alpha 2)",
         "RADIANT",
         "shuffled labels",
         "random direction",

@@ -17,7 +17,7 @@ from radiant_lens.evaluation import Evaluation
 from radiant_lens.models import load_model
 from radiant_lens.policies import ITIPolicy
 
-RADIANT, ITI = "RADIANT", "ITI"
+RADIANT = "RADIANT"
 
 
 def run_demo(
@@ -38,10 +38,12 @@ def run_demo(
     say(f"3. fit: {n_heads} significant heads, {n_kept} of them carry 90% of the effect")
     certificate = recipe.steering.certify(experiment.test_cache())
     say(f"4. certify: {certificate}")
-    iti = ITIPolicy().fit(experiment.train_cache, experiment.detector)
+    iti_policy = ITIPolicy()
     steerings = {
         studies.UNSTEERED: None,
-        ITI: iti,
+        f"ITI ({iti_policy.n_heads} heads, alpha {iti_policy.alpha:g})": iti_policy.fit(
+            experiment.train_cache, experiment.detector
+        ),
         RADIANT: recipe.steering,
         **studies.controls(experiment, recipe.steering, policy, seed=seed),
     }

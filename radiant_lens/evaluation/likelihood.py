@@ -80,5 +80,6 @@ def _edited(trace: Trace | None, shape: tuple[int, ...]) -> Bool[Tensor, "batch 
     for record in trace.records if trace is not None else ():
         # The last position predicts nothing that is scored.
         inside = record.columns < shape[1]
-        edited[:, record.columns[inside]] |= (record.edit.gated.any(-1) & record.shown)[:, inside]
+        moved = record.edit.displacement.flatten(2).any(-1) & record.shown
+        edited[:, record.columns[inside]] |= moved[:, inside]
     return edited

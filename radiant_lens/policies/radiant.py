@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from radiant_lens._errors import ConvergenceError, InvalidArgumentError, Nothing
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.linalg import Moments, masked_moments, quadratic_form
+from radiant_lens.policies._problem import UncertifiedError
 from radiant_lens.policies.choosing import HeadChoice, HeadSample, assemble, prepare
 from radiant_lens.policies.gates import GATES, TrustRegion
 from radiant_lens.policies.maps import Certificate, DenseMaps, HeadMaps, RankOneMaps
@@ -129,7 +129,7 @@ class RadiantPolicy:
                 metric = sample.within_class_covariance() if self.geometry == "mahalanobis" else None
                 solution = solve_transport(*problem, metric=metric, floor_std=spread if self.floor else None)
                 maps = rank_one(solution)
-        except ConvergenceError as error:
+        except UncertifiedError as error:
             raise _naming_heads(error, sample) from error
         empty = moments.count == 0
         return _silenced(maps, empty), self._certificates(solution, moments, empty)
@@ -200,7 +200,6 @@ def _trust_region(sample: HeadSample, moments: Moments, quantile: float) -> Trus
     return TrustRegion(moments.mean, whiten, radius2)
 
 
-def _naming_heads(error: ConvergenceError, sample: HeadSample) -> ConvergenceError:
-    index: Sequence[tuple[int, ...]] = getattr(error, "index", ())
-    names = ", ".join(str(sample.sites[i[0]]) for i in index if i)
-    return ConvergenceError(f"{names or 'A head'}: {error}")
+def _naming_heads(error: UncertifiedError, sample: HeadSample) -> ConvergenceError:
+    names = ", ".join(str(sample.sites[i]) for (i,) in error.index)
+    return ConvergenceError(f"{names}: {error}")

@@ -38,6 +38,7 @@ def report(model_name: str, seed: int, n_samples: int, show_all: bool) -> None:
     recipe = studies.effective(experiment)
     ranked = [(int(row.layer), int(row.head)) for row in recipe.effects.to_dataframe().itertuples()]
     mine = {studies.UNSTEERED: None, "RADIANT": recipe.steering, **studies.controls(experiment, recipe.steering)}
+    mine["shuffled labels, forced"] = studies.shuffled_labels(experiment, recipe.steering, force=True)
     comparison = studies.compare(experiment, mine, n_samples=n_samples, seed=seed)
     points = iti_points(experiment, ranked, n_samples, seed)
     steered = comparison.evaluations["RADIANT"].metrics
