@@ -79,11 +79,11 @@ class Trace:
 def _flat(record: TraceRecord) -> tuple[Any, ...]:
     row, pos = record.shown.nonzero(as_tuple=True)
     edit, n_heads = record.edit, len(record.edit.heads)
-    repeat = lambda values: values.repeat_interleave(n_heads).numpy()  # noqa: E731
+    position = record.columns[pos] - record.padding[row]
     return (
         record.call,
-        repeat(row),
-        repeat(record.columns[pos] - record.padding[row]),
+        row.repeat_interleave(n_heads).numpy(),
+        position.repeat_interleave(n_heads).numpy(),
         edit.layer,
         edit.heads.repeat(len(row)).numpy(),
         edit.flagged[row, pos].flatten().numpy(),

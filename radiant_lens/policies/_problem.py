@@ -117,6 +117,7 @@ def certify(
     first = index[0]
     raise UncertifiedError(
         f"The {solver} solver failed on {len(index)} of {sound.numel()} problems, the first at index {first}: "
-        f"relative gap {float(gap[first]):.1e} (at most {GAP_TOLERANCE:g} is allowed), constraint slack {float(slack[first]):.1e}.",
+        f"relative gap {float(gap[first]):.1e} (at most {GAP_TOLERANCE:g} is allowed), "
+        f"constraint slack {float(slack[first]):.1e}.",
         index,
     )

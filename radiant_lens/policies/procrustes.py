@@ -292,7 +292,8 @@ def _newton_direction(heads: _Heads, point: _Point) -> Float[Tensor, "head d"]:
 
     In the eigenbasis, with `y = Q'e`, `L_ij = (v_i^+ - v_j^+) / (v_i - v_j)` (1 where both are positive, 0
     where neither is), the derivative of `S(w) e` is `-(diag(L y^2) + diag(y) L diag(y)) / 4`. Where
-    `lam = ||w|| / kappa` the rest of `D` adds `-(1 / 2 kappa^2) u u' - ((lam/2 - m) / (kappa ||w||)) (I - u u')`, `u = w / ||w||`.
+    `lam = ||w|| / kappa` the rest of `D` adds, with `u = w / ||w||`,
+    `-(1 / 2 kappa^2) u u' - ((lam/2 - m) / (kappa ||w||)) (I - u u')`.
     """
     positive = point.values.clamp_min(0)
     both = (point.values[:, :, None] > 0) & (point.values[:, None, :] > 0)
@@ -347,7 +348,8 @@ def _assemble(
     still = torch.ones_like(score, dtype=torch.bool).index_fill(0, moving, False)
     eye = torch.eye(flat.theta.shape[-1], dtype=score.dtype, device=score.device)
     matrix = eye.expand_as(new_root).clone()
-    matrix[moving] = _transport_matrix(*(x[moving] for x in root), new_root[moving])
+    moved = _Root(root.matrix[moving], root.values[moving], root.vectors[moving])
+    matrix[moving] = _transport_matrix(moved, new_root[moving])
 
     spread = torch.maximum(
         _apply(new_root, flat.theta).norm(dim=-1), _apply(root.matrix, _apply(matrix.mT, flat.theta)).norm(dim=-1)
@@ -372,15 +374,14 @@ def _assemble(
     )
 
 
-def _transport_matrix(
-    root: Float[Tensor, "head d d"], values: Tensor, vectors: Tensor, new_root: Float[Tensor, "head d d"]
-) -> Float[Tensor, "head d d"]:
+def _transport_matrix(root: _Root, new_root: Float[Tensor, "head d d"]) -> Float[Tensor, "head d d"]:
     """Optimal transport from covariance `H H` to `S S`: `G = S U V' H^+`, with `S H = U D V'`.
 
     For nonsingular `H` this is `H^{-1} (H S S H)^{1/2} H^{-1}`, but needs one inverse instead of two and no root
     of a product. `U V'` is the partial isometry over nonzero `D`, so `G H H G' <= S S` also when `H` is singular.
     """
-    left, stretch, right = torch.linalg.svd(new_root @ root)
+    matrix, values, vectors = root
+    left, stretch, right = torch.linalg.svd(new_root @ matrix)
     kept = stretch > stretch.shape[-1] * EPS * stretch[:, :1]
     image_root = new_root @ ((left * kept[:, None, :]) @ right)
     inverse = torch.where(values > 0, 1 / torch.where(values > 0, values, 1.0), 0.0)

@@ -76,36 +76,46 @@ def head_effects(
         >>> head_effects(effects, detector, selected=steering.sites).show()  # doctest: +SKIP
     """
     order = effects.estimated.argsort(descending=True).tolist()
-    sites = [effects.sites[i] for i in order]
-    estimated = effects.estimated[order].tolist()
-    above = [effects.intervals[i].high - effects.intervals[i].value for i in order]
-    below = [effects.intervals[i].value - effects.intervals[i].low for i in order]
-    x = list(range(len(sites))) if detector is None else [float(detector.head_risk_[site]) for site in sites]
-    figure = go.Figure(
-        go.Scatter(
-            x=x,
-            y=estimated,
-            error_y={"type": "data", "array": above, "arrayminus": below},
+    x = {i: rank if detector is None else float(detector.head_risk_[effects.sites[i]]) for rank, i in enumerate(order)}
+    kept = [i for i in order if effects.sites[i] in selected]
+    figure = go.Figure()
+    for name, color, chosen in (("selected", ORANGE, kept), ("others", BLUE, [i for i in order if i not in kept])):
+        if chosen:
+            figure.add_trace(_estimates(effects, chosen, [x[i] for i in chosen], name, color))
+    measured = [i for i in order if effects.measured[i].isfinite()]
+    if measured:
+        figure.add_scatter(
+            x=[x[i] for i in measured],
+            y=effects.measured[measured].tolist(),
             mode="markers",
-            name="estimated",
-            marker={"color": [ORANGE if site in selected else BLUE for site in sites], "size": 9},
-            text=[str(site) for site in sites],
-            hovertemplate="%{text}<br>estimated %{y:.3f} nats<extra></extra>",
+            name="measured by real edits",
+            marker={"color": "black", "symbol": "x-thin", "size": 8, "line": {"width": 2}},
+            text=[str(effects.sites[i]) for i in measured],
+            hovertemplate="%{text}<br>measured %{y:.3f} nats<extra></extra>",
         )
-    )
-    figure.add_scatter(
-        x=x,
-        y=effects.measured[order].tolist(),
-        mode="markers",
-        name="measured",
-        marker={"color": "black", "symbol": "x", "size": 8},
-        text=[str(site) for site in sites],
-        hovertemplate="%{text}<br>measured %{y:.3f} nats<extra></extra>",
-    )
     figure.update_layout(
         title="Effect of editing one head on the log-odds of correct answers",
-        xaxis_title="rank" if detector is None else "validation risk (detecting is not doing)",
-        yaxis_title="nats",
+        xaxis_title="rank" if detector is None else "validation risk of the head's detector",
+        yaxis_title="effect (nats)",
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0},
         template="plotly_white",
     )
     return figure
+
+
+def _estimates(effects: HeadEffects, chosen: list[int], x: list[float], name: str, color: str) -> go.Scatter:
+    intervals = [effects.intervals[i] for i in chosen]
+    return go.Scatter(
+        x=x,
+        y=[interval.value for interval in intervals],
+        error_y={
+            "type": "data",
+            "array": [interval.high - interval.value for interval in intervals],
+            "arrayminus": [interval.value - interval.low for interval in intervals],
+        },
+        mode="markers",
+        name=f"estimated, {name}",
+        marker={"color": color, "size": 10},
+        text=[str(effects.sites[i]) for i in chosen],
+        hovertemplate="%{text}<br>estimated %{y:.3f} nats<extra></extra>",
+    )

@@ -35,7 +35,7 @@ def draw_covariance(d, generator):
 
 
 def draw(*, d=4, seed=0, kappa=1.645, place=1.0, floor=None, metric=False):
-    """Keyword arguments of `solve_transport`; the score's mean is `place` deviations above 0, or that share of the way."""
+    """Arguments of `solve_transport`; the score's mean is `place` deviations above 0, or that share of the way."""
     generator = rng(seed)
     sigma = draw_covariance(d, generator)
     theta, mu = torch.randn(2, d, generator=generator, dtype=torch.float64)
