@@ -16,7 +16,8 @@ BARE, MISLED = "bare", "after_undesirable"
 @pytest.fixture(scope="module")
 def comparison(experiment, recipe):
     steerings = {studies.UNSTEERED: None, "RADIANT": recipe.steering, **studies.controls(experiment, recipe.steering)}
-    return studies.compare(experiment, steerings, n_samples=3)
+    # Shares of a few percent need many answers.
+    return studies.compare(experiment, steerings, n_samples=8)
 
 
 @pytest.fixture(scope="module")

@@ -124,7 +124,7 @@ def test_gains_are_paired(model, steering, experiment):
 
 
 def test_data_without_prompts_or_without_statements(model, experiment):
-    small = experiment.test.head(3)
+    small = experiment.test.head(6)
     only_statements = rl.evaluate(model, replace(small, bare_prompts=()))
     assert set(only_statements.metrics) == {"kl", "cross_entropy", "edited_share"}
     only_prompts = rl.evaluate(model, replace(small, atoms=(), contexts=None))
@@ -134,4 +134,4 @@ def test_data_without_prompts_or_without_statements(model, experiment):
 @pytest.mark.parametrize("options", [{"n_samples": 0}, {"max_new_tokens": 0}, {"temperature": -1.0}])
 def test_refusals(model, experiment, options):
     with pytest.raises(InvalidArgumentError, match=f"`{next(iter(options))}` must"):
-        rl.evaluate(model, experiment.test.head(2), **options)
+        rl.evaluate(model, experiment.test.head(6), **options)

@@ -13,10 +13,11 @@ from radiant_lens._errors import InvalidArgumentError, ModelMismatchError, Radia
 
 @pytest.fixture(scope="module")
 def prompts(experiment):
-    """Sixteen prompts of mixed lengths."""
-    test = experiment.test
-    parts = [replace(test, contexts=replace(test.contexts, n_before=n)).prompts[-4:] for n in (1, 2, 3, 4)]
-    texts = [p.text for part in parts for p in part]
+    """Sixteen prompts of mixed lengths, after misconceptions, so that edits happen."""
+    test, texts = experiment.test, []
+    for n in (1, 2, 3, 4):
+        made = replace(test, contexts=replace(test.contexts, n_before=n)).prompts
+        texts += [p.text for p in made if p.condition == "after_undesirable"][:4]
     assert len({len(text.split()) for text in texts}) == 4
     return texts
 

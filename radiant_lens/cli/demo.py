@@ -99,7 +99,7 @@ def _markdown_table(title: str, markdown: str) -> Table:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines()]
     drawn = Table(title=title, title_justify="left")
     for column in rows[0]:
-        drawn.add_column(column)
+        drawn.add_column(column, overflow="fold")
     for row in rows[2:]:
         drawn.add_row(*row)
     return drawn

@@ -224,7 +224,10 @@ def test_violated_constraint_is_refused_with_its_place(monkeypatch):
 @given(case=CASES, scale=st.floats(1e-3, 1e3))
 def test_metric_proportional_to_the_identity_is_no_metric(case, scale):
     problem = draw(**case)
-    plain, scaled = solve_transport(**problem), solve_transport(**{**problem, "metric": scale * torch.eye(4)})
+    plain, scaled = (
+        solve_transport(**problem),
+        solve_transport(**{**problem, "metric": scale * torch.eye(4, dtype=torch.float64)}),
+    )
     torch.testing.assert_close(scaled.G, plain.G, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(scaled.g, plain.g, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(scaled.value * scale, plain.value, rtol=1e-9, atol=1e-12)
