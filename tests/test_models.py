@@ -42,6 +42,7 @@ def test_dtype_is_as_wanted(foreign_folder):
 def test_the_same_weights_in_another_precision_are_the_same_model(model):
     half = rl.load_model("tiny", dtype=torch.bfloat16)
     require_same(signature(model), half)
+    assert signature(half)["weights"] == signature(model)["weights"]
 
 
 def test_a_model_without_pad_token_gets_one(foreign_folder):

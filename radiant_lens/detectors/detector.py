@@ -53,6 +53,7 @@ class RiskAwareDetector(BaseEstimator):
         head_p_value_, head_significant_: is the risk below that of flagging all or none? `layer head`;
             significant at a false discovery rate of 5%.
         vote_thresholds_, vote_fpr_, vote_fnr_, vote_risk_, vote_certified_: of the layers' votes.
+        training_groups_, validation_groups_: names of the groups that were learned from and chosen on.
         layer_risk_: mean validation risk of each layer's heads; `best_layer_` has the least.
 
     Example:
@@ -119,6 +120,7 @@ class RiskAwareDetector(BaseEstimator):
         self.weights_: Float[Tensor, "layer head d_head"] = weights
         self.biases_: Float[Tensor, "layer head"] = biases
         self.training_groups_ = tuple(sorted(set(cache.group_names)))
+        self.validation_groups_ = tuple(sorted(set(validation.group_names)))
         self._judge_heads(test, flags)
         self.vote_thresholds_: Int[Tensor, " layer"] = votes.thresholds
         self.vote_fpr_, self.vote_fnr_ = votes.rates

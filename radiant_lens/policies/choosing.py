@@ -123,7 +123,7 @@ def assemble(
         "policy": {"name": policy, **settings},
         "detector": detector.get_params(),
         "gamma": settings.get("gamma") if settings.get("margin") is None else None,
-        "training_groups": sorted({*cache.group_names, *detector.training_groups_}),
+        "seen_groups": sorted({*cache.group_names, *detector.training_groups_, *detector.validation_groups_}),
         **cache.meta,
     }
     scores = HeadScores(detector.weights_, detector.biases_, detector.vote_thresholds_)

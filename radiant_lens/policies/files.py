@@ -20,17 +20,7 @@ _KIND = "steering"
 
 @dataclass(frozen=True, eq=False)
 class SteeringParts:
-    """All that a steering consists of.
-
-    Attributes:
-        sites: the edited heads, sorted.
-        head_maps: their maps, in the order of `sites`.
-        scores: the detector's scores and vote thresholds.
-        gate: "head", "vote", "layer" or "none".
-        certificates: one for each site.
-        trust: where given, activations outside are left alone.
-        meta: provenance: policy, detector, training data and groups, model.
-    """
+    """All that is saved of a steering; `Steering` says what each part means."""
 
     sites: tuple[HeadSite, ...]
     head_maps: HeadMaps

@@ -171,16 +171,16 @@ class Steering(SteeringParts):
         """How many held-out activations that the gate flags are still flagged after the edit.
 
         Args:
-            cache: activations of groups that took no part in the fit.
+            cache: activations of groups that took no part in the fit, nor in the choice of heads.
             confidence: of the exact binomial bounds, in (0, 1).
 
         Raises:
-            LeakageError: a group of `cache` was trained on.
+            LeakageError: a group of `cache` took part in the fit, be it to train on or to choose on.
             DataError: activations that are not finite.
         """
         _checks.between("confidence", confidence, 0, 1)
         _checks.finite("cache.z", cache.z)
-        _checks.disjoint_groups(self.meta.get("training_groups", ()), cache.group_names, ("training", "certification"))
+        _checks.disjoint_groups(self.meta.get("seen_groups", ()), cache.group_names, ("the fit", "certification"))
         names, gamma = [str(site) for site in self.sites], self.meta.get("gamma")
         return certificate(names, self._events(cache), cache.groups, gamma=gamma, confidence=confidence)
 

@@ -118,10 +118,13 @@ def test_edit_names_a_wrong_shape(fitted):
         steering.edit(torch.zeros(2, 3, 4), 2)
 
 
-def test_certificates_need_held_out_groups(fitted):
+def test_certificates_need_held_out_groups(fitted, gaussian_cache):
     cache, detector = fitted
-    with pytest.raises(LeakageError, match="training and certification"):
-        rl.RadiantPolicy().fit(cache, detector).certify(cache)
+    steering = rl.RadiantPolicy().fit(cache, detector)
+    for seen in (cache, gaussian_cache(200, seed=1)):
+        with pytest.raises(LeakageError, match="the fit and certification must not share groups"):
+            steering.certify(seen)
+    assert steering.certify(gaussian_cache(200, seed=2)).overall.n_groups > 0
 
 
 def test_half_precision_is_edited_in_single_and_comes_back_as_it_was(fitted):
