@@ -102,7 +102,7 @@ def solve_procrustes(
         sigma: their covariances, symmetric and positive semidefinite.
         theta: weight of each detector, not zero.
         bias: its bias; a positive score is undesirable.
-        margin: `kappa`, positive.
+        margin: `kappa`, positive. With a floor, rounding closes the gap up to about 1e3 and may not at 1e4.
         floor: covariance whose symmetric root `S` must not fall below (in the semidefinite order). None: no floor.
 
     Raises:

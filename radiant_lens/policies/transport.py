@@ -72,27 +72,24 @@ def solve_transport(
     direction, reach = _read_direction(metric, problem)
     score, constant = _score_moments(problem)
     identity = score.mean + problem.margin * score.std <= 0
-
     # A constant score is treated as if it had the floor's spread already: only its mean has to move.
-    spread = torch.where(constant, floor, score.std)
-    moved = project_score(ScoreMoments(score.mean, spread), problem.margin, floor)
-    moved = ScoreMoments(torch.where(identity, score.mean, moved.mean), torch.where(identity, spread, moved.std))
-    scale = torch.where(constant, 0.0, moved.std / torch.where(constant, 1.0, spread))
-    scale = torch.where(identity, 1.0, scale)
-    value = ((moved.mean - score.mean).square() + (moved.std - spread).square()) / reach
-    bound = _lower_bound(ScoreMoments(score.mean, spread), moved, problem.margin, floor) / reach
-    gap = (value - bound) / torch.maximum(value, 1e-3 * spread.square() / reach).clamp_min(
-        torch.finfo(value.dtype).tiny
+    before = ScoreMoments(score.mean, torch.where(constant & ~identity, floor, score.std))
+    after = ScoreMoments(
+        *(torch.where(identity, *x) for x in zip(before, project_score(before, problem.margin, floor)))
     )
-    gap = torch.where(identity, 0.0, gap)
-    slack = -(moved.mean + problem.margin * torch.where(identity, score.std, moved.std))
-    certify(gap, slack, score.mean.abs() + problem.margin * spread, "transport")
+    value = ((after.mean - before.mean).square() + (after.std - before.std).square()) / reach
+    bound = torch.where(identity, 0.0, _lower_bound(before, after, problem.margin, floor) / reach)
+    least = (1e-3 * before.std.square() / reach).clamp_min(torch.finfo(value.dtype).tiny)
+    gap, slack = (value - bound) / torch.maximum(value, least), -(after.mean + problem.margin * after.std)
+    certify(gap, slack, before.mean.abs() + problem.margin * before.std, "transport")
+    scale = torch.where(constant, 0.0, after.std / torch.where(constant, 1.0, before.std))
+    scale = torch.where(identity, 1.0, scale)
     return TransportSolution(
         theta=problem.theta,
         bias=problem.bias,
         direction=direction,
         scale=scale,
-        offset=moved.mean - scale * score.mean,
+        offset=after.mean - scale * before.mean,
         source_mean=problem.mu,
         source_covariance=problem.sigma,
         value=value,
@@ -118,13 +115,12 @@ def _lower_bound(
 ) -> Float[Tensor, "*batch"]:
     """Value of the dual of the projection, which no feasible `(m', s')` can undercut.
 
-    For `a, b >= 0`: `a (m + kappa s) + b (floor - s) - (a^2 + (a kappa - b)^2) / 4`, with the multipliers
-    that make the projection stationary, `a = 2 (m - m')` and `b = a kappa - 2 (s - s')`.
+    For `a >= 0`, `q <= a kappa`: `a (m + kappa floor) + q (s - floor) - (a^2 + q^2) / 4`, where `a` belongs to the
+    margin and `a kappa - q` to the floor. Stationarity at `(m', s')` gives `a = 2 (m - m')`, `q = 2 (s - s')`.
     """
     a = (2 * (score.mean - moved.mean)).clamp_min(0)
-    b = (a * margin - 2 * (score.std - moved.std)).clamp_min(0)
-    linear = a * (score.mean + margin * score.std) + b * (floor - score.std)
-    return linear - (a.square() + (a * margin - b).square()) / 4
+    q = torch.minimum(a * margin, 2 * (score.std - moved.std))
+    return a * (score.mean + margin * floor) + q * (score.std - floor) - (a.square() + q.square()) / 4
 
 
 def _score_moments(problem: Problem) -> tuple[ScoreMoments, Bool[Tensor, "*batch"]]:

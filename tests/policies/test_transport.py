@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radiant_lens._errors import DataError, InvalidArgumentError
+from radiant_lens.policies import transport
+from radiant_lens.policies._problem import UncertifiedError
 from radiant_lens.policies.transport import ScoreMoments, project_score, solve_transport
 
 CASES = st.fixed_dictionaries(
@@ -192,7 +194,6 @@ def test_solution_keeps_what_it_claims(case, metric):
 
 def test_gap_is_measured_and_not_assumed(monkeypatch):
     """A wrong projection, feasible but too far, is refused."""
-    from radiant_lens.policies import transport
 
     def too_far(score, margin, floor):
         right = project_score(score, margin, floor)
@@ -201,13 +202,11 @@ def test_gap_is_measured_and_not_assumed(monkeypatch):
     problem = draw(floor=0.5)
     assert solve_transport(**problem).gap.abs() <= 1e-12
     monkeypatch.setattr(transport, "project_score", too_far)
-    with pytest.raises(RuntimeError, match=r"transport solver failed on 1 of 1 problems, the first at index \(\)"):
+    with pytest.raises(UncertifiedError, match=r"transport solver failed on 1 of 1 problems, the first at index \(\)"):
         solve_transport(**problem)
 
 
 def test_violated_constraint_is_refused_with_its_place(monkeypatch):
-    from radiant_lens.policies import transport
-
     def too_near(score, margin, floor):
         right = project_score(score, margin, floor)
         return ScoreMoments(right.mean + torch.tensor([0.0, 1e-6]), right.std)
@@ -215,7 +214,7 @@ def test_violated_constraint_is_refused_with_its_place(monkeypatch):
     problem = draw(floor=0.5)
     problem["bias"] = problem["bias"].expand(2)
     monkeypatch.setattr(transport, "project_score", too_near)
-    with pytest.raises(transport.certify.__globals__["UncertifiedError"], match=r"on 1 of 2 problems") as caught:
+    with pytest.raises(UncertifiedError, match=r"on 1 of 2 problems") as caught:
         solve_transport(**problem)
     assert caught.value.index == [(1,)]
 
@@ -408,7 +407,7 @@ def test_cantelli_margin_holds_for_skewed_and_heavy_tails(kind):
         (
             {"mu": torch.tensor([0.0, float("inf")])},
             DataError,
-            r"`mu` must be finite; 1 values are not, the first at index \(1,\)",
+            r"`mu` must be finite; .* first at index \(1,\)",
         ),
         ({"sigma": torch.full((2, 2), float("nan"))}, DataError, "`sigma` must be finite"),
         ({"theta": torch.zeros(2)}, InvalidArgumentError, "`theta` must not be zero"),
