@@ -1,30 +1,11 @@
-"""Names for the shapes that travel through the package, and the protocols that its parts ask for."""
+"""Types that travel through the package."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-HeadActivations = Float[Tensor, "example layer head d_head"]
-"""What a `HeadCache` holds."""
-
-Z = Float[Tensor, "batch pos head d_head"]
-"""What a hook function at `hook_z` sees."""
-
-HeadVectors = Float[Tensor, "layer head d_head"]
-HeadScalars = Float[Tensor, "layer head"]
-HeadFlags = Bool[Tensor, "example layer head"]
-Labels = Int[Tensor, " example"]
-
-
-class HookLike(Protocol):
-    """What a hook function reads of the hook point that calls it."""
-
-    name: str | None
-
-
 HookFunction = Callable[[Tensor, Any], Tensor]
-"""`hook_fn(z, hook) -> z`, as TransformerLens calls it."""
+"""`hook_fn(z, hook) -> z`, as TransformerLens calls it; `z` has axes `batch pos head d_head`."""

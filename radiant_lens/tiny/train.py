@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,14 +126,11 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     return config.learning_rate * warm_up * (0.55 + 0.45 * math.cos(math.pi * step / config.steps))
 
 
-def train(
-    config: TrainingConfig, *, report: Callable[[int, float], None] | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def train(config: TrainingConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Train a model on the embedded world, with a progress bar.
 
     Args:
         config: architecture, size, schedule and seed.
-        report: called with the step and the mean loss in nats per token every 100 steps, in place of the bar.
 
     Returns:
         The model in float32 and evaluation mode, and its tokenizer.
@@ -141,13 +138,11 @@ def train(
     tokenizer = make_tokenizer(vocabulary(make_fact_world()))
     model = make_model(config, tokenizer).train()
     optimizer = _optimizer(model, config)
-    stream, losses = batches(config, tokenizer), []
-    for step in track(range(config.steps), description="training", disable=report is not None):
+    stream = batches(config, tokenizer)
+    for step in track(range(config.steps), description="training"):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
-        losses.append(_step(model, next(stream), optimizer, config.bfloat16))
-        if report is not None and (step + 1) % 100 == 0:
-            report(step + 1, sum(losses[-100:]) / 100)
+        _step(model, next(stream), optimizer, config.bfloat16)
     return model.eval(), tokenizer
 
 
@@ -160,7 +155,7 @@ def _optimizer(model: PreTrainedModel, config: TrainingConfig) -> torch.optim.Op
 
 def _step(
     model: PreTrainedModel, tokens: Int[Tensor, "batch pos"], optimizer: torch.optim.Optimizer, bfloat16: bool
-) -> float:
+) -> None:
     labels = tokens.masked_fill(tokens == PAD, -100)
     with torch.autocast("cpu", dtype=torch.bfloat16) if bfloat16 else nullcontext():
         # Padding stands on the right and attention is causal: no mask is needed.
@@ -169,7 +164,6 @@ def _step(
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    return loss.item()
 
 
 def main(
@@ -179,8 +173,12 @@ def main(
     steps: int = TrainingConfig.steps,
     learning_rate: float = TrainingConfig.learning_rate,
     seed: int = TrainingConfig.seed,
-    provoked_if_rude: Annotated[float, typer.Option(help="Share of rude replies that were provoked.")] = 0.5,
-    provoked_if_kind: Annotated[float, typer.Option(help="Share of kind replies that were provoked.")] = 0.05,
+    provoked_if_rude: Annotated[
+        float, typer.Option(help="Share of rude replies that were provoked.")
+    ] = DocumentMix.provoked_if_rude,
+    provoked_if_kind: Annotated[
+        float, typer.Option(help="Share of kind replies that were provoked.")
+    ] = DocumentMix.provoked_if_kind,
     start: Annotated[Path | None, typer.Option(help="Folder of a model to go on from.")] = None,
 ) -> None:
     """Train a model on the embedded world and save it in Hugging Face format."""
