@@ -71,9 +71,9 @@ def finite(name: str, value: Tensor) -> None:
     """`value` holds neither NaN nor infinity; the error names the first place that does."""
     # In parts: a memory-mapped tensor may be larger than memory.
     parts = value.split(max(1, FINITE_PART * len(value) // max(value.numel(), 1))) if value.ndim else (value,)
-    counts = [int((~torch.isfinite(part)).sum()) for part in parts]
-    if not any(counts):
+    if all(bool(torch.isfinite(part).all()) for part in parts):
         return
+    counts = [int((~torch.isfinite(part)).sum()) for part in parts]
     part = next(i for i, count in enumerate(counts) if count)
     where = [int(i) for i in (~torch.isfinite(parts[part])).nonzero()[0]]
     if where:

@@ -68,9 +68,11 @@ class Part:
     def sample(self, heads: slice) -> Sample:
         """A copy of some heads' activations, heads first, counted through all layers."""
         n, d = len(self.index), self.cache.z.shape[-1]
-        x = torch.empty((heads.stop - heads.start, n, d))
-        for part in parts((n, *self.cache.z.shape[1:])):
-            x[:, part] = self.cache.z[self.index[part]].flatten(1, 2)[:, heads].transpose(0, 1)
+        # Examples next to each other in memory: products with weights and with slopes are fastest that way.
+        x = torch.empty((heads.stop - heads.start, d, n)).mT
+        wanted = self.cache.z.flatten(1, 2)[:, heads]
+        for part in parts((n, *wanted.shape[1:])):
+            x[:, part] = wanted[self.index[part]].transpose(0, 1)
         return Sample(x, self.labels)
 
 
