@@ -22,6 +22,7 @@ from radiant_lens.datasets.records import Statement
 from radiant_lens.models import require_same, signature
 from radiant_lens.passes import Run
 from radiant_lens.policies.steering import Steering
+from radiant_lens.ranks import this_rank
 from radiant_lens.stores import CacheStore
 from radiant_lens.tokens import Encoded, answer_positions, encode
 
@@ -56,7 +57,9 @@ def collect(
             the same layer start from.
         fwd_hooks: further hooks that are on meanwhile, before anything is kept; with them the model is run to its end.
         store: folder to write to as activations come, shard by shard, so that memory does not grow with the data. The
-            same call takes an interrupted run up where it stopped, and only loads what is finished.
+            same call takes an interrupted run up where it stopped, and only loads what is finished. Processes that
+            `torchrun` or `accelerate launch` started share the shards among them (in a folder that all of them see);
+            without a store each does everything.
 
     Returns:
         One example for each text and position, in the order of the texts; memory-mapped with a `store`.
@@ -94,8 +97,14 @@ def collect(
     if store is None:
         z = run.in_memory(progress)
         return HeadCache(z=z, **columns, **described)
-    plan = _plan(described, columns, run, steering)
-    run.into(CacheStore(store, plan, run.shape, model.cfg.dtype, columns), described, progress)
+    rank, plan = this_rank(), _plan(described, columns, run, steering)
+    if rank.number > 0:
+        # The first rank lays the store out.
+        rank.wait()
+    opened = CacheStore(store, plan, run.shape, model.cfg.dtype, columns)
+    if rank.number == 0:
+        rank.wait()
+    run.into(opened, described, progress, rank)
     return HeadCache.load(store)
 
 

@@ -15,6 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens import _checks
 from radiant_lens._typing import HookFunction
+from radiant_lens.ranks import Rank
 from radiant_lens.sites import hook_name
 from radiant_lens.stores import CacheStore
 from radiant_lens.tokens import Encoded, TokenBatch, batch_rows, pad_id, padded
@@ -76,19 +77,20 @@ class Run:
         _checks.finite("activations", z)
         return z
 
-    def into(self, store: CacheStore, described: Mapping[str, Any], progress: bool) -> None:
-        """Write what the store does not hold yet, then finish it."""
-        if store.complete:
-            return
-        done = store.done
+    def into(self, store: CacheStore, described: Mapping[str, Any], progress: bool, rank: Rank) -> None:
+        """Write what the store does not hold yet, every rank its share; then finish it."""
+        missing = [] if store.complete else [s for s in enumerate(self._shards()) if s[0] not in store.done]
+        # Nobody may write before all have seen what is missing.
+        rank.wait()
         with Progress(transient=True, disable=not progress) as bar:
-            for i, shard in bar.track(list(enumerate(self._shards())), description="collecting activations"):
-                if i in done:
-                    continue
+            for i, shard in bar.track(missing[rank.number :: rank.n], description="collecting activations"):
                 kept = self._keep(shard, shard.batches)
                 _checks.finite(f"activations of shard {i}", kept)
                 store.write(i, shard.examples, self.layers, kept)
-        store.finish(described)
+        rank.wait()
+        if rank.number == 0 and not store.complete:
+            store.finish(described)
+        rank.wait()
 
     def _batches(self) -> list[list[int]]:
         return batch_rows([e.ids for e in self.encoded], max_tokens=self.max_tokens)

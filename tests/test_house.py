@@ -14,7 +14,7 @@ PACKAGE = Path(rl.__file__).parent
 # From the ground up: a module may import those of lower layers and its own.
 LAYERS = [
     ["_errors", "_typing", "_checks"],
-    ["_files", "sites", "splits"],
+    ["_files", "ranks", "sites", "splits"],
     ["linalg", "risks"],
     ["caches", "stores"],
     ["datasets"],
@@ -156,6 +156,7 @@ def test_public_names_are_frozen():
         "capture",
         "caches",
         "passes",
+        "ranks",
         "stores",
         "datasets",
         "detectors",
