@@ -12,6 +12,8 @@ from torch import Tensor
 
 from radiant_lens._errors import DataError, InvalidArgumentError, LeakageError, UnknownNameError
 
+FINITE_PART = 2**22
+
 
 def choice(name: str, value: object, allowed: Collection[str]) -> None:
     """`value` is one of `allowed`."""
@@ -67,10 +69,16 @@ def shape(name: str, value: Tensor, expected: tuple[int | None, ...], axes: str)
 
 def finite(name: str, value: Tensor) -> None:
     """`value` holds neither NaN nor infinity; the error names the first place that does."""
-    bad = ~torch.isfinite(value)
-    if bool(bad.any()):
-        where = tuple(int(i) for i in bad.nonzero()[0])
-        raise DataError(f"`{name}` must be finite; {int(bad.sum())} values are not, the first at index {where}.")
+    # In parts: a memory-mapped tensor may be larger than memory.
+    parts = value.split(max(1, FINITE_PART * len(value) // max(value.numel(), 1))) if value.ndim else (value,)
+    if all(bool(torch.isfinite(part).all()) for part in parts):
+        return
+    counts = [int((~torch.isfinite(part)).sum()) for part in parts]
+    part = next(i for i, count in enumerate(counts) if count)
+    where = [int(i) for i in (~torch.isfinite(parts[part])).nonzero()[0]]
+    if where:
+        where[0] += part * len(parts[0])
+    raise DataError(f"`{name}` must be finite; {sum(counts)} values are not, the first at index {tuple(where)}.")
 
 
 def some(what: str, n: int) -> None:

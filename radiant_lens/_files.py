@@ -16,9 +16,9 @@ from torch import Tensor
 
 from radiant_lens._errors import ArtefactError
 
-_TENSORS, _META = "tensors.safetensors", "meta.json"
+TENSORS, META = "tensors.safetensors", "meta.json"
 _CARD = "README.md"
-ARTEFACT_FILES = (_TENSORS, _META, _CARD)
+ARTEFACT_FILES = (TENSORS, META, _CARD)
 FORMAT_VERSION = 1
 
 
@@ -40,16 +40,20 @@ def save_folder(
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         # Tensors that share memory are refused by safetensors: each gets its own.
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, beside / _TENSORS)
-        head = {"format": FORMAT_VERSION, "kind": kind}
-        text = json.dumps({**head, **meta}, indent=1, ensure_ascii=False)
-        (beside / _META).write_text(text, encoding="utf-8")
+        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, beside / TENSORS)
+        write_meta(beside, kind, meta)
         if card is not None:
             (beside / _CARD).write_text(card, encoding="utf-8")
         _take_name(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return path
+
+
+def write_meta(folder: Path, kind: str, meta: Mapping[str, Any]) -> None:
+    """Write the meta data by which a folder is an artefact of this kind."""
+    text = json.dumps({"format": FORMAT_VERSION, "kind": kind, **meta}, indent=1, ensure_ascii=False)
+    write_text(folder / META, text)
 
 
 def _take_name(beside: Path, path: Path) -> None:
@@ -70,7 +74,7 @@ def _take_name(beside: Path, path: Path) -> None:
 
 def _kind_at(path: Path) -> str | None:
     try:
-        return json.loads((path / _META).read_text(encoding="utf-8")).get("kind")
+        return json.loads((path / META).read_text(encoding="utf-8")).get("kind")
     except (OSError, ValueError, AttributeError):
         return None
 
@@ -82,12 +86,12 @@ def load_folder(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[st
         ArtefactError: the folder is missing, damaged, of another kind, or of a later format.
     """
     path = Path(path)
-    if not (path / _META).is_file():
-        raise ArtefactError(f"{str(path)!r} is not a saved {kind}: it has no {_META}.")
+    if not (path / META).is_file():
+        raise ArtefactError(f"{str(path)!r} is not a saved {kind}: it has no {META}.")
     try:
-        meta = json.loads((path / _META).read_text(encoding="utf-8"))
+        meta = json.loads((path / META).read_text(encoding="utf-8"))
         _check_head(meta, path, kind)
-        return load_file(path / _TENSORS), meta
+        return load_file(path / TENSORS), meta
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise ArtefactError(f"The saved {kind} at {str(path)!r} is damaged: {error}.") from error
 

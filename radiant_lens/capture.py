@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from rich.progress import Progress
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from radiant_lens import _checks
+from radiant_lens import _checks, runs
 from radiant_lens._errors import DataError, InvalidArgumentError
 from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
@@ -19,8 +21,10 @@ from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.records import Statement
 from radiant_lens.models import require_same, signature
 from radiant_lens.policies.steering import Steering
-from radiant_lens.sites import hook_name
-from radiant_lens.tokens import Encoded, TokenBatch, answer_positions, batched, encode, pad_id
+from radiant_lens.ranks import this_rank
+from radiant_lens.runs import Run
+from radiant_lens.stores import CacheStore
+from radiant_lens.tokens import Encoded, answer_positions, encode
 
 POSITIONS = ("answer", "last", "all")
 
@@ -30,10 +34,12 @@ def collect(
     data: Dataset | Sequence[Statement],
     *,
     positions: str | Sequence[int] = "answer",
+    layers: Sequence[int] | None = None,
     max_tokens: int = 4096,
     progress: bool = False,
     steering: Steering | None = None,
     fwd_hooks: Sequence[tuple[str, HookFunction]] = (),
+    store: str | Path | None = None,
 ) -> HeadCache:
     """Run the model over labelled statements and keep every head's activation at the chosen positions.
 
@@ -43,44 +49,83 @@ def collect(
         positions: "answer" (one example for each token from the one that predicts the answer's first to
             the answer's last: where edits happen), "last" (the last token, as in the paper), "all", or
             indices into each text's tokens (negative ones count from the end).
+        layers: keep these alone; no layer after the last of them is run. The axis `layer` stays that of the model:
+            activations of other layers are zero, so that their heads detect nothing and are never significant.
         max_tokens: tokens in one forward pass, padding included.
         progress: show a progress bar.
         steering: on meanwhile, from each answer's first edited position on. What is kept is what its own edits of
             the same layer start from.
-        fwd_hooks: further hooks that are on meanwhile, before anything is kept.
+        fwd_hooks: further hooks that are on meanwhile, before anything is kept; with them the model is run to its end.
+        store: folder to write to as activations come, shard by shard, so that memory does not grow with the data. The
+            same call takes an interrupted run up where it stopped, and only loads what is finished. Processes that
+            `torchrun` or `accelerate launch` started share the shards among them (in a folder that all of them see);
+            without a store each does everything.
 
     Returns:
-        One example for each text and position, in the order of the texts.
+        One example for each text and position, in the order of the texts; memory-mapped with a `store`.
 
     Raises:
-        InvalidArgumentError: positions of another kind, or an index beyond a text.
+        InvalidArgumentError: positions of another kind, an index beyond a text, an unknown layer, or a store together
+            with hooks, of which a later run could not know that they are the same.
         ModelMismatchError: a steering for another model.
         DataError: no statements, a text beyond the context, activations that are not finite.
+        ArtefactError: the store was begun with other settings, or is something else.
     """
     name, statements = (data.name, data.statements) if isinstance(data, Dataset) else ("statements", tuple(data))
     _check_arguments(statements, positions, max_tokens)
+    if store is not None and fwd_hooks:
+        raise InvalidArgumentError(
+            "`store` cannot be used with `fwd_hooks`: functions cannot be compared when resuming."
+        )
+    wanted = _wanted_layers(layers, model.cfg.n_layers)
     if steering is not None:
         require_same(steering.meta.get("model", {}), model)
     encoded = encode(model, [s.text for s in statements])
     chosen = [_chosen(e, s, positions, i) for i, (e, s) in enumerate(zip(encoded, statements))]
-    starts = [answer_positions(e, s.answer_start).start for e, s in zip(encoded, statements)] if steering else []
+    run = Run(model, encoded, chosen, wanted, max_tokens, _edits(steering, encoded, statements), tuple(fwd_hooks))
+    text_index = torch.arange(len(chosen)).repeat_interleave(torch.tensor([len(c) for c in chosen]))
+    columns = {
+        "labels": torch.tensor([s.label for s in statements])[text_index],
+        "text_index": text_index,
+        "positions": torch.tensor([p for c in chosen for p in c]),
+    }
+    described = {
+        "texts": tuple(s.text for s in statements),
+        "group_names": tuple(s.group for s in statements),
+        "meta": _provenance(model, name, positions, layers),
+    }
+    if store is None:
+        z = run.in_memory(progress)
+        return HeadCache(z=z, **columns, **described)
+    rank, plan = this_rank(), _plan(described, columns, run, steering)
+    if rank.number > 0:
+        # The first rank lays the store out.
+        rank.wait()
+    opened = CacheStore(store, plan, run.shape, model.cfg.dtype, columns)
+    if rank.number == 0:
+        rank.wait()
+    run.into(opened, described, progress, rank)
+    return HeadCache.load(store)
 
-    def hooks(texts: Sequence[int]) -> list[tuple[str, HookFunction]]:
-        return steering.hooks(torch.tensor([starts[i] for i in texts])) if steering else []
 
-    z = _capture(model, encoded, chosen, max_tokens, progress, fwd_hooks, hooks)
-    _checks.finite("activations", z)
-    counts = torch.tensor([len(c) for c in chosen])
-    text_index = torch.arange(len(chosen)).repeat_interleave(counts)
-    return HeadCache(
-        z=z,
-        labels=torch.tensor([s.label for s in statements])[text_index],
-        text_index=text_index,
-        positions=torch.tensor([p for c in chosen for p in c]),
-        texts=tuple(s.text for s in statements),
-        group_names=tuple(s.group for s in statements),
-        meta=_provenance(model, name, positions),
-    )
+def _wanted_layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
+    if layers is None:
+        return tuple(range(n_layers))
+    if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
+        raise InvalidArgumentError(f"`layers` must name at least one layer, or be None for all; got {layers!r}.")
+    for layer in layers:
+        _checks.whole("layers", layer, 0, n_layers - 1)
+    return tuple(sorted({int(layer) for layer in layers}))
+
+
+def _edits(
+    steering: Steering | None, encoded: Sequence[Encoded], statements: Sequence[Statement]
+) -> Callable[[Sequence[int]], list[tuple[str, HookFunction]]] | None:
+    """Hooks of a steering for a batch of texts."""
+    if steering is None:
+        return None
+    starts = [answer_positions(e, s.answer_start).start for e, s in zip(encoded, statements)]
+    return lambda texts: steering.hooks(torch.tensor([starts[i] for i in texts]))
 
 
 def _check_arguments(statements: Sequence[Statement], positions: str | Sequence[int], max_tokens: int) -> None:
@@ -105,49 +150,44 @@ def _chosen(encoded: Encoded, statement: Statement, positions: str | Sequence[in
     return sorted({p % n for p in wanted})
 
 
-def _capture(
-    model: TransformerBridge,
-    encoded: Sequence[Encoded],
-    chosen: Sequence[Sequence[int]],
-    max_tokens: int,
-    progress: bool,
-    before: Sequence[tuple[str, HookFunction]],
-    after: Callable[[Sequence[int]], list[tuple[str, HookFunction]]],
-) -> Float[Tensor, "example layer head d_head"]:
-    starts = torch.tensor([0, *(len(c) for c in chosen)]).cumsum(0)
-    config = model.cfg
-    z = torch.empty((int(starts[-1]), config.n_layers, config.n_heads, config.d_head), dtype=config.dtype)
-    batches = list(batched([e.ids for e in encoded], pad_id(model), max_tokens=max_tokens))
-    with Progress(transient=True, disable=not progress) as bar, torch.no_grad():
-        for batch in bar.track(batches, description="collecting activations"):
-            rows, columns, target = _targets(batch, chosen, starts)
-            keep = [(hook_name(layer), _keeper(z, layer, rows, columns, target)) for layer in range(config.n_layers)]
-            with model.hooks(fwd_hooks=[*before, *keep, *after(batch.texts)]):
-                model(batch.tokens.to(config.device), attention_mask=batch.mask.long().to(config.device))
-    return z
-
-
-def _targets(batch: TokenBatch, chosen: Sequence[Sequence[int]], starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Row and column of each kept position of a batch, and which example it is."""
-    rows = [row for row, i in enumerate(batch.texts) for _ in chosen[i]]
-    columns = [p for i in batch.texts for p in chosen[i]]
-    target = [int(starts[i]) + k for i in batch.texts for k in range(len(chosen[i]))]
-    return torch.tensor(rows), torch.tensor(columns), torch.tensor(target)
-
-
-def _keeper(z: Tensor, layer: int, rows: Tensor, columns: Tensor, target: Int[Tensor, " kept"]) -> HookFunction:
-    def keep(value: Tensor, hook: object) -> Tensor:
-        z[target, layer] = value[rows.to(value.device), columns.to(value.device)].detach().to(z)
-        return value
-
-    return keep
-
-
-def _provenance(model: TransformerBridge, name: str, positions: str | Sequence[int]) -> dict:
+def _provenance(
+    model: TransformerBridge, name: str, positions: str | Sequence[int], layers: Sequence[int] | None
+) -> dict[str, Any]:
     packages = ("radiant-lens", "transformer-lens", "transformers", "torch")
     return {
         "model": signature(model),
         "data": name,
         "positions": positions if isinstance(positions, str) else list(positions),
+        **({} if layers is None else {"layers": [int(layer) for layer in layers]}),
         "versions": {package: version(package) for package in packages},
     }
+
+
+def _plan(described: dict[str, Any], columns: dict[str, Tensor], run: Run, steering: Steering | None) -> dict[str, Any]:
+    """Every setting on which the content of a store, or what stands in which shard, depends."""
+    meta = described["meta"]
+    examples = [described["texts"], described["group_names"], *(c.tolist() for c in columns.values())]
+    return {
+        **{f"model {key}": value for key, value in meta["model"].items()},
+        "positions": meta["positions"],
+        "layers": list(run.layers),
+        "max_tokens": run.max_tokens,
+        "shard_bytes": runs.SHARD_BYTES,
+        "data": _digest(json.dumps(examples).encode()),
+        "steering": None if steering is None else _steering_digest(steering),
+    }
+
+
+def _steering_digest(steering: Steering) -> str:
+    scores = steering.scores
+    parts = [steering.head_maps.tensors(), {} if steering.trust is None else steering.trust.tensors()]
+    tensors = [t for part in parts for t in part.values()] + [scores.weights, scores.biases, scores.thresholds]
+    named = f"{steering.sites} {steering.gate}".encode()
+    return _digest(named, *(t.detach().cpu().double().numpy().tobytes() for t in tensors))
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]

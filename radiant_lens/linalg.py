@@ -5,13 +5,16 @@ Everything works over leading batch axes, without a Python loop over heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+PART_BYTES = 2**24
 
 
 def quadratic_form(vector: Float[Tensor, "*batch d"], matrix: Float[Tensor, "*batch d d"]) -> Float[Tensor, "*batch"]:
@@ -97,34 +100,65 @@ def gaussian_distance(one: Moments, other: Moments) -> Float[Tensor, "*batch"]:
     return ((one.mean - other.mean).square().sum(-1) + traces - 2 * overlap).clamp_min(0).sqrt()
 
 
-def masked_moments(
-    x: Float[Tensor, "example *batch d"], mask: Bool[Tensor, example * batch], *, shrink_below: float = 0.0
-) -> Moments:
+class Rows(Protocol):
+    """Rows that are read a slice at a time, for instance from a memory-mapped cache; every tensor is one."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Axes `example *batch d`."""
+        ...
+
+    def __getitem__(self, index: slice, /) -> Tensor:
+        """Some of them."""
+        ...
+
+
+def parts(shape: Sequence[int]) -> Iterator[slice]:
+    """Slices over the first axis that are small enough to be computed with in float64."""
+    n = max(1, PART_BYTES // max(8 * math.prod(shape[1:]), 1))
+    return (slice(first, min(first + n, shape[0])) for first in range(0, shape[0], n))
+
+
+def masked_mean(x: Rows, mask: Bool[Tensor, example * batch]) -> Float[Tensor, "*batch d"]:
+    """Mean of the masked rows in float64; zeros where there are none."""
+    total = torch.zeros(tuple(x.shape[1:]), dtype=torch.float64, device=mask.device)
+    for part in parts(x.shape):
+        total += torch.einsum("n...,n...d->...d", mask[part].double(), x[part].double())
+    return total / mask.sum(0).clamp_min(1)[..., None]
+
+
+def masked_moments(x: Rows, mask: Bool[Tensor, example * batch], *, shrink_below: float = 0.0) -> Moments:
     """Moments of the masked rows in float64, covariances divided by the count.
 
+    Rows are read twice, a part at a time: for the means, then around them. So nothing as large as `x` is ever held,
+    a single row has no spread at all, and rows far from the origin lose no digits.
+
     Args:
-        x: rows.
+        x: rows, axes `example *batch d`.
         mask: which rows count, for each batch entry; an entry with none gets zeros.
         shrink_below: entries with fewer than this many rows per dimension are shrunk with the
             coefficient of Ledoit and Wolf (2004), as in `sklearn.covariance.ledoit_wolf`.
     """
-    weights = mask.double()
-    count = weights.sum(0)
+    count, mean = mask.sum(0).double(), masked_mean(x, mask)
     safe = count.clamp_min(1)
-    mean = torch.einsum("n...,n...d->...d", weights, x.double()) / safe[..., None]
-    centred = (x.double() - mean) * weights[..., None]
-    covariance = torch.einsum("n...i,n...j->...ij", centred, centred) / safe[..., None, None]
+    covariance = torch.zeros((*mean.shape, mean.shape[-1]), dtype=torch.float64, device=mean.device)
+    fourth = torch.zeros_like(count)
+    for part in parts(x.shape):
+        centred = (x[part].double() - mean) * mask[part].double()[..., None]
+        covariance += torch.einsum("n...i,n...j->...ij", centred, centred)
+        fourth += centred.square().sum(-1).square().sum(0)
+    covariance /= safe[..., None, None]
     if shrink_below > 0:
-        shrunk = _ledoit_wolf(centred, covariance, safe)
+        shrunk = _ledoit_wolf(fourth / safe, covariance, safe)
         few = count < shrink_below * x.shape[-1]
         covariance = torch.where(few[..., None, None], shrunk, covariance)
     return Moments(count, mean, covariance)
 
 
-def _ledoit_wolf(centred: Tensor, covariance: Tensor, count: Tensor) -> Tensor:
-    d = centred.shape[-1]
+def _ledoit_wolf(fourth: Tensor, covariance: Tensor, count: Tensor) -> Tensor:
+    """Shrunk covariances, from the mean fourth power of the rows' distances from their mean."""
+    d = covariance.shape[-1]
     scale = covariance.diagonal(dim1=-2, dim2=-1).sum(-1) / d
-    fourth = centred.square().sum(-1).square().sum(0) / count
     squared = covariance.square().sum((-2, -1))
     spread = ((fourth - squared) / (count * d)).clamp_min(0)
     distance = (squared - d * scale.square()) / d

@@ -77,22 +77,35 @@ def answer_positions(encoded: Encoded, answer_start: int) -> range:
     return range(max(first - 1, 0), len(encoded.ids))
 
 
-def batched(rows: Sequence[Sequence[int]], pad_id: int, *, max_tokens: int) -> Iterator[TokenBatch]:
-    """Batches of at most `max_tokens` tokens (one row at least), longest first, padded on the right.
+def batch_rows(rows: Sequence[Sequence[int]], *, max_tokens: int) -> list[list[int]]:
+    """Which rows go through the model together: at most `max_tokens` tokens, padding included (one row at least).
 
-    Rows of like length stand together, so that little is padded.
+    Longest first, and rows of like length stand together, so that little is padded.
     """
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-    while order:
-        width = len(rows[order[0]])
-        n = max(1, max_tokens // width)
-        index, order = order[:n], order[n:]
-        tokens = torch.full((len(index), width), pad_id)
-        mask = torch.zeros((len(index), width), dtype=torch.bool)
-        for row, i in enumerate(index):
-            tokens[row, : len(rows[i])] = torch.tensor(rows[i])
-            mask[row, : len(rows[i])] = True
-        yield TokenBatch(index, tokens, mask)
+    batches = []
+    first = 0
+    while first < len(order):
+        n = max(1, max_tokens // len(rows[order[first]]))
+        batches.append(order[first : first + n])
+        first += n
+    return batches
+
+
+def padded(rows: Sequence[Sequence[int]], index: list[int], pad_id: int) -> TokenBatch:
+    """The rows of `index`, padded on the right to the longest of them."""
+    width = max(len(rows[i]) for i in index)
+    tokens = torch.full((len(index), width), pad_id)
+    mask = torch.zeros((len(index), width), dtype=torch.bool)
+    for row, i in enumerate(index):
+        tokens[row, : len(rows[i])] = torch.tensor(rows[i])
+        mask[row, : len(rows[i])] = True
+    return TokenBatch(index, tokens, mask)
+
+
+def batched(rows: Sequence[Sequence[int]], pad_id: int, *, max_tokens: int) -> Iterator[TokenBatch]:
+    """The padded batches of `batch_rows`."""
+    return (padded(rows, index, pad_id) for index in batch_rows(rows, max_tokens=max_tokens))
 
 
 def pad_id(model: TransformerBridge) -> int:

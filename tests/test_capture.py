@@ -86,6 +86,62 @@ def test_hooks_are_on_meanwhile(model):
     assert not torch.allclose(zeroed.z[:, 1], plain.z[:, 1])
 
 
+# Early stop
+
+
+def calls_of(model, run) -> list[str]:
+    """Which parts of the model `run` goes through."""
+    seen: list[str] = []
+    inner = model.original_model.model
+    parts = {f"mlp {i}": layer.mlp for i, layer in enumerate(inner.layers)} | {"norm": inner.norm}
+    handles = [p.register_forward_pre_hook(lambda *_, name=name: seen.append(name)) for name, p in parts.items()]
+    run()
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def test_no_layer_after_the_last_one_wanted_is_run(model):
+    assert calls_of(model, lambda: rl.collect(model, TEXTS, layers=[0, 1])) == ["mlp 0"]
+    assert calls_of(model, lambda: rl.collect(model, TEXTS)) == ["mlp 0", "mlp 1", "mlp 2"]
+    hook = ("blocks.3.hook_resid_post", lambda z, hook: z)
+    assert calls_of(model, lambda: rl.collect(model, TEXTS, layers=[0], fwd_hooks=[hook]))[-1] == "norm"
+
+
+def test_layers_not_wanted_are_zero_and_the_others_the_same(model):
+    whole, part = rl.collect(model, TEXTS), rl.collect(model, TEXTS, layers=(2, 0))
+    assert torch.equal(part.z[:, [0, 2]], whole.z[:, [0, 2]])
+    assert not part.z[:, [1, 3]].any() and whole.z[:, [1, 3]].any()
+    assert part.meta["layers"] == [2, 0] and "layers" not in whole.meta
+
+
+def test_heads_of_layers_not_wanted_are_never_significant(model, facts):
+    train, validation = facts.split((0.7, 0.3), seed=0)
+    caches = [rl.collect(model, part, layers=[1]) for part in (train, validation)]
+    detector = rl.RiskAwareDetector().fit(caches[0], validation=caches[1])
+    assert detector.head_significant_[1].any() and not detector.head_significant_[[0, 2, 3]].any()
+    assert detector.best_layer_ == 1
+
+
+def hooks_left(model) -> int:
+    points = sum(len(point.fwd_hooks) for point in model.hook_dict.values())
+    return points + sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.original_model.modules())
+
+
+def test_nothing_is_left_behind(model, steering):
+    tokens = model.to_tokens(TEXTS[0].text)
+    before, n_hooks = model(tokens), hooks_left(model)
+    rl.collect(model, TEXTS, steering=steering, layers=[0, 2])
+
+    def fail(z, hook):
+        raise RuntimeError("a hook of the user's")
+
+    with pytest.raises(RuntimeError, match="a hook of the user's"):
+        rl.collect(model, TEXTS, fwd_hooks=[("blocks.1.attn.hook_z", fail)])
+    assert hooks_left(model) == n_hooks
+    assert torch.equal(model(tokens), before)
+
+
 @pytest.mark.parametrize(
     ("statements", "options", "error", "words"),
     [
@@ -93,6 +149,9 @@ def test_hooks_are_on_meanwhile(model):
         (TEXTS, {"positions": "first"}, InvalidArgumentError, "`positions` must be one of"),
         (TEXTS, {"positions": []}, InvalidArgumentError, "`positions` must be one of"),
         (TEXTS, {"positions": [99]}, InvalidArgumentError, r"must lie in \[-"),
+        (TEXTS, {"layers": []}, InvalidArgumentError, "`layers` must name at least one layer"),
+        (TEXTS, {"layers": "all"}, InvalidArgumentError, "`layers` must name at least one layer"),
+        (TEXTS, {"layers": [0, 4]}, InvalidArgumentError, "`layers` must be a whole number between 0 and 3; got 4"),
         (TEXTS, {"max_tokens": 0}, InvalidArgumentError, "`max_tokens` must be a whole number"),
         ([rl.Statement("the soup " * 200, 0, "x")], {}, DataError, "context holds 256"),
     ],

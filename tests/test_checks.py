@@ -165,3 +165,15 @@ def test_errors_are_the_built_ins_that_people_catch(error, built_in, exit_status
     assert issubclass(error, built_in)
     assert error.exit_status == exit_status
     assert str(error("what happened")) == "what happened"
+
+
+@pytest.mark.parametrize("part", [1, 12, 10**6])
+def test_finite_counts_over_all_parts(monkeypatch, part):
+    monkeypatch.setattr(_checks, "FINITE_PART", part)
+    z = torch.zeros(5, 2, 3)
+    _checks.finite("z", z)
+    z[3, 1, 2], z[4, 0, 0] = float("nan"), float("inf")
+    with pytest.raises(DataError, match=says("`z` must be finite; 2 values are not, the first at index (3, 1, 2).")):
+        _checks.finite("z", z)
+    with pytest.raises(DataError, match=says("`z` must be finite; 1 values are not, the first at index ().")):
+        _checks.finite("z", torch.tensor(float("nan")))

@@ -11,6 +11,7 @@ from scipy.linalg import sqrtm
 from scipy.optimize import brentq
 from sklearn.covariance import ledoit_wolf
 
+from radiant_lens import linalg
 from radiant_lens.linalg import (
     Moments,
     gaussian_distance,
@@ -183,3 +184,28 @@ def test_gaussian_transport_carries_one_covariance_to_the_other():
     np.testing.assert_allclose(matrix @ one @ matrix.mT, other, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(matrix, matrix.mT, atol=1e-9)
     assert (torch.linalg.eigvalsh(matrix) > 0).all()
+
+
+class Slices:
+    """Rows that can only be read a slice at a time."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self._x, self.shape, self.most = x, x.shape, 0
+
+    def __getitem__(self, index: slice) -> torch.Tensor:
+        self.most = max(self.most, len(self._x[index]))
+        return self._x[index]
+
+
+@pytest.mark.parametrize("n_at_once", [1, 7, 100])
+def test_moments_a_part_at_a_time_are_those_of_the_whole(monkeypatch, n_at_once):
+    x, mask = (torch.tensor(a) for a in sample(0, n=60))
+    whole = masked_moments(x, mask, shrink_below=1000)
+    monkeypatch.setattr(linalg, "PART_BYTES", n_at_once * 8 * x[0].numel())
+    rows = Slices(x)
+    part = masked_moments(rows, mask, shrink_below=1000)
+    for name in ("count", "mean", "covariance"):
+        torch.testing.assert_close(getattr(part, name), getattr(whole, name), rtol=1e-12, atol=1e-14)
+    assert rows.most == min(n_at_once, 60)
+    other = masked_moments(Slices(x.flip(-1)), mask, shrink_below=1000)
+    assert not torch.allclose(other.mean, whole.mean)

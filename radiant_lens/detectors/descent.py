@@ -20,7 +20,8 @@ MEMORY, MAX_HALVINGS = 10, 12
 
 def affine_scores(x: Float[Tensor, "head example d"], parameters: Parameters) -> Float[Tensor, "head example"]:
     """`x . weight + bias`, the bias being the last parameter."""
-    return torch.baddbmm(parameters[:, -1:, None], x, parameters[:, :-1, None]).squeeze(-1)
+    # A row times a matrix: with the product the other way round BLAS is called for one score at a time.
+    return torch.bmm(parameters[:, None, :-1], x.mT).squeeze(1).add_(parameters[:, -1:])
 
 
 def minimize(
@@ -57,12 +58,11 @@ def minimize(
     patience = 2
     for _ in range(max_iterations):
         direction = _direction(gradient, history)
-        step, new_value = _line_search(
-            scores, affine_scores(x, direction), parameters, direction, value, gradient, loss, penalty
-        )
+        change = affine_scores(x, direction)
+        step, new_value = _line_search(scores, change, parameters, direction, value, gradient, loss, penalty)
         moved = step[:, None] * direction
         parameters = parameters + moved
-        scores = affine_scores(x, parameters)
+        scores = torch.addcmul(scores, step[:, None], change)
         new_gradient = _gradient(x, loss(scores)[1]) + penalty * parameters
         history = [*history[1 - MEMORY :], (moved, new_gradient - gradient)]
         patience = 2 if bool((value - new_value > tolerance * value.abs()).any()) else patience - 1
@@ -111,13 +111,17 @@ def _line_search(
 ) -> tuple[Float[Tensor, " head"], Float[Tensor, " head"]]:
     """Halve each head's step until Armijo's condition holds; 0 where it never does."""
     slope = (direction * gradient).sum(1)
-    step, best_step, best_value = torch.ones_like(value), torch.zeros_like(value), value
+    best_step, best_value = torch.zeros_like(value), value.clone()
+    step, pending = 1.0, torch.arange(len(value), device=value.device)
     for _ in range(MAX_HALVINGS):
-        trial = loss(scores + step[:, None] * change)[0]
-        trial = trial + 0.5 * (penalty * (parameters + step[:, None] * direction).square()).sum(1)
-        enough = (best_step == 0) & (trial <= value + 1e-4 * step * slope)
-        best_step, best_value = torch.where(enough, step, best_step), torch.where(enough, trial, best_value)
-        if bool((best_step > 0).all()):
+        # Only heads that have no step yet: a few take many halvings.
+        some = slice(None) if len(pending) == len(value) else pending
+        trial = loss(torch.add(scores[some], change[some], alpha=step))[0]
+        trial = trial + 0.5 * (penalty * (parameters[some] + step * direction[some]).square()).sum(1)
+        enough = trial <= value[some] + 1e-4 * step * slope[some]
+        best_step[pending[enough]], best_value[pending[enough]] = step, trial[enough]
+        pending = pending[~enough]
+        if len(pending) == 0:
             break
         step = step / 2
     return best_step, best_value

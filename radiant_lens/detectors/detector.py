@@ -14,7 +14,8 @@ from radiant_lens import _checks
 from radiant_lens._errors import NotFittedError
 from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
-from radiant_lens.detectors.heads import LOSSES, Sample, fit_heads
+from radiant_lens.detectors.heads import LOSSES, fit_heads
+from radiant_lens.detectors.parts import Part, head_chunks
 from radiant_lens.detectors.votes import VOTE_RULES, LayerVotes, VotingData, choose_thresholds
 from radiant_lens.risks import ErrorRates, benjamini_hochberg, detection_p_values, error_rates
 from radiant_lens.sites import hook_name, layer_of
@@ -98,29 +99,24 @@ class RiskAwareDetector(BaseEstimator):
             GuaranteeError: the certified rule cannot hold on this data.
         """
         self._check_parameters(cache.n_layers)
+        train = Part.whole(cache)
         if validation is None:
-            cache, validation = cache.split((0.8, 0.2), seed=self.seed)
-        _check_caches(cache, validation)
-        stop, test = validation.split((0.5, 0.5), seed=self.seed)
+            train, held = train.split((0.8, 0.2), seed=self.seed)
+        else:
+            _checks.shape("validation.z", validation.z, (None, *cache.z.shape[1:]), "example layer head d_head")
+            held = Part.whole(validation)
+        _check_parts(train, held)
+        stop, test = held.split((0.5, 0.5), seed=self.seed)
         for part, where in ((stop, "the stop half"), (test, "the test half")):
             _checks.both_classes(part.labels, f"{where} of the validation data")
-        fitted = fit_heads(
-            _sample(cache),
-            loss=self.loss,
-            fnr_weight=self.fnr_weight,
-            stop=_sample(stop),
-            l2=self.l2,
-            max_iterations=self.max_iterations,
-        )
-        heads = (cache.n_layers, cache.n_heads)
-        weights, biases = fitted.weights.unflatten(0, heads), fitted.biases.unflatten(0, heads)
-        flags = _scores(test, weights, biases) >= 0
+        weights, biases = self._fit_scores(train, stop)
+        flags = test.flags(weights, biases)
         # Thresholds may be refused; only then is anything learned kept.
         votes = self._choose_votes(test, flags)
         self.weights_: Float[Tensor, "layer head d_head"] = weights
         self.biases_: Float[Tensor, "layer head"] = biases
-        self.training_groups_ = tuple(sorted(set(cache.group_names)))
-        self.validation_groups_ = tuple(sorted(set(validation.group_names)))
+        self.training_groups_ = train.group_names
+        self.validation_groups_ = held.group_names
         self._judge_heads(test, flags)
         self._keep_votes(votes.thresholds, votes.rates)
         self.vote_certified_: Bool[Tensor, " layer"] = votes.certified
@@ -139,13 +135,13 @@ class RiskAwareDetector(BaseEstimator):
         """
         _checks.both_classes(cache.labels, "`cache`")
         _checks.finite("cache.z", cache.z)
-        flags = self.decision_function(cache) >= 0
-        self._judge_heads(cache, flags)
+        flags = self.flags(cache)
+        self._judge_heads(Part.whole(cache), flags)
         counts = flags.sum(-1)
         self._keep_votes(self.vote_thresholds_, error_rates(counts >= self.vote_thresholds_, cache.labels))
         return self
 
-    def _judge_heads(self, test: HeadCache, flags: Bool[Tensor, "example layer head"]) -> None:
+    def _judge_heads(self, test: Part, flags: Bool[Tensor, "example layer head"]) -> None:
         rates = error_rates(flags, test.labels)
         self.head_fpr_: Float[Tensor, "layer head"] = rates.fpr
         self.head_fnr_: Float[Tensor, "layer head"] = rates.fnr
@@ -161,10 +157,29 @@ class RiskAwareDetector(BaseEstimator):
         self.vote_fpr_, self.vote_fnr_ = rates
         self.vote_risk_: Float[Tensor, " layer"] = rates.risk(self.fnr_weight)
 
-    def _choose_votes(self, test: HeadCache, flags: Bool[Tensor, "example layer head"]) -> LayerVotes:
+    def _fit_scores(
+        self, train: Part, stop: Part
+    ) -> tuple[Float[Tensor, "layer head d_head"], Float[Tensor, "layer head"]]:
+        """All heads together, or as many at a time as memory is meant to hold."""
+        n_layers, n_heads, d_head = train.cache.z.shape[1:]
+        fitted = [
+            fit_heads(
+                train.sample(heads),
+                loss=self.loss,
+                fnr_weight=self.fnr_weight,
+                stop=stop.sample(heads),
+                l2=self.l2,
+                max_iterations=self.max_iterations,
+            )
+            for heads in head_chunks(n_layers * n_heads, len(train.index) + len(stop.index), d_head)
+        ]
+        weights, biases = (torch.cat(tensors) for tensors in zip(*fitted))
+        return weights.unflatten(0, (n_layers, n_heads)), biases.unflatten(0, (n_layers, n_heads))
+
+    def _choose_votes(self, test: Part, flags: Bool[Tensor, "example layer head"]) -> LayerVotes:
         return choose_thresholds(
             VotingData(flags.sum(-1), test.labels, test.groups),
-            test.n_heads,
+            flags.shape[-1],
             rule=self.vote_rule,
             fnr_weight=self.fnr_weight,
             target_fnr=self.target_fnr,
@@ -182,11 +197,17 @@ class RiskAwareDetector(BaseEstimator):
         """
         self._require_fitted()
         _checks.shape("cache.z", cache.z, (None, *self.weights_.shape), "example layer head d_head")
-        return _scores(cache, self.weights_, self.biases_)
+        return torch.cat(list(Part.whole(cache).scores(self.weights_, self.biases_)))
+
+    def flags(self, cache: HeadCache) -> Bool[Tensor, "example layer head"]:
+        """Where `decision_function` is at or above 0, without holding the scores."""
+        self._require_fitted()
+        _checks.shape("cache.z", cache.z, (None, *self.weights_.shape), "example layer head d_head")
+        return Part.whole(cache).flags(self.weights_, self.biases_)
 
     def votes(self, cache: HeadCache) -> Int[Tensor, "example layer"]:
         """How many heads of each layer flag each example."""
-        return (self.decision_function(cache) >= 0).sum(dim=-1)
+        return self.flags(cache).sum(dim=-1)
 
     def predict(self, cache: HeadCache, layer: int | None = None) -> Int[Tensor, " example"]:
         """1 where the layer flags (at least its vote threshold of heads do), else 0.
@@ -248,17 +269,8 @@ class RiskAwareDetector(BaseEstimator):
             _checks.whole("vote_layer", self.vote_layer, 0, n_layers - 1)
 
 
-def _check_caches(cache: HeadCache, validation: HeadCache) -> None:
-    _checks.shape("validation.z", validation.z, (None, *cache.z.shape[1:]), "example layer head d_head")
-    for part, where in ((cache, "the training data"), (validation, "the validation data")):
+def _check_parts(train: Part, validation: Part) -> None:
+    for part, where in ((train, "the training data"), (validation, "the validation data")):
         _checks.both_classes(part.labels, where)
-        _checks.finite(f"activations of {where}", part.z)
-    _checks.disjoint_groups(cache.group_names, validation.group_names, ("training", "validation"))
-
-
-def _scores(cache: HeadCache, weights: Tensor, biases: Tensor) -> Float[Tensor, "example layer head"]:
-    return torch.einsum("nlhd,lhd->nlh", cache.z.to(weights), weights) + biases
-
-
-def _sample(cache: HeadCache) -> Sample:
-    return Sample(cache.z.flatten(1, 2).transpose(0, 1).float().contiguous(), cache.labels)
+        _checks.finite(f"activations of {where}", part.cache.z)
+    _checks.disjoint_groups(train.group_names, validation.group_names, ("training", "validation"))

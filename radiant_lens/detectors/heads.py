@@ -57,11 +57,11 @@ def fit_heads(
     """
     mean, std = train.x.mean(dim=1, keepdim=True), train.x.std(dim=1, keepdim=True, correction=0)
     std = torch.where(std > 1e-8 * (mean.abs() + 1), std, torch.ones_like(std))
-    x = (train.x - mean) / std
+    x = (train.x - mean).div_(std)
     if loss in ("lda", "mass_mean"):
         fitted = _discriminant(x, train.labels, fnr_weight, whiten=loss == "lda")
     else:
-        standard_stop = Sample((stop.x - mean) / std, stop.labels) if stop is not None else None
+        standard_stop = Sample((stop.x - mean).div_(std), stop.labels) if stop is not None else None
         fitted = _descend(Sample(x, train.labels), loss, fnr_weight, standard_stop, l2, max_iterations)
     weights = fitted.weights / std[:, 0]
     return AffineScores(weights, fitted.biases - (weights * mean[:, 0]).sum(-1))

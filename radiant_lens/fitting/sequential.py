@@ -100,7 +100,7 @@ def _moved(
     before: HeadCache, after: HeadCache, detector: RiskAwareDetector, sites: Sequence[HeadSite], gate: str
 ) -> pd.DataFrame:
     samples = [prepare(cache, detector, list(sites), 1, gate) for cache in (before, after)]
-    old, new = (masked_moments(sample.z, sample.gated) for sample in samples)
+    old, new = (masked_moments(sample.rows, sample.gated) for sample in samples)
     weights = samples[0].weights
     deviation = ((weights[:, None] @ old.covariance) @ weights[..., None]).flatten().clamp_min(1e-300).sqrt()
     size = old.covariance.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(1e-300).sqrt()

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from radiant_lens import _checks
 from radiant_lens._errors import NotFittedError, NothingToEditError
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.detector import RiskAwareDetector
-from radiant_lens.linalg import Moments, masked_moments
+from radiant_lens.linalg import Moments, masked_mean, masked_moments
 from radiant_lens.policies.gates import GATES, HeadScores, opens
 from radiant_lens.policies.maps import Certificate, HeadMaps
 from radiant_lens.policies.steering import Steering
@@ -25,32 +26,77 @@ HeadChoice = str | int | Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
+class HeadRows:
+    """Activations of some heads of a cache, read a slice of examples at a time."""
+
+    z: Float[Tensor, "example layer head d_head"]
+    layers: Int[Tensor, " site"]
+    heads: Int[Tensor, " site"]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Axes `example site d_head`."""
+        return len(self.z), len(self.layers), self.z.shape[-1]
+
+    def __getitem__(self, index: slice) -> Float[Tensor, "some site d_head"]:
+        """The activations of some examples."""
+        return self.z[index][:, self.layers, self.heads]
+
+
+@dataclass(frozen=True)
+class _Around:
+    """Rows less the mean of their class."""
+
+    rows: HeadRows
+    undesirable: Bool[Tensor, " example"]
+    means: tuple[Tensor, Tensor]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.rows.shape
+
+    def __getitem__(self, index: slice) -> Tensor:
+        mean = torch.where(self.undesirable[index, None, None], self.means[1], self.means[0])
+        return self.rows[index].double() - mean
+
+
+@dataclass(frozen=True)
 class HeadSample:
     """Activations of the chosen heads, with who is undesirable and whom the gate passes."""
 
     sites: tuple[HeadSite, ...]
-    z: Float[Tensor, "example site d_head"]
+    rows: HeadRows
     undesirable: Bool[Tensor, " example"]
     gated: Bool[Tensor, "example site"]
     weights: Float[Tensor, "site d_head"]
     biases: Float[Tensor, " site"]
 
+    @cached_property
+    def z(self) -> Float[Tensor, "example site d_head"]:
+        """A copy of all the rows, for policies that need every one at once."""
+        return self.rows[:]
+
     def class_moments(self, undesirable: bool, *, shrink_below: float = 10.0) -> Moments:
         """Moments of one class, ridged; shrunk where there are few examples."""
-        mask = (self.undesirable == undesirable)[:, None].expand(self.z.shape[:2])
-        return masked_moments(self.z, mask, shrink_below=shrink_below).ridged()
+        return masked_moments(self.rows, self._of_class(undesirable), shrink_below=shrink_below).ridged()
 
     def mean_difference(self) -> Float[Tensor, "site d_head"]:
         """From the undesirable to the desirable mean."""
-        z = self.z.double()
-        return z[~self.undesirable].mean(0) - z[self.undesirable].mean(0)
+        desirable, undesirable = self._class_means()
+        return desirable - undesirable
 
     def within_class_covariance(self) -> Float[Tensor, "site d_head d_head"]:
         """Pooled covariance of the activations around their class means, ridged; shrunk where there are few."""
-        means = [self.z[self.undesirable == y].double().mean(0) for y in (False, True)]
-        centred = self.z.double() - torch.where(self.undesirable[:, None, None], means[1], means[0])
-        everyone = torch.ones(self.z.shape[:2], dtype=torch.bool)
-        return masked_moments(centred, everyone, shrink_below=10.0).ridged().covariance
+        around = _Around(self.rows, self.undesirable, self._class_means())
+        everyone = torch.ones(self.rows.shape[:2], dtype=torch.bool)
+        return masked_moments(around, everyone, shrink_below=10.0).ridged().covariance
+
+    def _class_means(self) -> tuple[Tensor, Tensor]:
+        """Of the desirable and of the undesirable activations."""
+        return masked_mean(self.rows, self._of_class(False)), masked_mean(self.rows, self._of_class(True))
+
+    def _of_class(self, undesirable: bool) -> Bool[Tensor, "example site"]:
+        return (self.undesirable == undesirable)[:, None].expand(self.rows.shape[:2])
 
 
 def prepare(cache: HeadCache, detector: RiskAwareDetector, heads: HeadChoice, n_layers: int, gate: str) -> HeadSample:
@@ -69,7 +115,7 @@ def prepare(cache: HeadCache, detector: RiskAwareDetector, heads: HeadChoice, n_
     _checks.finite("cache.z", cache.z)
     sites = choose_heads(detector, heads, n_layers)
     layers, index = (torch.tensor(axis) for axis in zip(*sites))
-    flags = detector.decision_function(cache) >= 0
+    flags = detector.flags(cache)
     own = flags[:, layers, index]
     gated = torch.stack(
         [
@@ -79,7 +125,8 @@ def prepare(cache: HeadCache, detector: RiskAwareDetector, heads: HeadChoice, n_
         dim=1,
     )
     weights, biases = detector.weights_[layers, index], detector.biases_[layers, index]
-    return HeadSample(sites, cache.z[:, layers, index], cache.labels == 1, gated, weights.double(), biases.double())
+    rows = HeadRows(cache.z, layers, index)
+    return HeadSample(sites, rows, cache.labels == 1, gated, weights.double(), biases.double())
 
 
 def choose_heads(detector: RiskAwareDetector, heads: HeadChoice, n_layers: int) -> tuple[HeadSite, ...]:

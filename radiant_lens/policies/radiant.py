@@ -16,7 +16,7 @@ from radiant_lens import _checks
 from radiant_lens._errors import ConvergenceError, InvalidArgumentError, NothingToEditError
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.detector import RiskAwareDetector
-from radiant_lens.linalg import Moments, masked_moments, quadratic_form
+from radiant_lens.linalg import Moments, masked_moments, parts, quadratic_form
 from radiant_lens.policies._problem import UncertifiedError
 from radiant_lens.policies.calibration import Calibration, calibrated
 from radiant_lens.policies.choosing import HeadChoice, HeadSample, assemble, prepare
@@ -122,7 +122,7 @@ class RadiantPolicy:
         blind = [str(site) for site, weight in zip(sample.sites, sample.weights) if not bool(weight.any())]
         if blind:
             raise InvalidArgumentError(f"The detector's weight is zero at {', '.join(blind)}: there is no way to move.")
-        moments = masked_moments(sample.z, sample.gated, shrink_below=SHRINK_BELOW).ridged(RIDGE)
+        moments = masked_moments(sample.rows, sample.gated, shrink_below=SHRINK_BELOW).ridged(RIDGE)
         if not bool((moments.count > 0).any()):
             raise NothingToEditError(
                 "No training activation passes the gate of any chosen head: there is nothing to edit."
@@ -155,7 +155,7 @@ class RadiantPolicy:
         try:
             if self.geometry == "procrustes":
                 solution = solve_procrustes(*problem, floor=desirable.covariance if self.floor else None)
-                eye = torch.eye(sample.z.shape[-1], dtype=torch.float64)
+                eye = torch.eye(sample.weights.shape[-1], dtype=torch.float64)
                 maps: HeadMaps = DenseMaps(solution.G - eye, solution.g)
             else:
                 metric = sample.within_class_covariance() if self.geometry == "mahalanobis" else None
@@ -236,7 +236,12 @@ def _silenced(maps: HeadMaps, empty: Bool[Tensor, " site"]) -> HeadMaps:
 
 def _trust_region(sample: HeadSample, moments: Moments, quantile: float) -> TrustRegion:
     whiten = torch.linalg.inv(torch.linalg.cholesky(moments.covariance))
-    distance2 = torch.einsum("sij,nsj->nsi", whiten, sample.z.double() - moments.mean).square().sum(-1)
+    distance2 = torch.cat(
+        [
+            torch.einsum("sij,nsj->nsi", whiten, sample.rows[part].double() - moments.mean).square().sum(-1)
+            for part in parts(sample.rows.shape)
+        ]
+    )
     radius2 = distance2.masked_fill(~sample.gated, torch.nan).nanquantile(quantile, dim=0).nan_to_num(0.0)
     return TrustRegion(moments.mean, whiten, radius2)
 

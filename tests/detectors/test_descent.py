@@ -146,3 +146,22 @@ def test_it_stops_when_nothing_is_gained_and_never_after_the_limit():
         steps[name] = len(seen)
     assert steps["loose"] < steps["tight"] < 500
     assert steps["limit"] == 3
+
+
+def test_scores_do_not_depend_on_how_activations_lie_in_memory():
+    x, _ = problem()
+    parameters = torch.tensor(np.random.default_rng(1).normal(size=(3, 5)))
+    naive = np.einsum("hnd,hd->hn", x, parameters[:, :-1]) + parameters[:, -1:].numpy()
+    turned = x.mT.contiguous().mT
+    assert turned.stride() != x.stride()
+    for laid_out in (x, turned):
+        np.testing.assert_allclose(affine_scores(laid_out, parameters), naive, rtol=1e-12)
+
+
+def test_a_head_that_takes_many_halvings_takes_the_same_step_among_others():
+    x, sign = problem()
+    x[1] *= 1000  # a first step of length one is far too long there
+    together = solve(x, logistic(sign), max_iterations=3)
+    alone = torch.cat([solve(x[i : i + 1], logistic(sign), max_iterations=3) for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-12)
+    assert bool((objective(x, logistic(sign), together) < objective(x, logistic(sign), start(x))).all())

@@ -1,0 +1,141 @@
+"""A saved head cache that comes into being shard by shard, and can be taken up again where it stopped.
+
+A store is the folder that `HeadCache.save` writes, its tensors laid out at full size first (what is not written yet
+takes no space on disk). A shard is written where it belongs and then marked as done; `meta.json`, without which no
+folder is a head cache, is written last. What is loaded is one memory-mapped tensor, however many shards there were.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from radiant_lens._errors import ArtefactError
+from radiant_lens._files import META, TENSORS, write_meta, write_text
+
+_PLAN, _DONE = "plan.json", "shard-*.done"
+_KIND = "head cache"
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+}
+
+
+class CacheStore:
+    """A folder in which activations are written as they come.
+
+    Args:
+        path: the folder; a new one, or one that the same plan began.
+        plan: every setting that the content depends on, as JSON can hold it.
+        shape: of `z`, axes `example layer head d_head`.
+        dtype: of `z`.
+        columns: the other tensors of a head cache.
+
+    Raises:
+        ArtefactError: something else stands at `path`, or a store with another plan; names the difference.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        plan: Mapping[str, Any],
+        shape: tuple[int, int, int, int],
+        dtype: torch.dtype,
+        columns: Mapping[str, Int[Tensor, " example"]],
+    ) -> None:
+        self.path = Path(path)
+        self._layers, self._slot = shape[1], shape[2] * shape[3] * dtype.itemsize
+        plan = dict(json.loads(json.dumps({**plan, "shape": shape, "dtype": str(dtype)})))
+        header, self._begin = _header(shape, dtype, columns)
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            self._lay_out(plan, header, columns)
+        _require_same_plan(self.path, plan)
+
+    def _lay_out(self, plan: Mapping[str, Any], header: bytes, columns: Mapping[str, Tensor]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent))
+        try:
+            with open(beside / TENSORS, "wb") as file:
+                file.write(header)
+                for column in columns.values():
+                    file.write(_bytes(column))
+                file.truncate(self._begin + plan["shape"][0] * self._layers * self._slot)
+            write_text(beside / _PLAN, json.dumps(plan, indent=1))
+            beside.chmod(0o755)
+            os.replace(beside, self.path)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is written, and the folder a head cache."""
+        return (self.path / META).is_file()
+
+    @property
+    def done(self) -> set[int]:
+        """Numbers of the shards that need not be computed again."""
+        return {int(mark.stem.removeprefix("shard-")) for mark in self.path.glob(_DONE)}
+
+    def write(
+        self,
+        shard: int,
+        examples: Int[Tensor, " kept"],
+        layers: Sequence[int],
+        z: Float[Tensor, "kept chosen head d_head"],
+    ) -> None:
+        """Write the activations of `examples` (ascending) at `layers` (ascending), then mark the shard as done."""
+        slots = (examples[:, None] * self._layers + torch.tensor(layers)).flatten()
+        starts = torch.cat([torch.tensor([0]), (slots.diff() != 1).nonzero().flatten() + 1, torch.tensor([len(slots)])])
+        content = _bytes(z)
+        with open(self.path / TENSORS, "r+b") as file:
+            for first, end in zip(starts[:-1].tolist(), starts[1:].tolist()):
+                file.seek(self._begin + int(slots[first]) * self._slot)
+                file.write(content[first * self._slot : end * self._slot])
+            file.flush()
+            os.fsync(file.fileno())
+        (self.path / f"shard-{shard:06d}.done").touch()
+
+    def finish(self, meta: Mapping[str, Any]) -> None:
+        """Make the folder a head cache; the marks have served."""
+        write_meta(self.path, _KIND, meta)
+        for mark in self.path.glob(_DONE):
+            mark.unlink(missing_ok=True)
+
+
+def _header(shape: tuple[int, ...], dtype: torch.dtype, columns: Mapping[str, Tensor]) -> tuple[bytes, int]:
+    """Head of the safetensors file, with `z` behind the other tensors, and the place of its first byte."""
+    entries, end = {}, 0
+    sized = [(name, column.dtype, tuple(column.shape)) for name, column in columns.items()]
+    for name, kind, axes in [*sized, ("z", dtype, shape)]:
+        begin, end = end, end + kind.itemsize * torch.Size(axes).numel()
+        entries[name] = {"dtype": _NAMES[kind], "shape": list(axes), "data_offsets": [begin, end]}
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, 8 + len(text) + entries["z"]["data_offsets"][0]
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def _require_same_plan(path: Path, plan: Mapping[str, Any]) -> None:
+    try:
+        found = json.loads((path / _PLAN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ArtefactError(f"{str(path)!r} exists and is no store; it is left alone, choose another path.") from None
+    different = [name for name in plan if found.get(name) != plan[name]]
+    if different:
+        told = "; ".join(f"{name} = {found.get(name)!r}, now {plan[name]!r}" for name in different)
+        raise ArtefactError(f"The store at {str(path)!r} was begun with other settings: {told}.")
