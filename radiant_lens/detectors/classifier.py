@@ -42,7 +42,7 @@ class RiskAwareClassifier(ClassifierMixin, BaseEstimator):
     """
 
     def __init__(
-        self, fnr_weight: float = 1.0, loss: str = "risk", *, l2: float = 1e-3, max_iterations: int = 100
+        self, fnr_weight: float = 1.0, loss: str = "risk", *, l2: float = 1e-3, max_iterations: int = 20
     ) -> None:
         self.fnr_weight = fnr_weight
         self.loss = loss

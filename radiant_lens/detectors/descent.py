@@ -1,6 +1,7 @@
 """L-BFGS for many losses of affine scores at once.
 
-A step changes scores linearly, so a line search costs no pass over the activations.
+A step changes scores linearly, so a line search costs no pass over the activations. Where the loss has a curvature,
+steps are taken in its metric: activations that hardly vary in some directions then need no more steps than others.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from torch import Tensor
 Parameters = Float[Tensor, "head d+1"]
 ScoreLoss = Callable[[Float[Tensor, "head example"]], tuple[Float[Tensor, " head"], Float[Tensor, "head example"]]]
 """Scores to each head's loss and its slope in every score."""
+Curvature = Callable[[Float[Tensor, "head example"]], Float[Tensor, "head example"]]
+"""Scores to a second derivative of the loss in every score, or to whatever is like it and nowhere negative."""
+Metric = Callable[[Parameters], Parameters]
 
-MEMORY, MAX_HALVINGS = 10, 12
+MEMORY, MAX_HALVINGS, RIDGE = 10, 12, 1e-5
 
 
 def affine_scores(x: Float[Tensor, "head example d"], parameters: Parameters) -> Float[Tensor, "head example"]:
@@ -32,6 +36,7 @@ def minimize(
     l2: float,
     max_iterations: int,
     tolerance: float = 1e-6,
+    curvature: Curvature | None = None,
     visit: Callable[[Parameters], None] | None = None,
 ) -> Parameters:
     """Minimise `loss(scores) + l2 / 2 ||weight||^2` for every head, each with its own history and step.
@@ -43,6 +48,7 @@ def minimize(
         l2: penalty on weights, not on the bias.
         max_iterations: at least 1.
         tolerance: all is done when no head's loss fell by more than this share in the last two steps.
+        curvature: taken at the start; None: steps are measured in the parameters themselves.
         visit: called with the parameters after each step, for instance to keep the best.
 
     Returns:
@@ -54,17 +60,19 @@ def minimize(
     data_loss, slope = loss(scores)
     value = data_loss + 0.5 * (penalty * parameters.square()).sum(1)
     gradient = _gradient(x, slope) + penalty * parameters
-    history: list[tuple[Tensor, Tensor]] = []
+    metric = _unchanged if curvature is None else _metric(x, curvature(scores), penalty)
+    history: list[tuple[Tensor, Tensor, Tensor]] = []
     patience = 2
     for _ in range(max_iterations):
-        direction = _direction(gradient, history)
+        direction = _direction(gradient, history, metric)
         change = affine_scores(x, direction)
         step, new_value = _line_search(scores, change, parameters, direction, value, gradient, loss, penalty)
         moved = step[:, None] * direction
         parameters = parameters + moved
         scores = torch.addcmul(scores, step[:, None], change)
         new_gradient = _gradient(x, loss(scores)[1]) + penalty * parameters
-        history = [*history[1 - MEMORY :], (moved, new_gradient - gradient)]
+        turned = new_gradient - gradient
+        history = [*history[1 - MEMORY :], (moved, turned, metric(turned))]
         patience = 2 if bool((value - new_value > tolerance * value.abs()).any()) else patience - 1
         value, gradient = new_value, new_gradient
         if visit is not None:
@@ -78,21 +86,40 @@ def _gradient(x: Tensor, slope: Tensor) -> Parameters:
     return torch.cat([(slope[:, None] @ x).squeeze(1), slope.sum(1, keepdim=True)], dim=1)
 
 
-def _direction(gradient: Parameters, history: list[tuple[Tensor, Tensor]]) -> Parameters:
+def _unchanged(gradient: Parameters) -> Parameters:
+    return gradient
+
+
+def _metric(x: Float[Tensor, "head example d"], curvature: Float[Tensor, "head example"], penalty: Tensor) -> Metric:
+    """Gradients to steps: the inverse of the second derivative in the parameters, ridged."""
+    weighted = curvature[..., None] * x
+    hessian = torch.diag_embed(penalty.expand(len(x), -1).double())
+    hessian[:, :-1, :-1] += x.mT @ weighted
+    hessian[:, -1, :-1] = hessian[:, :-1, -1] = weighted.sum(1)
+    hessian[:, -1, -1] += curvature.sum(1)
+    diagonal = hessian.diagonal(dim1=1, dim2=2)
+    diagonal += RIDGE * diagonal.mean(1, keepdim=True) + torch.finfo(x.dtype).tiny
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian)).to(x)
+    return lambda gradient: (inverse @ gradient[..., None]).squeeze(-1)
+
+
+def _direction(gradient: Parameters, history: list[tuple[Tensor, Tensor, Tensor]], metric: Metric) -> Parameters:
     """The L-BFGS direction (Nocedal and Wright, algorithm 7.4); pairs without curvature are passed over."""
     q, passed = gradient.clone(), []
-    scale = 1 / gradient.norm(dim=1, keepdim=True).clamp_min(1.0)
-    for s, y in history:
+    scale = torch.zeros_like(q[:, :1])
+    for s, y, measured in history:
         curvature, squared = (s * y).sum(1, keepdim=True), y.square().sum(1, keepdim=True)
         usable = curvature > 1e-10 * squared
         # The newest usable pair sets the scale.
-        scale = torch.where(usable, curvature / squared.clamp_min(1e-30), scale)
+        scale = torch.where(usable, curvature / (y * measured).sum(1, keepdim=True).clamp_min(1e-30), scale)
         passed.append((s, y, torch.where(usable, 1 / curvature, 0.0)))
     alphas = []
     for s, y, rho in reversed(passed):
         alphas.append(rho * (s * q).sum(1, keepdim=True))
         q = q - alphas[-1] * y
-    r = scale * q
+    r = metric(q)
+    # A first step that would go far is one of length one.
+    r = r * torch.where(scale > 0, scale, 1 / (q * r).sum(1, keepdim=True).sqrt().clamp_min(1.0))
     for (s, y, rho), alpha in zip(passed, reversed(alphas)):
         r = r + s * (alpha - rho * (y * r).sum(1, keepdim=True))
     downhill = (r * gradient).sum(1, keepdim=True) > 0

@@ -72,7 +72,7 @@ class RiskAwareDetector(BaseEstimator):
         *,
         vote_layer: int | None = None,
         l2: float = 1e-3,
-        max_iterations: int = 100,
+        max_iterations: int = 12,
     ) -> None:
         self.fnr_weight = fnr_weight
         self.loss = loss

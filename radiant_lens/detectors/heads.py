@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from radiant_lens.detectors.descent import ScoreLoss, affine_scores, minimize
+from radiant_lens.detectors.descent import Curvature, ScoreLoss, affine_scores, minimize
 from radiant_lens.risks import error_rates
 
 LOSSES = ("risk", "cross_entropy", "mass_mean", "lda")
+
+# A sharper start does not make a lower risk.
+START_TOLERANCE, TOLERANCE = 1e-3, 1e-6
 
 
 class AffineScores(NamedTuple):
@@ -37,7 +41,7 @@ def fit_heads(
     fnr_weight: float = 1.0,
     stop: Sample | None = None,
     l2: float = 1e-3,
-    max_iterations: int = 100,
+    max_iterations: int = 12,
 ) -> AffineScores:
     """Fit the score of every head; no loop over heads.
 
@@ -55,9 +59,11 @@ def fit_heads(
     Returns:
         Weights and biases in units of the activations.
     """
-    mean, std = train.x.mean(dim=1, keepdim=True), train.x.std(dim=1, keepdim=True, correction=0)
+    mean = train.x.mean(dim=1, keepdim=True)
+    x = train.x - mean
+    std = torch.linalg.vector_norm(x, dim=1, keepdim=True) / x.shape[1] ** 0.5
     std = torch.where(std > 1e-8 * (mean.abs() + 1), std, torch.ones_like(std))
-    x = (train.x - mean).div_(std)
+    x /= std
     if loss in ("lda", "mass_mean"):
         fitted = _discriminant(x, train.labels, fnr_weight, whiten=loss == "lda")
     else:
@@ -89,22 +95,15 @@ def _discriminant(x: Tensor, labels: Tensor, fnr_weight: float, *, whiten: bool)
 def _descend(
     train: Sample, loss: str, fnr_weight: float, stop: Sample | None, l2: float, max_iterations: int
 ) -> AffineScores:
+    descend = partial(minimize, train.x, l2=l2, max_iterations=max_iterations, curvature=_curvature(train, fnr_weight))
     start = torch.zeros((train.x.shape[0], train.x.shape[2] + 1), dtype=train.x.dtype, device=train.x.device)
-    parameters = minimize(
-        train.x, _objective(train, _cross_entropy, fnr_weight), start, l2=l2, max_iterations=max_iterations
-    )
+    tolerance = START_TOLERANCE if loss == "risk" else TOLERANCE
+    parameters = descend(_objective(train, _cross_entropy, fnr_weight), start, tolerance=tolerance)
     if loss == "risk":
         best = _Best(stop, fnr_weight) if stop is not None else None
         if best is not None:
             best(parameters)
-        parameters = minimize(
-            train.x,
-            _objective(train, _smooth_risk, fnr_weight),
-            parameters,
-            l2=l2,
-            max_iterations=max_iterations,
-            visit=best,
-        )
+        parameters = descend(_objective(train, _smooth_risk, fnr_weight), parameters, tolerance=TOLERANCE, visit=best)
         parameters = parameters if best is None else best.parameters
     return AffineScores(parameters[:, :-1], parameters[:, -1])
 
@@ -142,12 +141,23 @@ def _smooth_risk(signed: Tensor) -> tuple[Tensor, Tensor]:
 
 def _objective(train: Sample, loss: Loss, fnr_weight: float) -> ScoreLoss:
     """`mean_{y=0} loss(s) + fnr_weight * mean_{y=1} loss(-s)` as a function of the scores."""
-    undesirable = train.labels == 1
-    sign = torch.where(undesirable, -1.0, 1.0).to(train.x)
-    share = torch.where(undesirable, fnr_weight / undesirable.sum(), 1 / (~undesirable).sum()).to(train.x)
+    share = _shares(train, fnr_weight)
+    sign = torch.where(train.labels == 1, -1.0, 1.0).to(train.x)
 
     def value_and_slope(scores: Tensor) -> tuple[Tensor, Tensor]:
         losses, slopes = loss(sign * scores)
         return (share * losses).sum(1), share * sign * slopes
 
     return value_and_slope
+
+
+def _curvature(train: Sample, fnr_weight: float) -> Curvature:
+    """That of the cross-entropy, also for the smoothed risk, whose own is negative in places."""
+    share = _shares(train, fnr_weight)
+    return lambda scores: share * scores.sigmoid() * (-scores).sigmoid()
+
+
+def _shares(train: Sample, fnr_weight: float) -> Float[Tensor, " example"]:
+    """What each example counts."""
+    undesirable = train.labels == 1
+    return torch.where(undesirable, fnr_weight / undesirable.sum(), 1 / (~undesirable).sum()).to(train.x)

@@ -14,7 +14,8 @@ from radiant_lens.detectors.heads import Sample
 from radiant_lens.linalg import parts
 from radiant_lens.splits import split_groups
 
-HEADS_BYTES = 2**26
+# What the caches of a processor hold: every step passes over the activations twice.
+HEADS_BYTES = 2**23
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def logistic(x: torch.Tensor, y: torch.Tensor) -> Scores:
     return torch.tensor(fitted.coef_[0]).float(), torch.tensor(fitted.intercept_[0]).float()
 
 
-OURS = {"all heads at once": 100, "the same, 20 steps a phase": 20, "the same, 10 steps a phase": 10}
+OURS = {"all heads at once": 12, "the same, 100 steps a phase": 100}
 PEERS = {
     **{f"Adam, learning rate {lr:g}": lambda x, y, lr=lr: adam(x, y, lr) for lr in LEARNING_RATES},
     "logistic regression": logistic,

@@ -26,8 +26,9 @@ def test_it_keeps_the_contract_of_scikit_learn(estimator, check):
 def test_it_is_the_fit_of_one_head(loss):
     x, y = blobs()
     sample = Sample(torch.tensor(x)[None], torch.tensor(y))
-    scores = fit_heads(sample, loss=loss, stop=sample, fnr_weight=2.0)
     ours = RiskAwareClassifier(loss=loss, fnr_weight=2.0).fit(x, y)
+    settings = {"l2": ours.l2, "max_iterations": ours.max_iterations}
+    scores = fit_heads(sample, loss=loss, stop=sample, fnr_weight=2.0, **settings)
     np.testing.assert_array_equal(ours.coef_, scores.weights)
     np.testing.assert_array_equal(ours.intercept_, scores.biases)
     np.testing.assert_allclose(ours.decision_function(x), x @ ours.coef_[0] + ours.intercept_[0], rtol=1e-12)

@@ -133,6 +133,42 @@ def test_unlike_scales_take_few_steps():
     torch.testing.assert_close(after_60, least, rtol=1e-6, atol=0)
 
 
+def logistic_curvature(scores):
+    return scores.sigmoid() * (-scores).sigmoid() / scores.shape[1]
+
+
+def test_in_the_metric_of_the_loss_directions_of_little_spread_take_no_more_steps():
+    x, sign = problem()
+    mixed = x @ torch.tensor(np.random.default_rng(3).normal(size=(4, 4))) * torch.tensor([1.0, 0.1, 0.01, 0.001])
+    options = {"l2": 1e-9}
+    least = objective(
+        mixed, logistic(sign), solve(mixed, logistic(sign), **options, curvature=logistic_curvature), 1e-9
+    )
+    with_metric, without = (
+        objective(mixed, logistic(sign), solve(mixed, logistic(sign), max_iterations=12, **options, **more), 1e-9)
+        for more in ({"curvature": logistic_curvature}, {})
+    )
+    torch.testing.assert_close(with_metric, least, rtol=1e-3, atol=0)
+    assert bool((without > 1.01 * least).any())
+
+
+def test_the_metric_changes_the_way_and_not_the_minimum():
+    x, sign = problem()
+    plain, turned = solve(x, logistic(sign)), solve(x, logistic(sign), curvature=logistic_curvature)
+    torch.testing.assert_close(plain, turned, rtol=1e-3, atol=1e-4)
+    seen = []
+    solve(x, logistic(sign), max_iterations=1, visit=seen.append)
+    solve(x, logistic(sign), max_iterations=1, visit=seen.append, curvature=logistic_curvature)
+    assert not torch.allclose(*seen)
+
+
+def test_a_feature_that_never_varies_does_not_stop_the_metric():
+    x, sign = problem()
+    x[..., 2] = 0.0
+    found = solve(x, logistic(sign), curvature=logistic_curvature)
+    assert bool(found.isfinite().all()) and not found[:, 2].any()
+
+
 def test_it_stops_when_nothing_is_gained_and_never_after_the_limit():
     x, sign = problem()
     steps = {}
