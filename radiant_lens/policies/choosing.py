@@ -119,7 +119,12 @@ def prepare(cache: HeadCache, detector: RiskAwareDetector, heads: HeadChoice, n_
     own = flags[:, layers, index]
     gated = torch.stack(
         [
-            opens(gate, own[:, [i]], flags[:, site.layer].sum(-1), int(detector.vote_thresholds_[site.layer]))[:, 0]
+            opens(
+                gate,
+                own[:, [i]],
+                flags[:, site.layer].sum(-1, keepdim=True),
+                int(detector.vote_thresholds_[site.layer]),
+            )[:, 0]
             for i, site in enumerate(sites)
         ],
         dim=1,

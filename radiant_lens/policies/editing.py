@@ -76,8 +76,9 @@ class LayerEditor:
         flags = scores >= 0
         if self.gate not in ("vote", "layer"):
             return flags, opens(self.gate, flags, None, 0)
-        flagged = flags[..., : self.heads.shape[0]]
-        return flagged, opens(self.gate, flagged, flags.sum(-1), self.threshold)
+        n = self.heads.shape[0]
+        flagged = flags if n == flags.shape[-1] else flags[..., :n]
+        return flagged, opens(self.gate, flagged, flags.sum(-1, keepdim=True), self.threshold)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class TrustRegion(PerHead):
 def opens(
     gate: str,
     own: Bool[Tensor, "*batch site"],
-    votes: Int[Tensor, "*batch"] | None,
+    votes: Int[Tensor, "*batch 1"] | None,
     threshold: int | Int[Tensor, ""],
 ) -> Bool[Tensor, "*batch site"]:
     """Which heads of one layer are edited, from their own flags and their layer's count of flags."""
@@ -52,5 +52,5 @@ def opens(
     if gate == "none":
         return torch.ones_like(own)
     assert votes is not None
-    layer = (votes >= threshold)[..., None]
+    layer = votes >= threshold
     return (own & layer) if gate == "vote" else layer.expand_as(own)
