@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 
+import nbformat
 import pytest
+from notebooks import PLOTLY, code_cells, notebooks
 
 import radiant_lens as rl
 
@@ -142,3 +144,18 @@ def test_figures_without_anything_to_draw_say_so(opened):
     figure = rl.viz.vote_timeline(rl.Trace(True), []).to_html(full_html=False, include_plotlyjs=True)
     page = opened(f"<!DOCTYPE html><meta charset='utf-8'><div class='plot'>{figure}</div>")
     assert "The trace is empty" in page.locator(".annotation-text").text_content()
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
+def test_a_notebook_exported_to_html_shows_every_figure(opened, path):
+    exporter = pytest.importorskip("nbconvert").HTMLExporter(mathjax_url="", require_js_url="")  # both from a network
+    html, _ = exporter.from_filename(str(path))
+    cells = code_cells(nbformat.read(path, as_version=4))
+    outputs = [output.data for cell in cells for output in cell.outputs if "data" in output]
+    page = opened(html)
+    figures = page.locator("img")
+    assert figures.count() == sum(PLOTLY in data for data in outputs) > 0
+    assert all(figures.nth(i).evaluate("e => e.complete && e.naturalWidth > 400") for i in range(figures.count()))
+    views = page.locator(".radiant-lens-view")
+    assert views.count() == sum("radiant-lens-view" in data.get("text/html", "") for data in outputs)
+    assert all(views.nth(i).inner_text().strip() for i in range(views.count()))
