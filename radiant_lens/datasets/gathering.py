@@ -59,7 +59,7 @@ def gather(
         notes.extend(f"{place}: {note}" for note in found.notes)
     if faults and (on_bad_rows == "raise" or not (statements or prompts)):
         more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
-        raise DataError(f"{name} has {len(faults)} rows that cannot be used: {' '.join(faults[:3])}{more}")
+        raise DataError(f"{name} has rows that cannot be used ({len(faults)}): {' '.join(faults[:3])}{more}")
     _all_there(asked, seen, name)
     if not statements and not prompts:
         raise DataError(f"{name} has no rows{' that can be used: ' + ' '.join(notes[:3]) if notes else ''}.")

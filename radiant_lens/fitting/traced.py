@@ -76,7 +76,7 @@ def trace_answer(
         ModelMismatchError: a steering for another model.
 
     Example:
-        >>> answer = trace_answer(model, "Q : what is the capital of velika ? A :", steering)  # doctest: +SKIP
+        >>> answer = trace_answer(model, "Q : what is the capital of gizika ? A :", steering)  # doctest: +SKIP
     """
     check_sampling(1, max_new_tokens, temperature)
     ids = torch.tensor([encode(model, [prompt])[0].ids])

@@ -178,7 +178,7 @@ def test_csv_rows_end_only_where_the_format_says_so(tmp_path, break_):
     ],
 )  # fmt: skip
 def test_a_row_that_cannot_be_used_is_named_by_its_line(tmp_path, row, sentence):
-    with pytest.raises(DataError, match=re.escape(f"data.jsonl has 1 rows that cannot be used: line 3: {sentence}")):
+    with pytest.raises(DataError, match=re.escape(f"data.jsonl has rows that cannot be used (1): line 3: {sentence}")):
         read_records(jsonl(tmp_path, STATEMENT, "", row, STATEMENT))
 
 
@@ -200,7 +200,7 @@ def test_bad_rows_can_be_left_out(tmp_path):
     path = jsonl(tmp_path, STATEMENT, {"text": "a"}, PROMPT)
     statements, prompts = read_records(path, on_bad_rows="report")
     assert (len(statements), len(prompts)) == (1, 1)
-    with pytest.raises(DataError, match="has 1 rows that cannot be used: line 1"):
+    with pytest.raises(DataError, match="has rows that cannot be used \\(1\\): line 1"):
         read_records(jsonl(tmp_path, {"text": "a"}), on_bad_rows="report")
 
 
@@ -233,7 +233,9 @@ def test_an_answer_start_that_is_no_number_is_refused(tmp_path, start):
 
 def test_three_bad_rows_are_shown_and_the_others_counted(tmp_path):
     bad = {"text": "a", "label": 7}
-    with pytest.raises(DataError, match=r"has 5 rows .* line 2: .* line 3: .* line 4: .* \(and 2 more\)") as caught:
+    with pytest.raises(
+        DataError, match=r"rows that cannot be used \(5\): line 2: .* line 3: .* line 4: .* \(and 2 more\)"
+    ) as caught:
         read_records(jsonl(tmp_path, STATEMENT, *[bad] * 5))
     assert "line 5" not in str(caught.value)
 

@@ -129,7 +129,7 @@ def test_a_template_is_laid_around_questions(tmp_path):
 )
 def test_bad_questions_are_named_by_their_line(tmp_path, row, words):
     path = jsonl(tmp_path, HUB_MC, row, HUB_MC)
-    with pytest.raises(DataError, match=f"data.jsonl has 1 rows that cannot be used: line 2: {words}"):
+    with pytest.raises(DataError, match=f"data.jsonl has rows that cannot be used \\(1\\): line 2: {words}"):
         load_dataset("truthfulqa", path=path)
     d = load_dataset("truthfulqa", path=path, on_bad_rows="report")
     assert len(d.prompts) == 2
@@ -170,7 +170,7 @@ def test_comments_that_were_never_scored_are_bad_rows_named_by_their_first_line(
     d = load_dataset("jigsaw", path=path, columns={"label": ["toxic"]}, on_bad_rows="report")
     assert d.skipped == (bad, "line 7: `comment_text` is empty.")
     assert said(d) == [("x\ny\nz", 0)]
-    with pytest.raises(DataError, match="2 rows that cannot be used: line 5: .* line 7: "):
+    with pytest.raises(DataError, match=r"rows that cannot be used \(2\): line 5: .* line 7: "):
         load_dataset("jigsaw", path=path)
 
 

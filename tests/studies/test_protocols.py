@@ -18,18 +18,28 @@ PLAIN = ("correct", "not other")
 WORDS = ["toruna", "velika", "dupeka", "river", "food", "flag", "metal", "animal", "capital", "sacred", "color", "of"]
 
 
-@pytest.fixture(scope="module")
-def truthfulqa(tmp_path_factory):
-    """A file with the columns of TruthfulQA.csv."""
-    path = tmp_path_factory.mktemp("data") / "TruthfulQA.csv"
+def published(path, questions):
+    """A file with the columns that TruthfulQA, and NQ-Open and TriviaQA in its authors' format, are published in."""
     columns = ["Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source"]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
-        for a in WORDS:
-            for b in ("one", "two"):
-                writer.writerow(["", "", f"what is the {a} {b} ?", f"the {a}", f"the {a}; a {a}", f"no {a}; {b}", "x"])
-    return rl.load_dataset("truthfulqa", path=path)
+        for question, best, right, wrong in questions:
+            writer.writerow(["", "", question, best, right, wrong, "x"])
+    return path
+
+
+@pytest.fixture(scope="module")
+def truthfulqa_file(tmp_path_factory):
+    rows = [
+        (f"what is the {a} {b} ?", f"the {a}", f"the {a}; a {a}", f"no {a}; {b}") for a in WORDS for b in ("one", "two")
+    ]
+    return published(tmp_path_factory.mktemp("data") / "TruthfulQA.csv", rows)
+
+
+@pytest.fixture(scope="module")
+def truthfulqa(truthfulqa_file):
+    return rl.load_dataset("truthfulqa", path=truthfulqa_file)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +69,20 @@ def test_transfer_tests_on_the_other_data(random_model, truthfulqa, facts):
     result = run_protocol(random_model, truthfulqa, protocol, test_data=other, max_new_tokens=2)
     tested = result.comparison.evaluations["RADIANT"].prompts
     assert tested == other.prompts * 2
+
+
+@pytest.mark.parametrize("name", ["nq_open-transfer-llama-7b", "trivia_qa-transfer-llama-7b"])
+def test_what_was_fitted_on_truthfulqa_is_tested_on_other_questions(random_model, truthfulqa_file, tmp_path, name):
+    table = PAPER_TABLES[name]
+    small = replace(table.protocol, n_layers=(1,), margin=2.0, iti_heads=4, iti_alpha=2.0, product=PLAIN)
+    rows = [(f"who has the {a}", a.upper(), f"{a.upper()}; the {a}", f"no {a}") for a in WORDS[:6]]
+    other = published(tmp_path / f"{table.test_data}.csv", rows)
+    given = {"judge": "overlap", "max_new_tokens": 2, "metrics": ("answers", "choice", "text")}
+    result = replace(table, protocol=small).run(random_model, truthfulqa_file, other, **given)
+    tested = result.comparison.evaluations["RADIANT"]
+    assert {p.group for p in tested.prompts} == set(rl.load_dataset(table.test_data, path=other).groups)
+    assert {"mc1", "mc2", "correct", "kl"} <= set(tested.metrics)
+    assert table.options["judge"] == "truthfulqa"
 
 
 @pytest.fixture(scope="module")
