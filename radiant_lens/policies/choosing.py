@@ -117,18 +117,9 @@ def prepare(cache: HeadCache, detector: RiskAwareDetector, heads: HeadChoice, n_
     layers, index = (torch.tensor(axis) for axis in zip(*sites))
     flags = detector.flags(cache)
     own = flags[:, layers, index]
-    gated = torch.stack(
-        [
-            opens(
-                gate,
-                own[:, [i]],
-                flags[:, site.layer].sum(-1, keepdim=True),
-                int(detector.vote_thresholds_[site.layer]),
-            )[:, 0]
-            for i, site in enumerate(sites)
-        ],
-        dim=1,
-    )
+    thresholds = [int(detector.vote_thresholds_[site.layer]) for site in sites]
+    votes = [flags[:, site.layer].sum(-1, keepdim=True) for site in sites]
+    gated = torch.cat([opens(gate, own[:, [i]], votes[i], thresholds[i]) for i in range(len(sites))], dim=1)
     weights, biases = detector.weights_[layers, index], detector.biases_[layers, index]
     rows = HeadRows(cache.z, layers, index)
     return HeadSample(sites, rows, cache.labels == 1, gated, weights.double(), biases.double())
