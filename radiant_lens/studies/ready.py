@@ -106,7 +106,7 @@ READY: dict[str, ReadyStudy] = {
         lambda n_layers: [Arm("vote-chosen layer", heads="layers:1"), Arm("ITI's heads", heads=ITI_HEADS)],
     ),
     "same-heads": ReadyStudy("RADIANT's map against ITI's shift on the same heads.", _same_heads),
-    "strength": ReadyStudy("How much each method pays for what it gains.", _strength),
+    "strength": ReadyStudy("How much each method pays for what it gains.", _strength, ("tiny-facts", "tiny-tone")),
     "layers": ReadyStudy(
         "Editing one layer after another.", lambda n_layers: grid(heads=[f"layer:{i}" for i in range(n_layers)])
     ),
