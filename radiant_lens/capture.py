@@ -17,7 +17,7 @@ from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.records import Statement
-from radiant_lens.models import require_same, signature
+from radiant_lens.models import check_hooks, require_bridge, require_fitting, signature
 from radiant_lens.policies.steering import Steering
 from radiant_lens.sites import hook_name
 from radiant_lens.tokens import Encoded, TokenBatch, answer_positions, batched, encode, pad_id
@@ -53,14 +53,17 @@ def collect(
         One example for each text and position, in the order of the texts.
 
     Raises:
-        InvalidArgumentError: positions of another kind, or an index beyond a text.
+        InvalidArgumentError: no bridge, no statements, positions of another kind, or an index beyond a text.
+        UnknownNameError: a hook that the model does not have.
         ModelMismatchError: a steering for another model.
         DataError: no statements, a text beyond the context, activations that are not finite.
     """
+    require_bridge(model)
     name, statements = (data.name, data.statements) if isinstance(data, Dataset) else ("statements", tuple(data))
     _check_arguments(statements, positions, max_tokens)
+    check_hooks(model, fwd_hooks)
     if steering is not None:
-        require_same(steering.meta.get("model", {}), model)
+        require_fitting(steering, model)
     encoded = encode(model, [s.text for s in statements])
     chosen = [_chosen(e, s, positions, i) for i, (e, s) in enumerate(zip(encoded, statements))]
     starts = [answer_positions(e, s.answer_start).start for e, s in zip(encoded, statements)] if steering else []
@@ -86,10 +89,14 @@ def collect(
 def _check_arguments(statements: Sequence[Statement], positions: str | Sequence[int], max_tokens: int) -> None:
     if not statements:
         raise DataError("There are no statements to collect activations on.")
+    for statement in statements:
+        _checks.instance(
+            "data", statement, Statement, hint="`collect` takes a Dataset, or Statements with their labels"
+        )
     _checks.whole("max_tokens", max_tokens, 1)
     if isinstance(positions, str):
         _checks.choice("positions", positions, POSITIONS)
-    elif not positions or not all(isinstance(p, int) for p in positions):
+    elif not isinstance(positions, Sequence) or not positions or any(type(p) is not int for p in positions):
         raise InvalidArgumentError(f"`positions` must be one of {POSITIONS} or whole numbers; got {positions!r}.")
 
 

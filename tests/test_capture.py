@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 import radiant_lens as rl
-from radiant_lens._errors import DataError, InvalidArgumentError
 from radiant_lens.tokens import encode
 
 TEXTS = [
@@ -84,19 +82,3 @@ def test_hooks_are_on_meanwhile(model):
     zeroed = rl.collect(model, TEXTS, positions="last", fwd_hooks=[("blocks.0.attn.hook_z", lambda z, hook: 0 * z)])
     assert not zeroed.z[:, 0].any()
     assert not torch.allclose(zeroed.z[:, 1], plain.z[:, 1])
-
-
-@pytest.mark.parametrize(
-    ("statements", "options", "error", "words"),
-    [
-        ([], {}, DataError, "no statements"),
-        (TEXTS, {"positions": "first"}, InvalidArgumentError, "`positions` must be one of"),
-        (TEXTS, {"positions": []}, InvalidArgumentError, "`positions` must be one of"),
-        (TEXTS, {"positions": [99]}, InvalidArgumentError, r"must lie in \[-"),
-        (TEXTS, {"max_tokens": 0}, InvalidArgumentError, "`max_tokens` must be a whole number"),
-        ([rl.Statement("the soup " * 200, 0, "x")], {}, DataError, "context holds 256"),
-    ],
-)
-def test_refusals(model, statements, options, error, words):
-    with pytest.raises(error, match=words):
-        rl.collect(model, statements, **options)
