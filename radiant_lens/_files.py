@@ -66,8 +66,8 @@ def _save_folder(
         _take_name(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    for old in _set_aside(path):
-        shutil.rmtree(old.parent)
+    for old in _beside(path):
+        shutil.rmtree(old)
 
 
 def check_target(path: str | Path, kind: str | None = None) -> None:
@@ -136,8 +136,12 @@ def _kind_at(path: Path) -> str | None:
 
 def _set_aside(path: Path) -> list[Path]:
     """Good artefacts that were about to be replaced when a process was killed, the newest first."""
-    found = path.parent.glob(f".{glob.escape(path.name)}-old-*/was")
+    found = [old / "was" for old in _beside(path) if (old / "was").is_dir()]
     return sorted(found, key=lambda was: was.stat().st_mtime, reverse=True)
+
+
+def _beside(path: Path) -> list[Path]:
+    return list(path.parent.glob(f".{glob.escape(path.name)}-old-*"))
 
 
 def load_folder(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
