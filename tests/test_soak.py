@@ -14,7 +14,7 @@ def test_a_thousand_generations(model):
     found = soak(model, steering, 1000)
     # A leak of one trace, the smallest thing a generation makes, is some 20 kB.
     assert found.growth < 2_000
-    assert abs(found.slowdown) < 0.2
+    assert found.slowdown < 0.3
     assert found.same_text and found.other_text
 
 
