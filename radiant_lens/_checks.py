@@ -15,6 +15,35 @@ from radiant_lens._errors import DataError, InvalidArgumentError, LeakageError, 
 FINITE_PART = 2**22
 
 
+def instance(name: str, value: object, kinds: type | tuple[type, ...], *, hint: str = "") -> None:
+    """`value` is of one of `kinds`; `hint` says how to get one."""
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    if not isinstance(value, kinds):
+        wanted = " or ".join(f"{'an' if kind.__name__[0] in 'AEIOaeio' else 'a'} {kind.__name__}" for kind in kinds)
+        raise InvalidArgumentError(f"`{name}` must be {wanted}; got {_briefly(value)}{hint and ': ' + hint}.")
+
+
+def _briefly(value: object) -> str:
+    kind = type(value).__name__
+    return f"{kind} {value!r:.60}" if isinstance(value, (str, int, float, bool)) else kind
+
+
+def seed(value: object, name: str = "seed") -> None:
+    """`value` is a seed that every generator takes (NumPy's and scikit-learn's end at 2**32)."""
+    whole(name, value, 0, 2**32 - 1)
+
+
+def columns(name: str, value: object) -> Tensor:
+    """`value` as a tensor of columns of tokens: whole numbers of at least 0."""
+    try:
+        found = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.tensor(math.nan)
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool or bool((found < 0).any()):
+        raise InvalidArgumentError(f"`{name}` must be whole numbers of at least 0; got {value!r}.")
+    return found
+
+
 def choice(name: str, value: object, allowed: Collection[str]) -> None:
     """`value` is one of `allowed`."""
     if value not in allowed:
@@ -55,8 +84,12 @@ def known(kind: str, name: str, names: Iterable[str], *, hint: str = "") -> None
     if name in names:
         return
     near = get_close_matches(name, names, n=3, cutoff=0.5)
-    offer = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(map(repr, names))}."
+    offer = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {_listed(names)}."
     raise UnknownNameError(f"{name!r} is not a known {kind}: {offer}{' ' + hint if hint else ''}")
+
+
+def _listed(names: list[str], most: int = 30) -> str:
+    return ", ".join(map(repr, names[:most])) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
 def shape(name: str, value: Tensor, expected: tuple[int | None, ...], axes: str) -> None:

@@ -15,6 +15,10 @@ class InvalidArgumentError(RadiantError, ValueError):
     exit_status = 2
 
 
+class InvalidIndexError(InvalidArgumentError, IndexError):
+    """An index lies outside what it counts in."""
+
+
 class UnknownNameError(RadiantError, KeyError):
     """A name (of a model, data set, layer, hook, option) that is not known."""
 
@@ -59,6 +63,10 @@ class ModelMismatchError(RadiantError, ValueError):
 
 class ArtefactError(RadiantError, ValueError):
     """A saved file is damaged, incomplete, or of a format that this version does not read."""
+
+
+class OutputError(RadiantError, OSError):
+    """A file could not be written; what stood in its place is as it was."""
 
 
 class MissingPackageError(RadiantError, ImportError):

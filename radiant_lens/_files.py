@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from radiant_lens._errors import ArtefactError
+from radiant_lens import _checks
+from radiant_lens._errors import ArtefactError, OutputError
 
 TENSORS, META = "tensors.safetensors", "meta.json"
 _CARD = "README.md"
@@ -28,14 +31,28 @@ def save_folder(
     """Write tensors, meta data and a card for readers as a folder at `path`; one of the same kind there is replaced.
 
     The files are written into a new folder beside `path`, which then takes its name, so an interruption
-    leaves what was there before.
+    leaves what was there before: at `path`, or (where the process was killed between two renames) beside it, where
+    `load_folder` looks too.
 
     Raises:
         ArtefactError: something else than an artefact of this kind stands at `path`.
+        OutputError: it cannot be written; what was there is left.
     """
     path = Path(path)
+    _require_kind(path, kind)
+    with _write_errors(path):
+        _save_folder(path, kind, tensors, meta, card)
+    return path
+
+
+def _require_kind(path: Path, kind: str) -> None:
     if path.exists() and _kind_at(path) != kind:
         raise ArtefactError(f"{str(path)!r} exists and is not a saved {kind}; it is left alone, choose another path.")
+
+
+def _save_folder(
+    path: Path, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], card: str | None
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
@@ -47,7 +64,49 @@ def save_folder(
         _take_name(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return path
+    for old in _beside(path):
+        shutil.rmtree(old)
+
+
+def check_target(path: str | Path, kind: str | None = None) -> None:
+    """Raise now what saving at `path` would raise after hours of work; nothing is left there.
+
+    Args:
+        path: of the folder (`kind` given) or the file to be written.
+        kind: of artefact.
+
+    Raises:
+        ArtefactError: something else than an artefact of this kind stands at `path`.
+        OutputError: nothing can be written there.
+    """
+    path = Path(path)
+    if kind is not None:
+        _require_kind(path, kind)
+    with _write_errors(path):
+        if kind is None:
+            _require_ordinary(path)
+        there = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+
+
+def _require_ordinary(path: Path) -> None:
+    """A folder, or a device such as /dev/stdout, is not to be replaced by a file."""
+    if path.exists() and not path.is_file():
+        raise OSError("it is no ordinary file")
+
+
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    """What a disk says becomes one sentence with the remedy."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise OutputError(
+            f"{str(path)!r} cannot be written ({said}); what stood there is as it was. Free some space, or choose a "
+            "folder that you may write to."
+        ) from error
 
 
 def write_meta(folder: Path, kind: str, meta: Mapping[str, Any]) -> None:
@@ -79,13 +138,26 @@ def _kind_at(path: Path) -> str | None:
         return None
 
 
+def _set_aside(path: Path) -> list[Path]:
+    """Good artefacts that were about to be replaced when a process was killed, the newest first."""
+    found = [old / "was" for old in _beside(path) if (old / "was").is_dir()]
+    return sorted(found, key=lambda was: was.stat().st_mtime, reverse=True)
+
+
+def _beside(path: Path) -> list[Path]:
+    return list(path.parent.glob(f".{glob.escape(path.name)}-old-*"))
+
+
 def load_folder(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors (memory-mapped) and meta data of a folder written by `save_folder`.
 
     Raises:
         ArtefactError: the folder is missing, damaged, of another kind, or of a later format.
     """
+    _checks.instance("path", path, (str, os.PathLike))
     path = Path(path)
+    if not path.exists():
+        path = next(iter(_set_aside(path)), path)
     if not (path / META).is_file():
         raise ArtefactError(f"{str(path)!r} is not a saved {kind}: it has no {META}.")
     try:
@@ -127,15 +199,21 @@ def load_json(path: str | Path, kind: str) -> dict[str, Any]:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a text file beside and rename it, so that a good file is never replaced by half of one."""
+    """Write a text file beside and rename it, so that a good file is never replaced by half of one.
+
+    Raises:
+        OutputError: it cannot be written; what was there is left.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with _write_errors(path):
+        _require_ordinary(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        finally:
+            Path(name).unlink(missing_ok=True)
     return path

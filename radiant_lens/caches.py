@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from radiant_lens import _checks
-from radiant_lens._errors import ArtefactError, InvalidArgumentError
+from radiant_lens._errors import ArtefactError, InvalidArgumentError, InvalidIndexError
 from radiant_lens._files import load_folder, save_folder
 from radiant_lens.splits import split_groups
 
@@ -40,10 +40,18 @@ class HeadCache:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Lengths agree and indices are in range."""
+        """Axes and lengths agree, and indices are in range."""
+        for name in ("z", "labels", "text_index", "positions"):
+            _checks.instance(name, getattr(self, name), Tensor)
+        _checks.shape("z", self.z, (None,) * 4, "example layer head d_head")
+        if not self.z.is_floating_point():
+            raise InvalidArgumentError(f"`z` must hold real numbers in floating point; got {self.z.dtype}.")
         n = len(self.z)
         for name in ("labels", "text_index", "positions"):
-            _checks.shape(name, getattr(self, name), (n,), "example")
+            value = getattr(self, name)
+            _checks.shape(name, value, (n,), "example")
+            if value.is_floating_point():
+                raise InvalidArgumentError(f"`{name}` must be whole numbers; got {value.dtype}.")
         if len(self.group_names) != len(self.texts):
             raise InvalidArgumentError(
                 f"`group_names` needs one name for each of the {len(self.texts)} texts; got {len(self.group_names)}."
@@ -82,11 +90,12 @@ class HeadCache:
         return self.z.shape[2]
 
     def select(self, examples: Int[Tensor, " chosen"] | Bool[Tensor, " example"] | Sequence[int] | slice) -> HeadCache:
-        """The chosen examples in the given order; texts that no example stands in are dropped."""
-        chosen = examples if isinstance(examples, slice) else torch.as_tensor(examples)
-        if isinstance(chosen, Tensor) and chosen.numel() == 0:
-            chosen = chosen.long()
-        index = torch.arange(len(self))[chosen]
+        """The chosen examples in the given order; texts that no example stands in are dropped.
+
+        Raises:
+            InvalidIndexError: an example that is not there, or what chooses none.
+        """
+        index = self._index(examples)
         used, text_index = self.text_index[index].unique(return_inverse=True)
         return replace(
             self,
@@ -97,6 +106,18 @@ class HeadCache:
             texts=tuple(self.texts[i] for i in used.tolist()),
             group_names=tuple(self.group_names[i] for i in used.tolist()),
         )
+
+    def _index(self, examples: Tensor | Sequence[int] | slice) -> Int[Tensor, " chosen"]:
+        if isinstance(examples, slice):
+            return torch.arange(len(self))[examples]
+        try:
+            chosen = torch.as_tensor(examples)
+            return torch.arange(len(self))[chosen.long() if chosen.numel() == 0 else chosen]
+        except (IndexError, TypeError, ValueError) as error:
+            raise InvalidIndexError(
+                f"`examples` must be whole numbers in [-{len(self)}, {len(self)}), a mask of length {len(self)}, or a "
+                f"slice: {error}."
+            ) from error
 
     def split(self, fractions: Sequence[float], *, seed: int = 0) -> tuple[HeadCache, ...]:
         """Parts that share no group, with about these fractions of the groups.
@@ -110,11 +131,13 @@ class HeadCache:
 
     def with_labels(self, labels: Int[Tensor, " example"]) -> HeadCache:
         """The same activations with other labels, for instance shuffled ones as a control."""
+        _checks.instance("labels", labels, Tensor)
         _checks.shape("labels", labels, (len(self),), "example")
         return replace(self, labels=labels)
 
     def with_shuffled_labels(self, *, seed: int = 0) -> HeadCache:
         """Control: labels permuted over texts, so that every token of a text keeps one label."""
+        _checks.seed(seed)
         first = torch.zeros(len(self.texts), dtype=torch.long)
         first[self.text_index] = self.labels
         order = torch.randperm(len(self.texts), generator=torch.Generator().manual_seed(seed))

@@ -19,7 +19,7 @@ from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.records import Statement
-from radiant_lens.models import require_same, signature
+from radiant_lens.models import check_hooks, require_bridge, require_fitting, signature
 from radiant_lens.policies.steering import Steering
 from radiant_lens.ranks import this_rank
 from radiant_lens.runs import Run
@@ -65,21 +65,24 @@ def collect(
         One example for each text and position, in the order of the texts; memory-mapped with a `store`.
 
     Raises:
-        InvalidArgumentError: positions of another kind, an index beyond a text, an unknown layer, or a store together
-            with hooks, of which a later run could not know that they are the same.
+        InvalidArgumentError: no bridge, no statements, positions of another kind, an index beyond a text, an unknown
+            layer, or a store together with hooks, of which a later run could not know that they are the same.
+        UnknownNameError: a hook that the model does not have.
         ModelMismatchError: a steering for another model.
         DataError: no statements, a text beyond the context, activations that are not finite.
         ArtefactError: the store was begun with other settings, or is something else.
     """
+    require_bridge(model)
     name, statements = (data.name, data.statements) if isinstance(data, Dataset) else ("statements", tuple(data))
     _check_arguments(statements, positions, max_tokens)
     if store is not None and fwd_hooks:
         raise InvalidArgumentError(
             "`store` cannot be used with `fwd_hooks`: functions cannot be compared when resuming."
         )
+    check_hooks(model, fwd_hooks)
     wanted = _wanted_layers(layers, model.cfg.n_layers)
     if steering is not None:
-        require_same(steering.meta.get("model", {}), model)
+        require_fitting(steering, model)
     encoded = encode(model, [s.text for s in statements])
     chosen = [_chosen(e, s, positions, i) for i, (e, s) in enumerate(zip(encoded, statements))]
     run = Run(model, encoded, chosen, wanted, max_tokens, _edits(steering, encoded, statements), tuple(fwd_hooks))
@@ -131,10 +134,14 @@ def _edits(
 def _check_arguments(statements: Sequence[Statement], positions: str | Sequence[int], max_tokens: int) -> None:
     if not statements:
         raise DataError("There are no statements to collect activations on.")
+    for statement in statements:
+        _checks.instance(
+            "data", statement, Statement, hint="`collect` takes a Dataset, or Statements with their labels"
+        )
     _checks.whole("max_tokens", max_tokens, 1)
     if isinstance(positions, str):
         _checks.choice("positions", positions, POSITIONS)
-    elif not positions or not all(isinstance(p, int) for p in positions):
+    elif not isinstance(positions, Sequence) or not positions or any(type(p) is not int for p in positions):
         raise InvalidArgumentError(f"`positions` must be one of {POSITIONS} or whole numbers; got {positions!r}.")
 
 

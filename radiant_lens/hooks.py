@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Int
@@ -12,10 +14,10 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
-from radiant_lens._errors import RadiantError
+from radiant_lens._errors import InvalidArgumentError, RadiantError
 from radiant_lens._typing import HookFunction
-from radiant_lens.models import require_same, text_config
-from radiant_lens.passes import Passes
+from radiant_lens.models import require_fitting, text_config
+from radiant_lens.passes import Calls, Passes
 from radiant_lens.policies.editing import LayerEdit
 from radiant_lens.policies.steering import Steering
 from radiant_lens.sites import hook_name, output_projections
@@ -29,7 +31,13 @@ def compose(*hook_functions: HookFunction) -> HookFunction:
         >>> double = lambda z, hook: 2 * z
         >>> compose(double, double)(3, None)
         12
+
+    Raises:
+        InvalidArgumentError: something that cannot be called.
     """
+    for function in hook_functions:
+        if not callable(function):
+            raise InvalidArgumentError(f"Hook functions must be callable; got {function!r}.")
 
     def composed(z: Tensor, hook: Any) -> Tensor:
         for function in hook_functions:
@@ -56,6 +64,9 @@ def steer(
     last one by one token continues it, any other pass without a cache starts anew. On a plain model `generate`
     and `pipeline` work as ever; a prompt that is prefilled in chunks is edited from its first chunk's end on.
 
+    All threads may generate inside the block, at once or in turn, and all are steered, each by its own prompts; a
+    second thread that steers the same model is refused.
+
     Inside the block compiled models run uncompiled: what `torch.compile` made before knows nothing of hooks, and
     what it would make now would keep them.
 
@@ -74,11 +85,13 @@ def steer(
         ModelMismatchError: a steering for another model.
         InvalidArgumentError: `model` is neither a bridge nor a `PreTrainedModel`.
         UnknownNameError: a `PreTrainedModel` of an architecture whose module paths are not known.
-        RadiantError: at the end of the block, a plain model that ran without calling its output projections.
+        RadiantError: another thread is steering the model; at the end of the block, a plain model
+            that ran without calling its output projections.
     """
-    _require_fitting(model, steering, allow_mismatch)
+    require_fitting(steering, model, allow_mismatch=allow_mismatch)
     pad_id = getattr(model.tokenizer, "pad_token_id", None) if isinstance(model, TransformerBridge) else None
-    trace_record, passes = Trace(trace), Passes(start, pad_id)
+    trace_record, calls = Trace(trace), Calls()
+    passes = Passes(start, pad_id, calls)
 
     def record(edit: LayerEdit, mask: Tensor | None) -> None:
         trace_record.records.append(passes.record(edit, mask))
@@ -88,9 +101,29 @@ def steer(
         for layer in steering.layers
     }
     bridge = isinstance(model, TransformerBridge)
-    switched_on = _on_bridge(model, functions, passes) if bridge else _on_plain(model, functions, passes)
-    with torch.compiler.set_stance("force_eager"), switched_on:
+    switched_on = _on_bridge(model, functions, passes) if bridge else _on_plain(model, functions, passes, calls)
+    with _by_one_thread(model), torch.compiler.set_stance("force_eager"), switched_on:
         yield trace_record
+
+
+_STEERED_BY: WeakKeyDictionary[nn.Module, list[int]] = WeakKeyDictionary()
+"""Which thread steers a model, once for each block that it is in."""
+
+
+@contextmanager
+def _by_one_thread(model: nn.Module) -> Iterator[None]:
+    """Hooks of two threads would act on the passes of both, and leave with the first of the two."""
+    thread, blocks = threading.get_ident(), _STEERED_BY.setdefault(model, [])
+    if any(other != thread for other in blocks):
+        raise RadiantError(
+            "Another thread is steering this model: its edits would act here, too. Steer once and let all threads "
+            "generate inside that block, or load the model a second time."
+        )
+    blocks.append(thread)
+    try:
+        yield
+    finally:
+        blocks.remove(thread)
 
 
 @contextmanager
@@ -105,7 +138,9 @@ def _on_bridge(model: TransformerBridge, functions: Mapping[int, HookFunction], 
 
 
 @contextmanager
-def _on_plain(model: PreTrainedModel, functions: Mapping[int, HookFunction], passes: Passes) -> Iterator[None]:
+def _on_plain(
+    model: PreTrainedModel, functions: Mapping[int, HookFunction], passes: Passes, calls: Calls
+) -> Iterator[None]:
     projections, n_heads = output_projections(model), text_config(model).num_attention_heads
     splits = {layer: _Split(function, n_heads) for layer, function in functions.items()}
     with ExitStack() as handles:
@@ -115,7 +150,7 @@ def _on_plain(model: PreTrainedModel, functions: Mapping[int, HookFunction], pas
             handles.callback(projections[layer].register_forward_pre_hook(split).remove)
         yield
     idle = [layer for layer, split in splits.items() if not split.called]
-    if idle and passes.begun:
+    if idle and calls.n:
         raise RadiantError(
             f"{type(model).__name__} ran without calling the output projection of layer {idle[0]}: nothing was edited "
             "there. Such a model can be steered as a bridge: `load_model(model)`."
@@ -132,12 +167,3 @@ class _Split:
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         self.called = True
         return (self._function(args[0].unflatten(-1, self._heads), None).flatten(-2), *args[1:])
-
-
-def _require_fitting(model: TransformerBridge | PreTrainedModel, steering: Steering, allow_mismatch: bool) -> None:
-    expected = dict(steering.meta.get("model", {}))
-    n_layers, n_heads, d_head = steering.scores.weights.shape
-    expected |= {"n_layers": n_layers, "n_heads": n_heads, "d_head": d_head}
-    if allow_mismatch:
-        expected = {key: expected[key] for key in ("n_layers", "n_heads", "d_head")}
-    require_same(expected, model)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from httpx import HTTPError
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components import JointGateUpMLPBridge, JointQKVAttentionBridge
@@ -18,6 +19,8 @@ from transformers.utils import logging as transformers_logging
 
 from radiant_lens import _checks
 from radiant_lens._errors import InvalidArgumentError, ModelLoadError, ModelMismatchError
+from radiant_lens._typing import HookFunction
+from radiant_lens.policies.steering import Steering
 from radiant_lens.sites import hook_name, input_width, output_projections
 from radiant_lens.tiny import model_folder
 
@@ -50,7 +53,7 @@ def load_model(
     """
     if isinstance(model, TransformerBridge):
         return _checked(model)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(device)
     if isinstance(model, PreTrainedModel):
         name = model.config._name_or_path or type(model).__name__
         extra: dict[str, Any] = {"hf_model": model, "tokenizer": _reloadable(tokenizer or _tokenizer_of(model))}
@@ -62,6 +65,17 @@ def load_model(
     name = _resolved(str(model))
     extra = {} if tokenizer is None else {"tokenizer": _reloadable(tokenizer)}
     return _boot(name, device, dtype or _default_dtype(name, device), extra)
+
+
+def _device(wanted: str | torch.device | None) -> torch.device:
+    try:
+        device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, TypeError) as error:
+        raise InvalidArgumentError(f"`device` must be such as 'cpu' or 'cuda:0'; got {wanted!r}.") from error
+    n_gpus = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= n_gpus:
+        raise InvalidArgumentError(f"`device` {wanted!r} is not there: torch sees {n_gpus} CUDA devices; 'cpu' works.")
+    return device
 
 
 def _resolved(name: str) -> str:
@@ -135,6 +149,11 @@ def _load_errors(name: str) -> Iterator[None]:
         raise ModelLoadError(
             f"Model {name!r} is no local folder and could not be had from the Hugging Face Hub ({_first_line(error)}); "
             f"check the id and the network, or download it elsewhere and pass its folder; 'tiny' works offline."
+        ) from error
+    except HTTPError as error:
+        raise ModelLoadError(
+            f"The download of model {name!r} was interrupted ({_first_line(error)}): load it again; what is "
+            "complete is kept."
         ) from error
     except (ValueError, KeyError, NotImplementedError) as error:
         raise ModelLoadError(f"Model {name!r} is not supported by TransformerLens: {_first_line(error)}") from error
@@ -277,6 +296,39 @@ def require_same(expected: dict[str, Any], model: AnyModel) -> None:
     for key in _COMPARED:
         if key in expected:
             _compare(key, expected[key], actual[key], expected.get("name"), actual["name"])
+
+
+def require_bridge(model: object) -> None:
+    """Raise `InvalidArgumentError` for what is no bridge, with the remedy."""
+    _checks.instance("model", model, TransformerBridge, hint="use `load_model(model)`")
+
+
+def require_fitting(steering: Steering, model: AnyModel, *, allow_mismatch: bool = False) -> None:
+    """Raise where a steering meets a model that it was not made for.
+
+    Args:
+        steering: any; its own shape counts where it does not say which model it was made for.
+        model: bridge or plain.
+        allow_mismatch: only the shape must be the same.
+
+    Raises:
+        InvalidArgumentError: no steering, or no model.
+        ModelMismatchError: names the first difference that matters.
+    """
+    hint = "a policy's `fit` returns one, `Steering.load(folder)` reads one"
+    _checks.instance("steering", steering, Steering, hint=hint)
+    expected = dict(steering.meta.get("model", {}))
+    expected |= dict(zip(("n_layers", "n_heads", "d_head"), steering.scores.weights.shape))
+    if allow_mismatch:
+        expected = {key: expected[key] for key in ("n_layers", "n_heads", "d_head")}
+    require_same(expected, model)
+
+
+def check_hooks(model: TransformerBridge, fwd_hooks: Sequence[tuple[Any, HookFunction]]) -> None:
+    """Raise `UnknownNameError` for a hook that the model does not have; TransformerLens also takes filters of names."""
+    for name, _ in fwd_hooks:
+        if isinstance(name, str):
+            _checks.known("hook of this model", name, model.hook_dict)
 
 
 def _compare(key: str, expected: Any, actual: Any, made_for: str | None, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,13 +10,28 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from radiant_lens import _checks
 from radiant_lens._errors import InvalidArgumentError
 from radiant_lens.policies.editing import LayerEdit
 from radiant_lens.tracing import TraceRecord
 
 
-class Passes:
-    """Keeps track of the passes of one model, as a forward pre-hook of it.
+class Calls:
+    """Numbers prompts from 0, over all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.n = 0
+
+    def next(self) -> int:
+        """The number of a new prompt."""
+        with self._lock:
+            self.n += 1
+            return self.n - 1
+
+
+class Passes(threading.local):
+    """Keeps track of the passes of one model, as a forward pre-hook of it; every thread has prompts of its own.
 
     A pass without a cache starts a new prompt, unless it repeats the last one with one token more. A pass with a
     cache continues; where it has other rows than the last prompt, it is itself taken for the end of a prompt.
@@ -24,11 +40,13 @@ class Passes:
     Args:
         start: where edits begin in each row, in place of the last prompt token.
         pad_id: what stands for padding where several rows come without a mask; None: nothing does.
+        calls: shared by all threads.
     """
 
-    def __init__(self, start: int | Sequence[int] | Tensor | None, pad_id: int | None) -> None:
-        self._given = None if start is None else torch.as_tensor(start).cpu()
+    def __init__(self, start: int | Sequence[int] | Tensor | None, pad_id: int | None, calls: Calls) -> None:
+        self._given = None if start is None else _checks.columns("start", start).cpu()
         self._pad_id = pad_id
+        self._calls = calls
         self._previous: Tensor | None = None
         self._cache_id = 0
         self._call = -1
@@ -58,11 +76,6 @@ class Passes:
             self._previous = tokens
         last = self._last
         self._newest_only = (n == 1 and self._latest <= last) or self._earliest == self._latest == last
-
-    @property
-    def begun(self) -> bool:
-        """Whether the model has run at all."""
-        return self._call >= 0
 
     def _length(self, cache: Any, n: int) -> int:
         """Tokens in the cache. A static cache counts them on its device, which is asked once a prompt."""
@@ -101,7 +114,7 @@ class Passes:
         self._begin_rows(first, torch.where(real, columns, n).amin(1))
 
     def _begin_rows(self, first: Int[Tensor, " batch"], padding: Int[Tensor, " batch"]) -> None:
-        self._call += 1
+        self._call = self._calls.next()
         self._first, self._padding = first, padding
         self._earliest, self._latest = int(first.min()), int(first.max())
 

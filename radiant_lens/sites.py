@@ -83,13 +83,28 @@ def checked_sites(heads: Iterable[tuple[int, int]], n_layers: int, n_heads: int)
     """The heads, sorted and without repetition.
 
     Raises:
-        InvalidArgumentError: a layer or head lies outside the model.
+        InvalidArgumentError: no heads, no pairs, or a layer or head that lies outside the model.
     """
-    sites = {HeadSite(*pair) for pair in heads}
+    sites = as_sites(heads)
     for site in sites:
         _checks.whole("layer", site.layer, 0, n_layers - 1)
         _checks.whole("head", site.head, 0, n_heads - 1)
     return tuple(sorted(sites))
+
+
+def as_sites(heads: Iterable[tuple[int, int]]) -> set[HeadSite]:
+    """Pairs as heads; also rows of an array or a tensor.
+
+    Raises:
+        InvalidArgumentError: no heads, or no pairs.
+    """
+    try:
+        sites = {HeadSite(*(pair.tolist() if hasattr(pair, "tolist") else pair)) for pair in heads}  # pyright: ignore[reportAttributeAccessIssue] (arrays have it)
+    except TypeError as error:
+        raise InvalidArgumentError(f"`heads` must be pairs (layer, head); got {heads!r}.") from error
+    if not sites:
+        raise InvalidArgumentError("`heads` must name at least one head; got none.")
+    return sites
 
 
 def output_projections(model: nn.Module) -> list[nn.Module]:

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 
+from radiant_lens import _checks
 from radiant_lens._errors import InvalidArgumentError
 
 
@@ -24,6 +25,9 @@ def split_groups(groups: Iterable[str], fractions: Sequence[float], *, seed: int
         >>> [len(part) for part in split_groups("abcdefghij", (0.6, 0.2, 0.2))]
         [6, 2, 2]
     """
+    _checks.seed(seed)
+    for fraction in fractions:
+        _checks.instance("fractions", fraction, (float, int))
     if not fractions or any(not f > 0 for f in fractions) or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
         raise InvalidArgumentError(f"`fractions` must be positive and add up to 1; got {tuple(fractions)}.")
     names = sorted(set(groups))

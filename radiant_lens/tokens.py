@@ -10,7 +10,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from radiant_lens._errors import DataError
+from radiant_lens import _checks
+from radiant_lens._errors import DataError, InvalidArgumentError
+from radiant_lens.models import require_bridge
 
 
 class Encoded(NamedTuple):
@@ -28,12 +30,20 @@ class TokenBatch(NamedTuple):
     mask: Bool[Tensor, "batch pos"]
 
 
-def encode(model: TransformerBridge, texts: Sequence[str]) -> list[Encoded]:
+def encode(model: TransformerBridge, texts: Sequence[str], *, n_new: int = 0) -> list[Encoded]:
     """Tokenize texts just as `model.to_tokens` and `model.generate` do, keeping character offsets.
 
+    Args:
+        model: from `load_model`.
+        texts: any number of them.
+        n_new: tokens that are to be generated after each, for which the context must have room.
+
     Raises:
-        DataError: a text that has no tokens or is longer than the model's context.
+        InvalidArgumentError: no bridge, or no list of texts.
+        DataError: a text that has no tokens, is no Unicode, or is longer than the model's context.
     """
+    require_bridge(model)
+    _check_texts(texts)
     if not texts:
         return []
     rows = [_with_bos(model, text) for text in texts]
@@ -45,7 +55,26 @@ def encode(model: TransformerBridge, texts: Sequence[str]) -> list[Encoded]:
             raise DataError(
                 f"Text {i} has {len(row.ids)} tokens; the model's context holds {limit}: {texts[i][:60]!r}..."
             )
+        # The last new token is never read.
+        if limit and len(row.ids) + n_new - 1 > limit:
+            raise DataError(
+                f"Text {i} has {len(row.ids)} tokens; with {n_new} new ones that is more than the {limit} that the "
+                f"model's context holds: shorten it, or lower `max_new_tokens`: {texts[i][:60]!r}..."
+            )
     return rows
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str):
+        raise InvalidArgumentError(f"Texts must be given as a list; got the one text {texts[:60]!r}.")
+    for i, text in enumerate(texts):
+        _checks.instance(f"text {i}", text, str)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"Text {i} is no Unicode: {error.reason} at character {error.start}: {text[:60]!r}."
+            ) from error
 
 
 def _with_bos(model: TransformerBridge, text: str) -> Encoded:

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import radiant_lens as rl
-from radiant_lens._errors import DataError, InvalidArgumentError
 from radiant_lens.tokens import encode
 
 TEXTS = [
@@ -140,22 +139,3 @@ def test_nothing_is_left_behind(model, steering):
         rl.collect(model, TEXTS, fwd_hooks=[("blocks.1.attn.hook_z", fail)])
     assert hooks_left(model) == n_hooks
     assert torch.equal(model(tokens), before)
-
-
-@pytest.mark.parametrize(
-    ("statements", "options", "error", "words"),
-    [
-        ([], {}, DataError, "no statements"),
-        (TEXTS, {"positions": "first"}, InvalidArgumentError, "`positions` must be one of"),
-        (TEXTS, {"positions": []}, InvalidArgumentError, "`positions` must be one of"),
-        (TEXTS, {"positions": [99]}, InvalidArgumentError, r"must lie in \[-"),
-        (TEXTS, {"layers": []}, InvalidArgumentError, "`layers` must name at least one layer"),
-        (TEXTS, {"layers": "all"}, InvalidArgumentError, "`layers` must name at least one layer"),
-        (TEXTS, {"layers": [0, 4]}, InvalidArgumentError, "`layers` must be a whole number between 0 and 3; got 4"),
-        (TEXTS, {"max_tokens": 0}, InvalidArgumentError, "`max_tokens` must be a whole number"),
-        ([rl.Statement("the soup " * 200, 0, "x")], {}, DataError, "context holds 256"),
-    ],
-)
-def test_refusals(model, statements, options, error, words):
-    with pytest.raises(error, match=words):
-        rl.collect(model, statements, **options)

@@ -13,6 +13,7 @@ from radiant_lens.cli import options as o
 from radiant_lens.cli.ablate import ablate
 from radiant_lens.cli.output import emit, table
 from radiant_lens.cli.report import report
+from radiant_lens.cli.stopping import Stopped, interruptible
 
 app = typer.Typer(
     name="radiant-lens",
@@ -26,9 +27,13 @@ app.command()(report)
 
 
 def main() -> None:
-    """Run a command: exit status 0 when all is well, 1 when it failed, 2 for bad usage."""
+    """Run a command: exit status 0 when all is well, 1 when it failed, 2 for bad usage, 130 and 143 when stopped."""
     try:
-        app()
+        with interruptible():
+            app()
+    except Stopped as stop:
+        typer.echo(f"radiant-lens: {stop}", err=True)
+        sys.exit(stop.exit_status)
     except RadiantError as error:
         typer.echo(f"radiant-lens: {error}", err=True)
         sys.exit(error.exit_status)
@@ -72,7 +77,9 @@ def collect(
     Example: radiant-lens collect --data my.jsonl --out my-cache
     """
     import radiant_lens as rl
+    from radiant_lens._files import check_target
 
+    check_target(out, "head cache")
     cache = rl.collect(
         rl.load_model(model, device=device), rl.load_dataset(data), positions=positions, progress=not as_json
     )
@@ -103,8 +110,10 @@ def fit(
     """
     import radiant_lens as rl
     from radiant_lens import _checks, studies
+    from radiant_lens._files import check_target
 
     _checks.choice("policy", policy, ("radiant", "iti"))
+    check_target(out, "steering")
     chosen = (
         rl.RadiantPolicy(gamma=gamma, geometry=geometry, gate=gate)
         if policy == "radiant"
@@ -194,9 +203,12 @@ def evaluate(
     """
     import radiant_lens as rl
     from radiant_lens import _checks
+    from radiant_lens._files import check_target
     from radiant_lens.evaluation import get_judge
 
     _checks.choice("part", part, ("test", "all"))
+    if out is not None:
+        check_target(out)
     dataset = rl.load_dataset(data)
     dataset = dataset if part == "all" else dataset.split((0.6, 0.2, 0.2), seed=seed)[2]
     loaded = None if steering is None else rl.Steering.load(steering)

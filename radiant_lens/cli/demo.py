@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from radiant_lens import studies
+from radiant_lens._files import check_target
 from radiant_lens.cli.output import table
 from radiant_lens.datasets import Prompt, load_dataset
 from radiant_lens.evaluation import Evaluation
@@ -30,6 +31,7 @@ def run_demo(
     say = Console(quiet=quiet).print
     policy = studies.recommended_policy(gamma)
     policy.check()
+    check_target(out, "steering")
     bridge, dataset = load_model(model, device=device), load_dataset(data)
     say(f"1. collect: {dataset!r}")
     experiment = studies.prepare(bridge, dataset, seed=seed, progress=not quiet)

@@ -34,9 +34,11 @@ def report(
     """
     import radiant_lens as rl
     from radiant_lens._errors import InvalidArgumentError
+    from radiant_lens._files import check_target
 
     if (model is None) != (prompt is None) or (prompt is not None and steering is None):
         raise InvalidArgumentError("`--model` and `--prompt` must be given together, with a `--steering`.")
+    check_target(out)
     loaded = None if steering is None else rl.Steering.load(steering)
     parts: dict[str, Any] = {
         "cache": None if cache is None else rl.HeadCache.load(cache),

@@ -35,6 +35,8 @@ class Contexts:
 
     def __post_init__(self) -> None:
         """Raise `InvalidArgumentError` where a setting is not allowed."""
+        _checks.instance("n_pairs", self.n_pairs, (tuple, list))
+        _checks.seed(self.seed)
         for n in self.n_pairs:
             _checks.whole("n_pairs", n, 1)
         _checks.whole("n_before", self.n_before, 1)

@@ -72,6 +72,7 @@ class FewShot:
 def drawn(prompts: Sequence[Prompt], k: int, *, seed: int) -> tuple[Statement, ...]:
     """`k` prompts of different groups at random, with their best answers."""
     _checks.whole("k", k, 0)
+    _checks.seed(seed)
     by_group = {p.group: p for p in prompts if p.condition == "bare" and p.best_answer}
     if k > len(by_group):
         raise DataError(f"{k} examples need as many questions with an answer; there are {len(by_group)}.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from radiant_lens._errors import DataError
+
 DESIRABLE, UNDESIRABLE = 0, 1
 ANSWER_MARKERS = ("A:", "A :", "R :", "Answer:", "\nAssistant:")
 
@@ -25,6 +27,11 @@ class Statement:
     group: str
     answer_start: int = 0
     question: str = ""
+
+    def __post_init__(self) -> None:
+        """The label is one of both."""
+        if self.label not in (DESIRABLE, UNDESIRABLE):
+            raise DataError(f"`label` must be 0 (desirable) or 1 (undesirable); got {self.label!r}: {self.text!r:.60}.")
 
 
 @dataclass(frozen=True)

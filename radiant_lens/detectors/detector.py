@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from radiant_lens import _checks
-from radiant_lens._errors import NotFittedError
+from radiant_lens._errors import InvalidArgumentError, NotFittedError
 from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.heads import LOSSES, fit_heads
@@ -98,6 +98,8 @@ class RiskAwareDetector(BaseEstimator):
             LeakageError: training and validation share a group.
             GuaranteeError: the certified rule cannot hold on this data.
         """
+        _checks.instance("cache", cache, HeadCache, hint="`collect` makes one")
+        _checks.instance("validation", validation, (HeadCache, type(None)))
         self._check_parameters(cache.n_layers)
         train = Part.whole(cache)
         if validation is None:
@@ -196,6 +198,7 @@ class RiskAwareDetector(BaseEstimator):
             InvalidArgumentError: a cache of another shape.
         """
         self._require_fitted()
+        _checks.instance("cache", cache, HeadCache)
         _checks.shape("cache.z", cache.z, (None, *self.weights_.shape), "example layer head d_head")
         return torch.cat(list(Part.whole(cache).scores(self.weights_, self.biases_)))
 
@@ -226,11 +229,20 @@ class RiskAwareDetector(BaseEstimator):
 
         Args:
             recorder: called once for each pass through the hook, for instance a list's `append`.
+
+        Raises:
+            NotFittedError: before `fit`.
+            InvalidArgumentError: a recorder that cannot be called, or (in a pass) a layer or shape of another model.
+            UnknownNameError: (in a pass) a hook that is no `hook_z`.
         """
         self._require_fitted()
+        if not callable(recorder):
+            raise InvalidArgumentError(f"`recorder` must be callable, such as a list's `append`; got {recorder!r}.")
 
         def detect(z: Tensor, hook: Any) -> Tensor:
             layer = layer_of(hook.name)
+            _checks.whole("layer", layer, 0, len(self.weights_) - 1)
+            _checks.shape(f"z of layer {layer}", z, (None, None, *self.weights_.shape[1:]), "batch pos head d_head")
             scores = torch.einsum("bphd,hd->bph", z.to(self.weights_), self.weights_[layer]) + self.biases_[layer]
             recorder(Detection(layer, scores, (scores >= 0).sum(-1)))
             return z
@@ -263,6 +275,7 @@ class RiskAwareDetector(BaseEstimator):
         _checks.choice("vote_rule", self.vote_rule, VOTE_RULES)
         _checks.between("target_fnr", self.target_fnr, 0, 1)
         _checks.between("delta", self.delta, 0, 1)
+        _checks.seed(self.seed)
         _checks.between("l2", self.l2, 0, closed="low")
         _checks.whole("max_iterations", self.max_iterations, 1)
         if self.vote_layer is not None:

@@ -31,7 +31,7 @@ from radiant_lens.evaluation.likelihood import score_statements
 from radiant_lens.evaluation.parts import condition_parts, join_parts, make_parts
 from radiant_lens.evaluation.result import Evaluation
 from radiant_lens.hooks import steer
-from radiant_lens.models import load_model, signature
+from radiant_lens.models import check_hooks, load_model, require_bridge, require_fitting, signature
 from radiant_lens.policies.steering import Steering
 
 FAMILIES = {
@@ -93,7 +93,12 @@ def evaluate(
         DataError: the data lack what a family needs, or hold a prompt beyond the context.
         Whatever the judge raises, with the generated answers as its attribute `answers`.
     """
-    check_sampling(n_samples, max_new_tokens, temperature)
+    require_bridge(model)
+    _checks.instance("data", data, Dataset, hint="`load_dataset` reads one")
+    check_sampling(n_samples, max_new_tokens, temperature, seed)
+    check_hooks(model, fwd_hooks)
+    if steering is not None:
+        require_fitting(steering, model)
     families, judged = _families(data, metrics, fluency_model), get_judge(data.judge if judge is None else judge)
     second: Any = None if fluency_model is None else load_model(fluency_model, device=model.cfg.device)
     sampling = {"n_samples": n_samples, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}

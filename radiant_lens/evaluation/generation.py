@@ -28,11 +28,12 @@ class _StopStrings(StoppingCriteria):
         return torch.tensor([any(s in text for s in self._stop) for text in texts], device=input_ids.device)
 
 
-def check_sampling(n_samples: int, max_new_tokens: int, temperature: float) -> None:
+def check_sampling(n_samples: int, max_new_tokens: int, temperature: float, seed: int = 0) -> None:
     """The numbers that generation takes are in their ranges."""
     _checks.whole("n_samples", n_samples, 1)
     _checks.whole("max_new_tokens", max_new_tokens, 1)
     _checks.between("temperature", temperature, 0, closed="low")
+    _checks.seed(seed)
 
 
 def generate_answers(
@@ -60,9 +61,13 @@ def generate_answers(
 
     Returns:
         For each prompt its answers, without the prompt.
+
+    Raises:
+        InvalidArgumentError: a number out of its range, or prompts that are no texts.
+        DataError: a prompt that leaves no room for the answer in the model's context.
     """
-    check_sampling(n_samples, max_new_tokens, temperature)
-    rows = [e.ids for e in encode(model, prompts) for _ in range(n_samples)]
+    check_sampling(n_samples, max_new_tokens, temperature, seed)
+    rows = [e.ids for e in encode(model, prompts, n_new=max_new_tokens) for _ in range(n_samples)]
     answers = [""] * len(rows)
     widest = max((len(r) for r in rows), default=1)
     budget = max(1, max_tokens // (widest + max_new_tokens)) * widest

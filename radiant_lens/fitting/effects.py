@@ -19,7 +19,7 @@ from radiant_lens._typing import HookFunction
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.evaluation.likelihood import score_statements
-from radiant_lens.models import require_same
+from radiant_lens.models import require_fitting
 from radiant_lens.policies.steering import Steering
 from radiant_lens.risks import Interval, bootstrap_ratio, group_sums
 from radiant_lens.sites import HeadSite, hook_name
@@ -103,7 +103,9 @@ def head_effects(
         DataError: no prompt has both correct and incorrect answers.
         ModelMismatchError: a steering for another model.
     """
-    require_same(steering.meta.get("model", {}), model)
+    _checks.whole("max_tokens", max_tokens, 1)
+    _checks.instance("data", data, Dataset, hint="its prompts are needed")
+    require_fitting(steering, model)
     answers = _answers([p for p in data.prompts if p.correct_answers and p.incorrect_answers], data.name)
     by_answer = _first_order(model, answers, steering, max_tokens, progress)
     sums = group_sums(by_answer * answers.weights[:, None], answers.groups)

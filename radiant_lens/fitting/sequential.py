@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
+from radiant_lens import _checks
 from radiant_lens._errors import NothingToEditError
 from radiant_lens.caches import HeadCache
 from radiant_lens.capture import collect
@@ -77,6 +78,8 @@ def fit_sequential(
     Raises:
         NothingToEditError: no layer has anything to edit.
     """
+    _checks.instance("detector", detector, RiskAwareDetector)
+    _checks.instance("policy", policy, (RadiantPolicy, HeadPolicy))
     options: dict[str, Any] = {"positions": positions, "max_tokens": max_tokens, "progress": progress}
     unsteered = collect(model, data, **options)
     sites = choose_heads(detector, policy.heads or "significant", policy.n_layers)

@@ -72,14 +72,14 @@ def trace_answer(
 
     Raises:
         InvalidArgumentError: a number out of its range.
-        DataError: a prompt without tokens or beyond the context.
+        DataError: a prompt without tokens, or that leaves no room for the answer in the context.
         ModelMismatchError: a steering for another model.
 
     Example:
         >>> answer = trace_answer(model, "Q : what is the capital of gizika ? A :", steering)  # doctest: +SKIP
     """
-    check_sampling(1, max_new_tokens, temperature)
-    ids = torch.tensor([encode(model, [prompt])[0].ids])
+    check_sampling(1, max_new_tokens, temperature, seed)
+    ids = torch.tensor([encode(model, [prompt], n_new=max_new_tokens)[0].ids])
     with torch.random.fork_rng(), torch.no_grad(), steer(model, steering, trace=True) as trace:
         torch.manual_seed(seed)
         new = generate_tokens(model, ids, torch.ones_like(ids), max_new_tokens, temperature, stop)

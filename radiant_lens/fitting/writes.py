@@ -17,7 +17,7 @@ from radiant_lens._errors import InvalidArgumentError, NothingToEditError
 from radiant_lens._typing import HookFunction
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.records import Statement
-from radiant_lens.models import require_same
+from radiant_lens.models import require_fitting
 from radiant_lens.policies.steering import Steering
 from radiant_lens.sites import FINAL_RESIDUAL, HeadSite, hook_name
 from radiant_lens.tokens import TokenBatch, answer_positions, batched, encode, pad_id
@@ -99,7 +99,9 @@ def edit_writes(
         >>> edit_writes(model, validation, steering).top(5)  # doctest: +SKIP
     """
     _checks.whole("max_positions", max_positions, 1)
-    require_same(steering.meta.get("model", {}), model)
+    _checks.whole("max_tokens", max_tokens, 1)
+    _checks.seed(seed)
+    require_fitting(steering, model)
     _require_direct_path(model, steering)
     statements = data.statements if isinstance(data, Dataset) else tuple(data)
     edited = _edited_positions(model, statements, steering, max_tokens)

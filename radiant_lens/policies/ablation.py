@@ -38,6 +38,7 @@ class AblationPolicy(HeadPolicy):
         """Raise `InvalidArgumentError` where a parameter is out of its range; `fit` does so first."""
         super().check()
         _checks.choice("kind", self.kind, ABLATIONS)
+        _checks.seed(self.seed)
 
     def maps(self, sample: HeadSample) -> HeadMaps:
         """What the heads' activations are replaced by."""

@@ -109,6 +109,8 @@ def prepare(cache: HeadCache, detector: RiskAwareDetector, heads: HeadChoice, n_
         NothingToEditError: no head is significant.
     """
     _checks.choice("gate", gate, GATES)
+    _checks.instance("cache", cache, HeadCache)
+    _checks.instance("detector", detector, RiskAwareDetector)
     if not hasattr(detector, "weights_"):
         raise NotFittedError("The detector is not fitted yet: call `detector.fit(cache, validation=...)` first.")
     _checks.both_classes(cache.labels, "the training data")
@@ -148,11 +150,11 @@ def choose_heads(detector: RiskAwareDetector, heads: HeadChoice, n_layers: int) 
         _checks.whole("n_layers", n_layers, 1, shape[0])
         best = detector.layer_risk_.argsort(stable=True)[:n_layers].tolist()
         return checked_sites([(layer, head) for layer in best for head in range(shape[1])], *shape)
-    if isinstance(heads, int):
+    if isinstance(heads, (int, float)) or heads is None:
         _checks.whole("heads", heads, 1, shape[0] * shape[1])
         order = detector.head_risk_.flatten().argsort(stable=True)[:heads].tolist()
         return checked_sites([divmod(i, shape[1]) for i in order], *shape)
-    return checked_sites([(int(layer), int(head)) for layer, head in heads], *shape)
+    return checked_sites(heads, *shape)
 
 
 def assemble(

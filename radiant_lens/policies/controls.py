@@ -40,7 +40,9 @@ class RandomDirectionPolicy:
         Raises:
             InvalidArgumentError: a reference whose maps are not affine.
         """
+        _checks.instance("reference", self.reference, Steering)
         _checks.choice("metric", self.metric, METRICS)
+        _checks.seed(self.seed)
         sample = prepare(cache, detector, list(self.reference.sites), 1, self.reference.gate)
         n, d = sample.weights.shape
         generator = torch.Generator().manual_seed(self.seed)
@@ -72,6 +74,7 @@ class IdentityPolicy:
 
     def fit(self, cache: HeadCache, detector: RiskAwareDetector) -> Steering:
         """The reference with every displacement set to zero; `cache` and `detector` are not read."""
+        _checks.instance("reference", self.reference, Steering)
         n, d = len(self.reference.sites), self.reference.scores.weights.shape[-1]
         maps = RankOneMaps.translation(torch.zeros((n, d), dtype=torch.float64))
         policy = {"name": "identity", "of": self.reference.meta.get("policy")}

@@ -42,11 +42,12 @@ def temporary_folder() -> Iterator[Path]:
 @contextmanager
 def _hub_errors(repo_id: str) -> Iterator[None]:
     """Whatever the Hub says becomes one sentence with the remedy."""
+    from httpx import HTTPError
     from huggingface_hub.errors import HFValidationError
 
     try:
         yield
-    except (OSError, HFValidationError) as error:
+    except (OSError, HTTPError, HFValidationError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ArtefactError(
             f"{repo_id!r} could not be had from or sent to the Hugging Face Hub ({said}); check the id, the network "

@@ -45,6 +45,7 @@ class ITIPolicy(HeadPolicy):
         _checks.between("alpha", self.alpha, 0)
         _checks.whole("n_heads", self.n_heads, 1)
         _checks.choice("direction", self.direction, DIRECTIONS)
+        _checks.seed(self.seed)
 
     def chosen(self, detector: RiskAwareDetector) -> HeadChoice:
         """The heads asked for, else those of least risk."""

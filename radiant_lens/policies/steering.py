@@ -24,7 +24,7 @@ from radiant_lens.policies.gates import TrustRegion
 from radiant_lens.policies.heldout import Events, HeldOutCertificate, certificate
 from radiant_lens.policies.hub import download, temporary_folder, upload
 from radiant_lens.policies.maps import AffineMap
-from radiant_lens.sites import HeadSite, hook_name
+from radiant_lens.sites import HeadSite, as_sites, hook_name
 
 
 class RankedHeads(Protocol):
@@ -39,6 +39,9 @@ class RankedHeads(Protocol):
     def estimated(self) -> Float[Tensor, " site"]:
         """The effect of editing each."""
         ...
+
+
+_NOT_Z = "A steering's hook must be at a `hook_z`, axes `batch pos head d_head` ending in ({}, {}); got shape {}."
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -89,10 +92,18 @@ class Steering(SteeringParts):
         return self._editor(layer, z).edited(z)
 
     def hook(self, layer: int, *, window: Window | None = None, recorder: Recorder | None = None) -> HookFunction:
-        """The hook function of one layer; `window` and `recorder` are for `radiant_lens.steer`."""
+        """The hook function of one layer; `window` and `recorder` are for `radiant_lens.steer`.
+
+        Raises:
+            InvalidArgumentError: there is no such layer, or (in a pass) what it hooks is no `hook_z` of this model.
+        """
+        n_layers, *shape = self.scores.weights.shape
+        _checks.whole("layer", layer, 0, n_layers - 1)
         cached: list[LayerEditor] = []
 
         def steer(z: Tensor, hook: Any) -> Tensor:
+            if z.ndim != 4 or z.shape[2:] != tuple(shape):
+                raise InvalidArgumentError(_NOT_Z.format(*shape, tuple(z.shape)))
             if not cached or not cached[0].fits(z):
                 cached[:] = [self._editor(layer, z)]
             mask = window(z) if window is not None else None
@@ -126,7 +137,7 @@ class Steering(SteeringParts):
         if isinstance(start, str):
             _checks.choice("start", start, ("newest",))
         else:
-            window = _from(torch.as_tensor(start))
+            window = _from(_checks.columns("start", start))
         return [(hook_name(layer), self.hook(layer, window=window)) for layer in self.layers]
 
     def select(self, heads: RankedHeads | Iterable[tuple[int, int]], k: str | int = "auto") -> Steering:
@@ -142,12 +153,12 @@ class Steering(SteeringParts):
             NothingToEditError: no head has a positive effect.
         """
         given = isinstance(heads, Iterable)
-        wanted = {HeadSite(*pair) for pair in heads} if given else _most_effective(heads, k)
+        wanted = as_sites(heads) if given else _most_effective(heads, k)
         unknown = wanted - set(self.sites)
-        if unknown or not wanted:
+        if unknown:
             raise InvalidArgumentError(
                 f"`heads` must be some of the {len(self.sites)} edited heads; got "
-                f"{', '.join(map(str, sorted(unknown))) or 'none'}."
+                f"{', '.join(map(str, sorted(unknown)))}."
             )
         index = torch.tensor([i for i, site in enumerate(self.sites) if site in wanted])
         return replace(

@@ -9,6 +9,7 @@ from typing import Any
 
 from radiant_lens import _checks
 from radiant_lens._errors import InvalidArgumentError
+from radiant_lens.capture import POSITIONS
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.detectors.heads import LOSSES
 from radiant_lens.detectors.votes import VOTE_RULES
@@ -78,6 +79,7 @@ class Arm:
             InvalidArgumentError: a value that is not allowed.
         """
         _checks.whole("few_shot", self.few_shot, 0)
+        _checks.choice("positions", self.positions, POSITIONS)
         for name in self.detector:
             _checks.known("setting of the detector", name, DETECTOR_SETTINGS)
         detector = self.make_detector(0)
@@ -95,6 +97,7 @@ class Arm:
             UnknownNameError: a key that is none of an arm's.
             InvalidArgumentError: no name.
         """
+        _checks.instance("arms", values, Mapping, hint="each arm is a mapping with a `name`")
         for key in values:
             _checks.known("key of an arm", key, [f.name for f in fields(cls)])
         if "name" not in values:

@@ -71,9 +71,12 @@ def read_study(path: str | Path, **changes: Any) -> Study:
 
 
 def _arms(content: Mapping[str, Any]) -> list[Arm]:
-    arms = [Arm.from_mapping(values) for values in content.get("arms", ())]
-    grids = content.get("grid", ())
+    listed, grids = content.get("arms", []), content.get("grid", [])
+    _checks.instance("arms", listed, list, hint="a list of mappings, each with a `name`")
+    _checks.instance("grid", grids, (Mapping, list), hint="axes and their values, or a list of such")
+    arms = [Arm.from_mapping(values) for values in listed]
     for axes in [grids] if isinstance(grids, Mapping) else grids:
+        _checks.instance("grid", axes, Mapping, hint="axes and their values")
         arms += grid(**axes)
     if not arms:
         raise InvalidArgumentError("A study file needs `arms`, `grid`, or both.")

@@ -17,8 +17,10 @@ from transformers import PreTrainedModel
 
 from radiant_lens import _checks
 from radiant_lens._errors import InvalidArgumentError
+from radiant_lens._files import check_target
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.loading import load_dataset
+from radiant_lens.evaluation.choosing import MODELS, RULES
 from radiant_lens.evaluation.evaluate import FAMILIES
 from radiant_lens.evaluation.generation import check_sampling
 from radiant_lens.evaluation.result import Evaluation
@@ -94,9 +96,13 @@ class Study:
         fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
         out: str | Path | None = None,
     ) -> None:
-        _checks.choice("controls", controls, CONTROLS)
-        _checks.whole("n_shuffles", n_shuffles, 3)
         _check_arms(arms, seeds, hooks or {})
+        _checks.choice("controls", controls, CONTROLS)
+        if len(fractions) != 3:
+            raise InvalidArgumentError(f"`fractions` must be three, of training, validation and test; got {fractions}.")
+        if judge is not None:
+            _checks.known("judge", judge, [*RULES, *MODELS])
+        _checks.whole("n_shuffles", n_shuffles, 3)
         self.name, self.seeds, self.controls = name, tuple(seeds), controls
         for family in metrics or ():
             _checks.known("family of metrics", family, FAMILIES)
@@ -172,6 +178,8 @@ class Study:
                 f"cannot be handed them; got {n_jobs}."
             )
         missing = self.missing()
+        if self.out is not None and missing:
+            check_target(self.out / "cells" / "any.json")
         if n_jobs == 1 or len(missing) < 2:
             self._compute(missing, progress=progress)
         else:
@@ -280,8 +288,14 @@ class Study:
 
 
 def _check_arms(arms: Sequence[Arm], seeds: Sequence[int], hooks: Mapping[str, Hooks]) -> None:
+    for name, given in (("arms", arms), ("seeds", seeds)):
+        _checks.instance(name, given, (list, tuple, range))
     if not arms or not seeds:
         raise InvalidArgumentError(f"A study needs at least one arm and one seed; got {len(arms)} and {len(seeds)}.")
+    for arm in arms:
+        _checks.instance("arms", arm, Arm, hint="`Arm(name, ...)` or `grid(...)`")
+    for seed in seeds:
+        _checks.seed(seed, "seeds")
     for kind, values in (("arms", [arm.name for arm in arms]), ("seeds", [str(seed) for seed in seeds])):
         twice = sorted(name for name, n in Counter(values).items() if n > 1)
         if twice:

@@ -1,0 +1,210 @@
+"""What people do wrong at the command line: one sentence, an exit status, and nothing in place of a good file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pytest
+from plain_models import random_steering
+from test_bad_input import LONG, STATEMENTS, files, write_bad_artefacts, write_bad_files
+
+import radiant_lens as rl
+from radiant_lens import _files
+from radiant_lens._errors import OutputError
+from radiant_lens.datasets.files import write_records
+from radiant_lens.evaluation import generation
+
+
+class Typed(NamedTuple):
+    """What a person types in the folder of `place`, the exit status, and words of what they read."""
+
+    line: str
+    status: int
+    says: str
+
+    @property
+    def arguments(self) -> list[str]:
+        return [LONG if word == "LONG" else word for word in self.line.split()]
+
+
+USAGE = [
+    Typed("nonsense", 2, "No such command"),
+    Typed("fit", 2, "--out"),
+    Typed("demo --gamma 0.7", 2, "`gamma` must lie strictly between 0 and 0.5; got 0.7"),
+    Typed("demo --seed x", 2, "for '--seed'"),
+    Typed("demo --out file", 1, "'file' exists and is not a saved steering; it is left alone"),
+    Typed("demo --out file/demo", 1, "'file/demo' cannot be written (Not a directory)"),
+    Typed("collect --out o --model tinny", 2, "'tinny' is not a known model: did you mean 'tiny'"),
+    Typed("collect --out o --data tiny-fact", 2, "did you mean 'tiny-facts'"),
+    Typed("collect --out o --data none.csv", 1, "There is no file 'none.csv'"),
+    Typed("collect --out o --data mine.xlsx", 2, "A file must end in .csv, .json or .jsonl"),
+    Typed("collect --out o --data binary.csv", 1, "binary.csv cannot be read as .csv"),
+    Typed("collect --out o --data broken.json", 1, "broken.json cannot be read as .json"),
+    Typed("collect --out o --data empty.jsonl", 1, "empty.jsonl has no rows"),
+    Typed("collect --out o --data long.jsonl", 1, "Text 0 has 301 tokens; the model's context holds 256"),
+    Typed("collect --out o --data surrogate.jsonl", 1, "Text 0 is no Unicode"),
+    Typed("collect --out o --positions first", 2, "`positions` must be one of"),
+    Typed("collect --out o --device gpu", 2, "`device` must be such as 'cpu' or 'cuda:0'; got 'gpu'"),
+    Typed("collect --out steering", 1, "exists and is not a saved head cache"),
+    Typed("collect --out /proc/cache", 1, "'/proc/cache' cannot be written"),
+    Typed("fit --out o --data no-label.jsonl", 1, "missing column 'label'"),
+    Typed("fit --out o --data label-typo.jsonl", 1, "line 2: `label` must be 0 (desirable) or 1 (undesirable)"),
+    Typed("fit --out o --data label-two.jsonl", 1, "line 2: `label` must be 0 (desirable) or 1 (undesirable); got 2"),
+    Typed("fit --out o --data one-class.jsonl", 1, "no undesirable (1) example"),
+    Typed("fit --out o --gate open", 2, "`gate` must be one of"),
+    Typed("fit --out o --policy magic", 2, "`policy` must be one of"),
+    Typed("fit --out o --policy iti --alpha 0", 2, "`alpha` must lie strictly above 0; got 0"),
+    Typed("fit --out o --seed -1", 2, "`seed` must be a whole number between 0 and 4294967295; got -1"),
+    Typed("fit --out cache", 1, "exists and is not a saved steering"),
+    Typed("fit --out file/steering", 1, "cannot be written (Not a directory)"),
+    Typed("generate --model ./none x", 1, "There is no folder './none'"),
+    Typed("generate --model some/model x", 1, "download it elsewhere and pass its folder"),
+    Typed("generate --model a-model x", 1, "The model in 'a-model' cannot be read"),
+    Typed("generate --steering none x", 1, "is not a saved steering"),
+    Typed("generate --steering cut x", 1, "The saved steering at 'cut' is damaged"),
+    Typed("generate --steering later x", 1, "update radiant-lens"),
+    Typed("generate --steering steering.pt x", 1, "is not a saved steering"),
+    Typed("generate --steering pickled x", 1, "The saved steering at 'pickled' is damaged"),
+    Typed("generate --steering climbing x", 1, "is incomplete: `map_kind` must be one of"),
+    Typed("generate --steering other-model x", 1, "with n_layers = 2; 'tiny' has 4"),
+    Typed("generate --temperature -1 x", 2, "`temperature` must lie at or above 0"),
+    Typed("generate --seed -1 x", 2, "`seed` must be a whole number"),
+    Typed("generate LONG", 1, "context holds 256"),
+    Typed("generate --max-new-tokens 300 x", 1, "shorten it, or lower `max_new_tokens`"),
+    Typed("evaluate --metrics choices", 2, "did you mean 'choice'"),
+    Typed("evaluate --judge exakt", 2, "did you mean 'exact'"),
+    Typed("evaluate --samples 0", 2, "`n_samples` must be a whole number"),
+    Typed("evaluate --part some", 2, "`part` must be one of 'test', 'all'; got 'some'"),
+    Typed("evaluate --steering none", 1, "is not a saved steering"),
+    Typed("evaluate --out steering", 1, "'steering' cannot be written (it is no ordinary file)"),
+    Typed("ablate", 2, "Name a study (see --list)"),
+    Typed("ablate polices", 2, "did you mean 'policies'"),
+    Typed("ablate --vary gamma", 2, "`vary` must read name=value,value; got 'gamma'"),
+    Typed("ablate --vary gama=0.1,0.2", 2, "did you mean 'gamma'"),
+    Typed("ablate --vary gamma=0.1,0.7", 2, "`gamma` must lie strictly between 0 and 0.5; got 0.7"),
+    Typed("ablate --vary gamma=0.1 --seeds a,b", 2, "`seeds` must be whole numbers parted by commas; got 'a,b'"),
+    Typed("ablate --vary gamma=0.1 --seeds -1", 2, "`seeds` must be a whole number between 0"),
+    Typed("ablate --vary gamma=0.1 --jobs 0", 2, "`n_jobs` must be a whole number"),
+    Typed("ablate --vary gamma=0.1 --out file", 1, "cannot be written (Not a directory)"),
+    Typed("ablate none.yaml", 1, "Study file 'none.yaml' cannot be read"),
+    Typed("ablate code.yaml", 1, "could not determine a constructor"),
+    Typed("ablate key-typo.yaml", 2, "did you mean 'arms'"),
+    Typed("ablate paper:table9", 2, "is not a known table of the paper"),
+    Typed("report", 2, "There is nothing to report on"),
+    Typed("report --model tiny", 2, "must be given together"),
+    Typed("report --evaluation x.json", 2, "`--evaluation` must read NAME=FILE; got 'x.json'"),
+    Typed("report --evaluation a=x.json", 1, "The saved evaluation at 'x.json' cannot be read"),
+    Typed("report --evaluation a=evaluation.json", 1, "The saved evaluation at 'evaluation.json' cannot be read"),
+    Typed("report --evaluation a=steering.pt", 1, "The saved evaluation at 'steering.pt' cannot be read"),
+    Typed("report --steering none", 1, "is not a saved steering"),
+    Typed("report --steering steering --cache cut-cache", 1, "The saved head cache at 'cut-cache' is damaged"),
+    Typed("report --steering steering --out /dev/full", 1, "'/dev/full' cannot be written (it is no ordinary file)"),
+    Typed("doctor tinny", 2, "did you mean 'tiny'"),
+    Typed("doctor a-model", 1, "The model in 'a-model' cannot be read"),
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, model, gaussian_cache):
+    folder = tmp_path_factory.mktemp("place")
+    write_bad_files(folder)
+    steering = random_steering(model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_head)
+    write_bad_artefacts(folder, gaussian_cache(4), steering)
+    random_steering(2, 4, 8).save(folder / "other-model")
+    write_records(folder / "good.jsonl", rl.Dataset("good", STATEMENTS))
+    return folder
+
+
+@pytest.mark.parametrize("typed", USAGE, ids=[typed.line for typed in USAGE])
+def test_one_sentence_and_a_status(typed, place, monkeypatch, command_line):
+    monkeypatch.chdir(place)
+    before = files(place)
+    status, out, err = command_line(*typed.arguments)
+    assert status == typed.status, err
+    assert typed.says in " ".join((out + err).split())
+    assert "Traceback" not in out + err
+    assert files(place) == before
+
+
+# Stopped from outside, and disks that fill up: the good file stays, and nothing else is left
+
+
+def stopping(number: int) -> Callable[..., None]:
+    def stop(*args: object, **kwargs: object) -> None:
+        os.kill(os.getpid(), number)
+        raise AssertionError("the signal came too late")
+
+    return stop
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("when", ["generating", "half-way through a file"])
+def test_stopped(number, status, when, place, monkeypatch, command_line):
+    monkeypatch.chdir(place)
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+
+    def half(tensors, path):
+        path.write_bytes(b"half")
+        stopping(number)()
+
+    monkeypatch.setattr(generation, "generate_tokens", stopping(number))
+    monkeypatch.setattr(_files, "save_file", half)
+    before = files(place)
+    line = "generate hello" if when == "generating" else "collect --data good.jsonl --out cache"
+    code, _, err = command_line(*line.split())
+    assert code == status
+    assert f"stopped by {'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'}; what was complete is kept" in err
+    assert "Traceback" not in err
+    assert files(place) == before
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+@contextmanager
+def files_no_larger_than(n_bytes: int):
+    """The system itself refuses to write more, in the midst of a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("line", ["collect --data good.jsonl --out cache", "report --steering steering --out file"])
+def test_a_disk_that_fills_up(line, place, monkeypatch, command_line):
+    monkeypatch.chdir(place)
+    before = files(place)
+    with files_no_larger_than(1000):
+        status, _, err = command_line(*line.split())
+    assert status == 1
+    assert "cannot be written (" in err and "what stood there is as it was. Free some space, or choose" in err
+    assert "Traceback" not in err
+    assert files(place) == before
+    rl.HeadCache.load(place / "cache")
+
+
+def test_no_space_left_at_any_kind_of_file(place, monkeypatch, gaussian_cache):
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(_files, "save_file", full)
+    monkeypatch.setattr(_files.os, "fdopen", full)
+    before = files(place)
+    for save in (gaussian_cache(4).save, rl.Report("title", "page").save):
+        with pytest.raises(OutputError, match="cannot be written .No space left on device.; what stood there"):
+            save(place / ("cache" if "Cache" in repr(save) else "report.html"))
+    assert files(place) == before
+
+
+def test_limits_are_felt(tmp_path):
+    """The twin of the full disk: without the limit the same bytes are written."""
+    with files_no_larger_than(1000), pytest.raises(OSError, match="File too large"):
+        (tmp_path / "a").write_bytes(bytes(2000))
+    (tmp_path / "a").write_bytes(bytes(2000))
+    assert (tmp_path / "a").stat().st_size == 2000
