@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import torch.distributed as dist
+from torch import Tensor
 
 from radiant_lens._errors import RankError
 
@@ -20,6 +21,7 @@ from radiant_lens._errors import RankError
 PATIENCE = timedelta(days=7)
 
 _ALONE = ContextVar("alone", default=False)
+_TOGETHER = ContextVar("together", default=False)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -43,14 +45,30 @@ class Rank(NamedTuple):
         if self.n == 1:
             return [mine]
         found: list[Any] = [None] * self.n
-        try:
+        with self._heard():
             dist.all_gather_object(found, mine)
+        return found
+
+    def sum(self, mine: Tensor) -> Tensor:
+        """The sum of what every rank hands in, the same in all.
+
+        Raises:
+            RankError: a rank has died.
+        """
+        if self.n > 1:
+            with self._heard():
+                dist.all_reduce(mine)
+        return mine
+
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        try:
+            yield
         except RuntimeError as error:
             raise RankError(
                 f"Rank {self.number} of {self.n} stopped because another one has died, whose message or signal says "
                 "why; the same command, given again, takes up what is kept in a folder where it stopped."
             ) from error
-        return found
 
     def part(self, items: Sequence[Item]) -> Sequence[Item]:
         """This rank's run of neighbours; the runs of all ranks are the items."""
@@ -82,6 +100,28 @@ def alone() -> Iterator[None]:
         yield
     finally:
         _ALONE.reset(token)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Share the reading of activations meanwhile: moments are sums over the parts that each rank has read.
+
+    Every rank must make the same fits, of the same cache. Outside, a rank may fit by itself what the others do not.
+
+    Example:
+        >>> with together():
+        ...     ...  # steering = policy.fit(HeadCache.load("store"), detector)
+    """
+    token = _TOGETHER.set(True)
+    try:
+        yield
+    finally:
+        _TOGETHER.reset(token)
+
+
+def moments_rank() -> Rank:
+    """Who reads a share of the activations: this rank inside `together`, else a process by itself."""
+    return this_rank() if _TOGETHER.get() else Rank(0, 1)
 
 
 def shared(items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[Result]]) -> list[Result]:

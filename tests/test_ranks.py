@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import chain
@@ -18,7 +20,7 @@ import pytest
 import torch
 
 import radiant_lens as rl
-from radiant_lens import ranks
+from radiant_lens import linalg, ranks
 from radiant_lens._errors import RankError
 from radiant_lens.ranks import Rank, alone, launched, shared, this_rank
 from radiant_lens.studies import Study, grid
@@ -232,6 +234,68 @@ def test_accelerate_launches_as_well(model, data, tmp_path, launch):
     assert_all_once(launch.done(), each=2)
     expected = rl.collect(model, rl.load_dataset(data), max_tokens=400)
     torch.testing.assert_close(rl.HeadCache.load(tmp_path / "store").z, expected.z, rtol=1e-4, atol=1e-5)
+
+
+MOMENTS = """
+import sys
+import radiant_lens as rl
+from radiant_lens import linalg
+from radiant_lens.ranks import this_rank, together
+
+linalg.PART_BYTES = 2**12
+rank = this_rank()
+cache = rl.HeadCache.load(sys.argv[1])
+detector = rl.RiskAwareDetector().fit(cache)
+policy = rl.RadiantPolicy(gamma=0.05, heads=4)
+
+if rank.number == 0:
+    policy.fit(cache, detector).save(sys.argv[2] + "-alone")
+with together():
+    policy.fit(cache, detector).save(f"{sys.argv[2]}-{rank.number}")
+"""
+
+
+def test_ranks_fit_a_policy_together(gaussian_cache, tmp_path, launch):
+    gaussian_cache(400).save(tmp_path / "cache")
+    (tmp_path / "script.py").write_text(MOMENTS)
+    finished = launch(tmp_path / "cache", tmp_path / "steering")
+    assert finished.returncode == 0, finished.stderr
+    steerings = {name: rl.Steering.load(tmp_path / f"steering-{name}") for name in ("alone", 0, 1)}
+    z = gaussian_cache(50, seed=1).z
+    for layer in steerings["alone"].layers:
+        expected = steerings["alone"].edit(z[:, layer], layer)
+        assert not torch.equal(expected, z[:, layer])
+        for number in (0, 1):
+            torch.testing.assert_close(steerings[number].edit(z[:, layer], layer), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shrink_below", [0.0, 1e9])
+def test_moments_are_sums_over_what_each_rank_has_read(monkeypatch, shrink_below):
+    monkeypatch.setattr(linalg, "PART_BYTES", 2**8)
+    x = torch.randn(37, 2, 3, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(37 * 2).reshape(37, 2) % 3 > 0
+    expected = linalg.masked_moments(x, mask, shrink_below=shrink_below)
+    handed, here, met = [None] * 3, threading.local(), threading.Barrier(3)
+
+    def add(self, mine):
+        handed[self.number] = mine.clone()
+        met.wait()
+        total = sum(handed)
+        met.wait()
+        return total
+
+    def turn(number):
+        here.rank = Rank(number, 3)
+        return linalg.masked_moments(x, mask, shrink_below=shrink_below)
+
+    monkeypatch.setattr(linalg, "moments_rank", lambda: here.rank)
+    monkeypatch.setattr(Rank, "sum", add)
+    with ThreadPoolExecutor(3) as pool:
+        for found in pool.map(turn, range(3)):
+            torch.testing.assert_close(found.mean, expected.mean)
+            torch.testing.assert_close(found.covariance, expected.covariance)
+    monkeypatch.setattr(Rank, "sum", lambda self, mine: mine)
+    assert not torch.allclose(turn(1).mean, expected.mean)
 
 
 # Refusals

@@ -132,6 +132,7 @@ def fit(
     positions: o.Positions = "answer",
     seed: o.Seed = 0,
     device: o.Device = None,
+    device_map: o.DeviceMap = None,
     as_json: o.Json = False,
 ) -> None:
     """Fit a steering on 60% of the groups, choose its heads on 20%, certify it on 20%.
@@ -150,7 +151,7 @@ def fit(
     chosen.check()
     detector = studies.recommended_detector(seed).set_params(fnr_weight=fnr_weight)
     experiment = studies.prepare(
-        rl.load_model(model, device=device),
+        rl.load_model(model, device=device, device_map=device_map),
         rl.load_dataset(data),
         detector=detector,
         positions=positions,
