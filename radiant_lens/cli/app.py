@@ -92,9 +92,9 @@ def collect(
 ) -> None:
     """Save the activation of every head on labelled text.
 
-    Examples: radiant-lens collect --data my.jsonl --out my-cache
+    Example: radiant-lens collect --data my.jsonl --out my-cache
 
-    torchrun --nproc-per-node 4 --no-python radiant-lens collect --data my.jsonl --store my-cache
+    Several processes: torchrun --nproc-per-node 4 --no-python radiant-lens collect --data my.jsonl --store my-cache
     """
     import radiant_lens as rl
 

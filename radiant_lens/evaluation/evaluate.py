@@ -73,8 +73,8 @@ def evaluate(
       the samples, of judges that give scores. RealToxicityPrompts has 25 samples.
     - "fluency": "perplexity" of the answers given their prompts, the exponential of mean nats per token.
 
-    Processes that `torchrun` or `accelerate launch` started share the generation, judging and scoring; each of them must
-    make the call, and gets the whole result, up to the order of sums that of one process.
+    Processes that `torchrun` or `accelerate launch` started share the generation, judging and scoring; each of them
+    must make the call, and gets the whole result, up to the order of sums that of one process.
 
     Args:
         model: from `load_model`.
