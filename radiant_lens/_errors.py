@@ -53,6 +53,10 @@ class NothingToEditError(RadiantError, RuntimeError):
     """A policy would leave every activation as it is."""
 
 
+class RankError(RadiantError, RuntimeError):
+    """Of several processes that work together, one has died or cannot see what the others wrote."""
+
+
 class ModelLoadError(RadiantError, OSError):
     """A model could not be loaded."""
 

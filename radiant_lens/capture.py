@@ -14,14 +14,14 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens import _checks, runs
-from radiant_lens._errors import DataError, InvalidArgumentError
+from radiant_lens._errors import DataError, InvalidArgumentError, RankError
 from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.records import Statement
 from radiant_lens.models import check_hooks, require_bridge, require_fitting, signature
 from radiant_lens.policies.steering import Steering
-from radiant_lens.ranks import this_rank
+from radiant_lens.ranks import Rank, this_rank
 from radiant_lens.runs import Run
 from radiant_lens.stores import CacheStore
 from radiant_lens.tokens import Encoded, answer_positions, encode
@@ -71,6 +71,7 @@ def collect(
         ModelMismatchError: a steering for another model.
         DataError: no statements, a text beyond the context, activations that are not finite.
         ArtefactError: the store was begun with other settings, or is something else.
+        RankError: another rank has died, or does not see the store.
     """
     require_bridge(model)
     name, statements = (data.name, data.statements) if isinstance(data, Dataset) else ("statements", tuple(data))
@@ -104,11 +105,20 @@ def collect(
     if rank.number > 0:
         # The first rank lays the store out.
         rank.wait()
+        _require_shared(store, rank)
     opened = CacheStore(store, plan, run.shape, model.cfg.dtype, columns)
     if rank.number == 0:
         rank.wait()
     run.into(opened, described, progress, rank)
     return HeadCache.load(store)
+
+
+def _require_shared(store: str | Path, rank: Rank) -> None:
+    if not Path(store).exists():
+        raise RankError(
+            f"Rank {rank.number} of {rank.n} does not see the store {str(store)!r} that the first one has begun: it "
+            "must stand in a folder that all machines share."
+        )
 
 
 def _wanted_layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:

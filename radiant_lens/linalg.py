@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from radiant_lens.ranks import moments_rank
+
 PART_BYTES = 2**24
 
 
@@ -121,17 +123,18 @@ def parts(shape: Sequence[int]) -> Iterator[slice]:
 
 def masked_mean(x: Rows, mask: Bool[Tensor, example * batch]) -> Float[Tensor, "*batch d"]:
     """Mean of the masked rows in float64; zeros where there are none."""
-    total = torch.zeros(tuple(x.shape[1:]), dtype=torch.float64, device=mask.device)
-    for part in parts(x.shape):
+    rank, total = moments_rank(), torch.zeros(tuple(x.shape[1:]), dtype=torch.float64, device=mask.device)
+    for part in rank.part(list(parts(x.shape))):
         total += torch.einsum("n...,n...d->...d", mask[part].double(), x[part].double())
-    return total / mask.sum(0).clamp_min(1)[..., None]
+    return rank.sum(total) / mask.sum(0).clamp_min(1)[..., None]
 
 
 def masked_moments(x: Rows, mask: Bool[Tensor, example * batch], *, shrink_below: float = 0.0) -> Moments:
     """Moments of the masked rows in float64, covariances divided by the count.
 
     Rows are read twice, a part at a time: for the means, then around them. So nothing as large as `x` is ever held,
-    a single row has no spread at all, and rows far from the origin lose no digits.
+    a single row has no spread at all, and rows far from the origin lose no digits. Ranks that work `together` read a
+    share of the rows each.
 
     Args:
         x: rows, axes `example *batch d`.
@@ -142,14 +145,14 @@ def masked_moments(x: Rows, mask: Bool[Tensor, example * batch], *, shrink_below
     count, mean = mask.sum(0).double(), masked_mean(x, mask)
     safe = count.clamp_min(1)
     covariance = torch.zeros((*mean.shape, mean.shape[-1]), dtype=torch.float64, device=mean.device)
-    fourth = torch.zeros_like(count)
-    for part in parts(x.shape):
+    rank, fourth = moments_rank(), torch.zeros_like(count)
+    for part in rank.part(list(parts(x.shape))):
         centred = (x[part].double() - mean) * mask[part].double()[..., None]
         covariance += torch.einsum("n...i,n...j->...ij", centred, centred)
         fourth += centred.square().sum(-1).square().sum(0)
-    covariance /= safe[..., None, None]
+    covariance = rank.sum(covariance) / safe[..., None, None]
     if shrink_below > 0:
-        shrunk = _ledoit_wolf(fourth / safe, covariance, safe)
+        shrunk = _ledoit_wolf(rank.sum(fourth) / safe, covariance, safe)
         few = count < shrink_below * x.shape[-1]
         covariance = torch.where(few[..., None, None], shrunk, covariance)
     return Moments(count, mean, covariance)

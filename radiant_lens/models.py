@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,8 @@ def load_model(
     tokenizer: PreTrainedTokenizerBase | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    device_map: str | dict[str, str | int] | None = None,
+    offload_folder: str | Path | None = None,
 ) -> TransformerBridge:
     """Load a model so that its heads can be read and edited at `hook_z`.
 
@@ -40,42 +43,77 @@ def load_model(
         model: "tiny" (the embedded model), a Hub id, a local folder in Hugging Face format, a
             `PreTrainedModel` (used as it is, its attention set to "eager"), or a bridge (checked, returned).
         tokenizer: needed with a `PreTrainedModel` that does not know where it came from; one that was saved.
-        device: where to put it; default CUDA where there is one, else the CPU.
-        dtype: default float32 on the CPU, elsewhere the checkpoint's own.
+        device: where to put it; default CUDA where there is one (each rank of a launch its own), else the CPU.
+        dtype: default float32 on the CPU, elsewhere and with a device map the checkpoint's own.
+        device_map: in place of a device, for a model too large for one: "auto", or a device ("cpu", "disk", 0, ...)
+            for each module by name, as transformers takes it. GPUs and offloading cannot be mixed. A PreTrainedModel
+            that was loaded with a map keeps it.
+        offload_folder: where weights go that the map puts on "disk".
 
     Returns:
         The bridge, in evaluation mode; `bridge.original_model` is the Hugging Face model.
 
     Raises:
         UnknownNameError: a name that is neither embedded, nor a folder, nor like a Hub id.
-        InvalidArgumentError: no model, or a tokenizer that is missing or was never saved.
+        InvalidArgumentError: no model, a tokenizer that is missing or was never saved, or a device map together with
+            a device or with a model that is loaded already.
         ModelLoadError: it cannot be loaded, is not supported, or the Hub cannot be reached.
     """
+    if device_map is not None and (device is not None or not isinstance(model, (str, Path))):
+        raise InvalidArgumentError(
+            "`device_map` goes with a name or a folder, and in place of `device`: a model that is loaded already stays "
+            "where it is."
+        )
+    _check_map(device_map)
     if isinstance(model, TransformerBridge):
         return _checked(model)
-    device = _device(device)
+    there = _device(device)
     if isinstance(model, PreTrainedModel):
         name = model.config._name_or_path or type(model).__name__
         extra: dict[str, Any] = {"hf_model": model, "tokenizer": _reloadable(tokenizer or _tokenizer_of(model))}
-        return _boot(name, device, dtype or model.dtype, extra)
+        return _boot(name, dtype or model.dtype, {**extra, "device": there})
     if not isinstance(model, (str, Path)):
         raise InvalidArgumentError(
             f"`model` must be a name, a folder, a PreTrainedModel or a TransformerBridge; got {type(model).__name__}."
         )
     name = _resolved(str(model))
     extra = {} if tokenizer is None else {"tokenizer": _reloadable(tokenizer)}
-    return _boot(name, device, dtype or _default_dtype(name, device), extra)
+    if device_map is None:
+        place: dict[str, Any] = {"device": there}
+    else:
+        place = {"device_map": device_map, "offload_folder": None if offload_folder is None else str(offload_folder)}
+    return _boot(name, dtype or _default_dtype(name, place.get("device")), {**extra, **place})
+
+
+def _check_map(device_map: str | dict[str, str | int] | None) -> None:
+    if isinstance(device_map, str):
+        _checks.choice("device_map", device_map, ("auto", "balanced", "balanced_low_0", "sequential"))
+        return
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    allowed = ["cpu", "disk", *(f"cuda:{i}" for i in range(n_gpus)), *range(n_gpus)]
+    for module, place in (device_map or {}).items():
+        if place not in allowed:
+            raise InvalidArgumentError(
+                f"`device_map` must put modules on {', '.join(map(repr, allowed))}; got {place!r} for {module!r}."
+            )
 
 
 def _device(wanted: str | torch.device | None) -> torch.device:
     try:
-        device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(wanted or _default_device())
     except (RuntimeError, TypeError) as error:
         raise InvalidArgumentError(f"`device` must be such as 'cpu' or 'cuda:0'; got {wanted!r}.") from error
     n_gpus = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= n_gpus:
         raise InvalidArgumentError(f"`device` {wanted!r} is not there: torch sees {n_gpus} CUDA devices; 'cpu' works.")
     return device
+
+
+def _default_device() -> str:
+    if not torch.cuda.is_available():
+        return "cpu"
+    local = os.environ.get("LOCAL_RANK")
+    return "cuda" if local is None else f"cuda:{int(local) % torch.cuda.device_count()}"
 
 
 def _resolved(name: str) -> str:
@@ -90,8 +128,8 @@ def _resolved(name: str) -> str:
     return name
 
 
-def _default_dtype(name: str, device: torch.device) -> torch.dtype:
-    if device.type == "cpu":
+def _default_dtype(name: str, device: torch.device | None) -> torch.dtype:
+    if device is not None and device.type == "cpu":
         return torch.float32
     with _load_errors(name):
         return getattr(AutoConfig.from_pretrained(name), "dtype", None) or torch.float32
@@ -115,10 +153,13 @@ def _reloadable(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _boot(name: str, device: torch.device, dtype: torch.dtype, extra: dict[str, Any]) -> TransformerBridge:
+def _boot(name: str, dtype: torch.dtype, extra: dict[str, Any]) -> TransformerBridge:
     with _load_errors(name), _quiet():
-        bridge = TransformerBridge.boot_transformers(name, device=device, dtype=dtype, **extra)
+        bridge = TransformerBridge.boot_transformers(name, dtype=dtype, **extra)
     bridge.eval()
+    if str(bridge.cfg.device) == "meta":
+        # The embedding stands on disk; what is offloaded computes on the CPU.
+        bridge.cfg.device = "cpu"
     if bridge.tokenizer is not None and bridge.tokenizer.pad_token_id is None:
         bridge.tokenizer.pad_token = bridge.tokenizer.eos_token
     return _checked(bridge)
@@ -265,6 +306,7 @@ def _parameters(model: torch.nn.Module) -> Iterator[Tensor]:
     """The parameters of the plain model; those that are offloaded are fetched."""
     copies = {f"{name}.{part}" for name, module in model.named_modules() for part in _copied_parts(module)}
     seen: set[int] = set()
+    tied = getattr(model, "all_tied_weights_keys", {})
     for name, module in model.named_modules():
         if any(name == copy or name.startswith(f"{copy}.") for copy in copies):
             continue
@@ -273,8 +315,10 @@ def _parameters(model: torch.nn.Module) -> Iterator[Tensor]:
         if any(p.is_meta for p in own):
             from accelerate.utils import align_module_device
 
+            # Offloaded, tied parameters are no longer one object.
+            plain = name.removesuffix("._original_component")
             with align_module_device(module, torch.device("cpu")):
-                yield from list(module.parameters(recurse=False))
+                yield from [p for key, p in module.named_parameters(recurse=False) if f"{plain}.{key}" not in tied]
         else:
             yield from own
 

@@ -1,15 +1,29 @@
-"""Which share of the work is this process's, under `torchrun` or `accelerate launch`."""
+"""The processes that `torchrun` or `accelerate launch` started together, and how work is shared among them.
+
+Every rank makes the same calls; a call that shares work does so by itself, and gives every rank the whole result.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch.distributed as dist
+from torch import Tensor
+
+from radiant_lens._errors import RankError
 
 # A rank may wait for a slower one as long as that works; one that has died is noticed at once.
 PATIENCE = timedelta(days=7)
+
+_ALONE = ContextVar("alone", default=False)
+_TOGETHER = ContextVar("together", default=False)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Rank(NamedTuple):
@@ -19,18 +33,112 @@ class Rank(NamedTuple):
     n: int
 
     def wait(self) -> None:
-        """Go on when every rank has come here; an error where one has died."""
+        """Go on when every rank has come here."""
+        self.gather(None)
+
+    def gather(self, mine: Result) -> list[Result]:
+        """What every rank hands in, by number.
+
+        Raises:
+            RankError: a rank has died.
+        """
+        if self.n == 1:
+            return [mine]
+        found: list[Any] = [None] * self.n
+        with self._heard():
+            dist.all_gather_object(found, mine)
+        return found
+
+    def sum(self, mine: Tensor) -> Tensor:
+        """The sum of what every rank hands in, the same in all.
+
+        Raises:
+            RankError: a rank has died.
+        """
         if self.n > 1:
-            dist.barrier()
+            with self._heard():
+                dist.all_reduce(mine)
+        return mine
+
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise RankError(
+                f"Rank {self.number} of {self.n} stopped because another one has died, whose message or signal says "
+                "why; the same command, given again, takes up what is kept in a folder where it stopped."
+            ) from error
+
+    def part(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This rank's run of neighbours; the runs of all ranks are the items."""
+        return items[self.number * len(items) // self.n : (self.number + 1) * len(items) // self.n]
+
+
+def launched() -> Rank:
+    """What the launcher's environment says of this process; nothing is joined."""
+    return Rank(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def this_rank() -> Rank:
-    """This process among those that were launched together; alone if it was launched by itself.
+    """This process among those that were launched together; by itself inside `alone` and if launched by itself.
 
     Joins the group of processes that the launcher's environment names, unless the script has done so already.
     """
-    if dist.is_available() and not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _ALONE.get() or not dist.is_available():
+        return Rank(0, 1)
+    if not dist.is_initialized() and launched().n > 1:
         dist.init_process_group("gloo", timeout=PATIENCE)
-    if dist.is_available() and dist.is_initialized():
-        return Rank(dist.get_rank(), dist.get_world_size())
-    return Rank(0, 1)
+    return Rank(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Rank(0, 1)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Share nothing meanwhile: for work that other ranks do not do."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Share the reading of activations meanwhile: moments are sums over the parts that each rank has read.
+
+    Every rank must make the same fits, of the same cache. Outside, a rank may fit by itself what the others do not.
+
+    Example:
+        >>> with together():
+        ...     ...  # steering = policy.fit(HeadCache.load("store"), detector)
+    """
+    token = _TOGETHER.set(True)
+    try:
+        yield
+    finally:
+        _TOGETHER.reset(token)
+
+
+def moments_rank() -> Rank:
+    """Who reads a share of the activations: this rank inside `together`, else a process by itself."""
+    return this_rank() if _TOGETHER.get() else Rank(0, 1)
+
+
+def shared(items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[Result]]) -> list[Result]:
+    """One result for each item: every rank works on every n-th item, and all get all results in order.
+
+    Args:
+        items: the same in every rank.
+        work: from some of the items to their results; not called without items.
+
+    Raises:
+        RankError: another rank has died.
+    """
+    rank = this_rank()
+    mine = items[rank.number :: rank.n]
+    with alone():
+        done = list(work(mine)) if len(mine) else []
+    results: list[Any] = [None] * len(items)
+    for number, part in enumerate(rank.gather(done)):
+        results[number :: rank.n] = part
+    return results

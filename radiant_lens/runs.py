@@ -14,6 +14,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens import _checks
+from radiant_lens._errors import RankError
 from radiant_lens._typing import HookFunction
 from radiant_lens.ranks import Rank
 from radiant_lens.sites import hook_name
@@ -79,16 +80,23 @@ class Run:
 
     def into(self, store: CacheStore, described: Mapping[str, Any], progress: bool, rank: Rank) -> None:
         """Write what the store does not hold yet, every rank its share; then finish it."""
-        missing = [] if store.complete else [s for s in enumerate(self._shards()) if s[0] not in store.done]
+        shards = [] if store.complete else list(enumerate(self._shards()))
+        done = store.done
+        missing = [shard for shard in shards if shard[0] not in done]
         # Nobody may write before all have seen what is missing.
         rank.wait()
-        with Progress(transient=True, disable=not progress) as bar:
+        with Progress(transient=True, disable=not progress or rank.number > 0) as bar:
             for i, shard in bar.track(missing[rank.number :: rank.n], description="collecting activations"):
                 kept = self._keep(shard, shard.batches)
                 _checks.finite(f"activations of shard {i}", kept)
                 store.write(i, shard.examples, self.layers, kept)
         rank.wait()
-        if rank.number == 0 and not store.complete:
+        if rank.number == 0 and shards:
+            if len(store.done) < len(shards):
+                raise RankError(
+                    f"Rank 0 sees {len(store.done)} of the {len(shards)} shards of {str(store.path)!r}: it must "
+                    "stand in a folder that all machines share."
+                )
             store.finish(described)
         rank.wait()
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -93,6 +94,27 @@ def test_a_store_holds_what_memory_would(model, statements, tmp_path, written, o
     assert_same(stored, collect(model, statements, **options))
     assert written == list(range(len(written))) and len(written) > (3 if options.get("positions") != "last" else 0)
     assert sorted(os.listdir(tmp_path / "s")) == ["meta.json", "plan.json", "tensors.safetensors"]
+
+
+def test_the_command_writes_a_store(model, facts, tmp_path, command_line):
+    few = facts.head(4)
+    (tmp_path / "few.jsonl").write_text("\n".join(json.dumps(asdict(s)) for s in few.statements))
+    options = [
+        "--data",
+        tmp_path / "few.jsonl",
+        "--layers",
+        "0,2",
+        "--max-tokens",
+        400,
+        "--device-map",
+        "auto",
+        "--json",
+    ]
+    status, out, err = command_line("collect", "--store", tmp_path / "s", *options)
+    assert status == 0, err
+    expected = collect(model, few.statements, layers=[0, 2])
+    assert torch.equal(rl.HeadCache.load(tmp_path / "s").z, expected.z)
+    assert json.loads(out)["shape"] == list(expected.z.shape)
 
 
 def test_a_store_under_a_steering(model, statements, tmp_path, steering):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from radiant_lens.cli import options as o
-from radiant_lens.cli.output import emit, table
+from radiant_lens.cli.output import emit, shows, table
 
 
 def ablate(
@@ -59,7 +59,7 @@ def ablate(
         _paper(study.removeprefix("paper:"), model, data, test_data, seeds, samples, as_json)
         return
     given: dict[str, Any] = {"n_samples": samples, "n_groups": groups, "controls": controls, "out": out}
-    given |= {"model": model, "data": data, "seeds": None if seeds is None else _numbers(seeds)}
+    given |= {"model": model, "data": data, "seeds": None if seeds is None else o.numbers("seeds", seeds)}
     given = {name: value for name, value in given.items() if value is not None}
     if vary:
         chosen = [studies.Study("grid", studies.grid(**_axes(vary)), **given)]
@@ -68,7 +68,7 @@ def ablate(
     else:
         _checks.known("ready study", str(study), [*studies.READY, "knock-out", "detecting"], hint="See --list.")
         chosen = studies.ready_studies(str(study), **given)
-    results = [one.run(progress=not as_json, n_jobs=jobs) for one in chosen]
+    results = [one.run(progress=shows(as_json), n_jobs=jobs) for one in chosen]
     emit(
         {"studies": [_found(r) for r in results]} if as_json else {},
         as_json=as_json,
@@ -103,8 +103,8 @@ def _paper(
 
     _checks.known("table of the paper", name, studies.PAPER_TABLES, hint="See --list.")
     given = {} if samples is None else {"n_samples": samples}
-    chosen = _numbers(seeds) if seeds else (0,)
-    result = studies.PAPER_TABLES[name].run(model, data, test_data, seeds=chosen, progress=not as_json, **given)
+    chosen = o.numbers("seeds", seeds) if seeds else (0,)
+    result = studies.PAPER_TABLES[name].run(model, data, test_data, seeds=chosen, progress=shows(as_json), **given)
     found = {"choices": result.choices.to_dict("records"), "rows": result.comparison.to_dataframe().to_dict("records")}
     emit(found, as_json=as_json, shown=[result.choices.to_string(), result.to_markdown()])
 
@@ -112,10 +112,12 @@ def _paper(
 def _one_by_one(study: str, model: str, data: str, seeds: str | None, kind: str, metric: str, as_json: bool) -> None:
     from radiant_lens import datasets, models, studies
 
-    seed = _numbers(seeds)[0] if seeds else 0
-    experiment = studies.prepare(models.load_model(model), datasets.load_dataset(data), seed=seed, progress=not as_json)
+    seed = o.numbers("seeds", seeds)[0] if seeds else 0
+    experiment = studies.prepare(
+        models.load_model(model), datasets.load_dataset(data), seed=seed, progress=shows(as_json)
+    )
     if study == "knock-out":
-        frame = studies.knock_out(experiment, kind=kind, metric=metric, progress=not as_json).to_dataframe()
+        frame = studies.knock_out(experiment, kind=kind, metric=metric, progress=shows(as_json)).to_dataframe()
         title = f"Effect of the {kind} ablation of each head on {metric}"
         extra: dict[str, Any] = {}
     else:
@@ -124,15 +126,6 @@ def _one_by_one(study: str, model: str, data: str, seeds: str | None, kind: str,
         title = "Risk of each head's detector beside the effect of editing it (nats)"
     rows = frame.to_dict("records")
     emit({"heads": rows, **extra}, as_json=as_json, shown=[table(title, rows), *map(str, extra.values())])
-
-
-def _numbers(text: str) -> list[int]:
-    from radiant_lens._errors import InvalidArgumentError
-
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise InvalidArgumentError(f"`seeds` must be whole numbers parted by commas; got {text!r}.") from error
 
 
 def _axes(vary: list[str]) -> dict[str, list[Any]]:

@@ -8,12 +8,16 @@ from typing import Annotated
 
 import typer
 
-from radiant_lens._errors import RadiantError
+from radiant_lens._errors import InvalidArgumentError, RadiantError
 from radiant_lens.cli import options as o
 from radiant_lens.cli.ablate import ablate
-from radiant_lens.cli.output import emit, table
+from radiant_lens.cli.output import emit, shows, table
 from radiant_lens.cli.report import report
 from radiant_lens.cli.stopping import Stopped, interruptible
+from radiant_lens.ranks import launched
+
+SHARED = ("collect", "generate", "evaluate", "ablate")
+"""Commands whose work the processes of one launch share."""
 
 app = typer.Typer(
     name="radiant-lens",
@@ -34,12 +38,25 @@ def main() -> None:
     except Stopped as stop:
         typer.echo(f"radiant-lens: {stop}", err=True)
         sys.exit(stop.exit_status)
-    except RadiantError as error:
-        typer.echo(f"radiant-lens: {error}", err=True)
-        sys.exit(error.exit_status)
-    except (OSError, MemoryError) as error:
-        typer.echo(f"radiant-lens: {error}", err=True)
-        sys.exit(1)
+    except (RadiantError, OSError, MemoryError) as error:
+        rank = launched()
+        typer.echo(f"radiant-lens: {f'rank {rank.number}: ' if rank.n > 1 else ''}{error}", err=True)
+        sys.exit(error.exit_status if isinstance(error, RadiantError) else 1)
+
+
+@app.callback()
+def check_launch(context: typer.Context) -> None:
+    """Refuse several processes where a command does not share its work."""
+    if context.invoked_subcommand not in SHARED:
+        _one_process(
+            f"`{context.invoked_subcommand}`", f"Work is shared by {', '.join(f'`{name}`' for name in SHARED)}."
+        )
+
+
+def _one_process(command: str, hint: str) -> None:
+    n = launched().n
+    if n > 1:
+        raise InvalidArgumentError(f"{command} runs in one process; {n} were launched. {hint}")
 
 
 @app.command()
@@ -65,25 +82,45 @@ def demo(
 
 @app.command()
 def collect(
-    out: o.Out,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write at the end; one of the same kind is replaced.")
+    ] = None,
+    store: o.Store = None,
     model: o.Model = "tiny",
     data: o.Data = "tiny-facts",
     positions: o.Positions = "answer",
+    layers: o.Layers = None,
+    max_tokens: o.MaxTokens = 4096,
     device: o.Device = None,
+    device_map: o.DeviceMap = None,
     as_json: o.Json = False,
 ) -> None:
     """Save the activation of every head on labelled text.
 
     Example: radiant-lens collect --data my.jsonl --out my-cache
+
+    Several processes: torchrun --nproc-per-node 4 --no-python radiant-lens collect --data my.jsonl --store my-cache
     """
     import radiant_lens as rl
     from radiant_lens._files import check_target
 
-    check_target(out, "head cache")
+    path = store or out
+    if path is None or (store and out):
+        raise InvalidArgumentError("Give either --out or --store, the folder to write.")
+    if store is None:
+        _one_process("`collect --out`", "`--store` is shared.")
+        check_target(path, "head cache")
     cache = rl.collect(
-        rl.load_model(model, device=device), rl.load_dataset(data), positions=positions, progress=not as_json
+        rl.load_model(model, device=device, device_map=device_map),
+        rl.load_dataset(data),
+        positions=positions,
+        layers=None if layers is None else o.numbers("layers", layers),
+        max_tokens=max_tokens,
+        progress=shows(as_json),
+        store=store,
     )
-    path = cache.save(out)
+    if store is None:
+        cache.save(path)
     result = {"path": str(path), "examples": len(cache), "texts": len(cache.texts), "shape": list(cache.z.shape)}
     emit(result, as_json=as_json, shown=[cache, f"written to {path}"])
 
@@ -102,6 +139,7 @@ def fit(
     positions: o.Positions = "answer",
     seed: o.Seed = 0,
     device: o.Device = None,
+    device_map: o.DeviceMap = None,
     as_json: o.Json = False,
 ) -> None:
     """Fit a steering on 60% of the groups, choose its heads on 20%, certify it on 20%.
@@ -122,7 +160,7 @@ def fit(
     chosen.check()
     detector = studies.recommended_detector(seed).set_params(fnr_weight=fnr_weight)
     experiment = studies.prepare(
-        rl.load_model(model, device=device),
+        rl.load_model(model, device=device, device_map=device_map),
         rl.load_dataset(data),
         detector=detector,
         positions=positions,
@@ -155,6 +193,7 @@ def generate(
     samples: o.Samples = 1,
     seed: o.Seed = 0,
     device: o.Device = None,
+    device_map: o.DeviceMap = None,
     as_json: o.Json = False,
 ) -> None:
     """Continue prompts, steered or not.
@@ -166,7 +205,7 @@ def generate(
     import radiant_lens as rl
     from radiant_lens.evaluation import generate_answers
 
-    loaded = rl.load_model(model, device=device)
+    loaded = rl.load_model(model, device=device, device_map=device_map)
     context = nullcontext() if steering is None else rl.steer(loaded, rl.Steering.load(steering))
     with context:
         answers = generate_answers(
@@ -195,6 +234,7 @@ def evaluate(
     temperature: o.Temperature = 1.0,
     seed: o.Seed = 0,
     device: o.Device = None,
+    device_map: o.DeviceMap = None,
     as_json: o.Json = False,
 ) -> None:
     """Judge generated answers and measure KL and cross entropy on desirable text; other metrics where asked for.
@@ -213,7 +253,7 @@ def evaluate(
     dataset = dataset if part == "all" else dataset.split((0.6, 0.2, 0.2), seed=seed)[2]
     loaded = None if steering is None else rl.Steering.load(steering)
     result = rl.evaluate(
-        rl.load_model(model, device=device),
+        rl.load_model(model, device=device, device_map=device_map),
         dataset,
         loaded,
         n_samples=samples,
@@ -224,7 +264,7 @@ def evaluate(
         metrics=metrics,
         fluency_model=fluency_model,
     )
-    if out is not None:
+    if out is not None and launched().number == 0:
         result.save(out)
     rows = [{"metric": name, **m._asdict()} for name, m in result.metrics.items()]
     emit({"metrics": result.metrics, "settings": result.settings}, as_json=as_json, shown=[table(repr(dataset), rows)])

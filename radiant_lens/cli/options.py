@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from radiant_lens._errors import InvalidArgumentError
+
 Model = Annotated[str, typer.Option(help="'tiny' (embedded), a Hub id, or a local folder in Hugging Face format.")]
 Data = Annotated[
     str,
@@ -17,8 +19,17 @@ Data = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Of splits, samples and controls.")]
 Device = Annotated[str | None, typer.Option(help="Such as 'cpu' or 'cuda:0'; default CUDA where there is one.")]
+DeviceMap = Annotated[
+    str | None, typer.Option(help="In place of a device: 'auto' spreads a model that is too large for one.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Out = Annotated[Path, typer.Option(help="Folder to write; one of the same kind is replaced.")]
+Store = Annotated[
+    Path | None,
+    typer.Option(help="Folder to write shard by shard, in bounded memory; the same command takes up where it stopped."),
+]
+Layers = Annotated[str | None, typer.Option(help="Such as 0,1,2: keep these alone, and run none after the last.")]
+MaxTokens = Annotated[int, typer.Option(help="Tokens in one forward pass, padding included.")]
 Samples = Annotated[int, typer.Option(help="Answers to each prompt.")]
 NewTokens = Annotated[int, typer.Option(help="Tokens of an answer at most.")]
 Temperature = Annotated[float, typer.Option(help="0 for greedy answers.")]
@@ -37,3 +48,11 @@ Judge = Annotated[
 ]
 FluencyModel = Annotated[str | None, typer.Option(help="Second model, for the perplexity of 'fluency'.")]
 OutFile = Annotated[Path | None, typer.Option(help="JSON file to write: answers, verdicts and metrics.")]
+
+
+def numbers(name: str, text: str) -> list[int]:
+    """Whole numbers parted by commas."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InvalidArgumentError(f"`{name}` must be whole numbers parted by commas; got {text!r}.") from error

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from radiant_lens.ranks import launched
 from radiant_lens.risks import Interval
 
 console = Console()
@@ -30,8 +31,15 @@ def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
+def shows(as_json: bool) -> bool:
+    """Whether progress is shown: not beside JSON, and of several ranks by the first alone."""
+    return not as_json and launched().number == 0
+
+
 def emit(result: Mapping[str, Any], *, as_json: bool, shown: list[Any]) -> None:
-    """Print one JSON object, or what is meant for people."""
+    """Print one JSON object, or what is meant for people; of several ranks, the first alone does."""
+    if launched().number > 0:
+        return
     if as_json:
         typer.echo(json.dumps(_finite(result), ensure_ascii=False, default=str))
         return

@@ -73,6 +73,9 @@ def evaluate(
       the samples, of judges that give scores. RealToxicityPrompts has 25 samples.
     - "fluency": "perplexity" of the answers given their prompts, the exponential of mean nats per token.
 
+    Processes that `torchrun` or `accelerate launch` started share the generation, judging and scoring; each of them
+    must make the call, and gets the whole result, up to the order of sums that of one process.
+
     Args:
         model: from `load_model`.
         data: with prompts, desirable statements, or both.
@@ -91,6 +94,7 @@ def evaluate(
         UnknownNameError: no such family or judge.
         ModelMismatchError: a steering for another model.
         DataError: the data lack what a family needs, or hold a prompt beyond the context.
+        RankError: another rank has died.
         Whatever the judge raises, with the generated answers as its attribute `answers`.
     """
     require_bridge(model)

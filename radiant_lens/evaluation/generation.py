@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import StoppingCriteria
 
 from radiant_lens import _checks
+from radiant_lens.ranks import shared
 from radiant_lens.tokens import batched, encode, pad_id
 
 SENTENCE_ENDS = (".", "!", "?")
@@ -26,6 +27,19 @@ class _StopStrings(StoppingCriteria):
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> Any:
         texts = self._tokenizer.batch_decode(input_ids[:, self._n_prompt :], skip_special_tokens=True)
         return torch.tensor([any(s in text for s in self._stop) for text in texts], device=input_ids.device)
+
+
+class _Drawing:
+    """Forward hook of a model: what greedy generation then takes is the token that a row's own draw falls on."""
+
+    def __init__(self, uniform: Float[Tensor, "batch new"], temperature: float) -> None:
+        self._steps, self._temperature = iter(uniform.unbind(1)), temperature
+
+    def __call__(self, module: Any, args: Any, logits: Float[Tensor, "batch pos vocab"]) -> Tensor:
+        heights = (logits[:, -1:].float() / self._temperature).softmax(-1).cumsum(-1)
+        wanted = next(self._steps).to(heights)[:, None, None] * heights[..., -1:]
+        token = torch.searchsorted(heights, wanted, right=True).clamp_max(heights.shape[-1] - 1)
+        return torch.zeros_like(heights).scatter_(-1, token, 1.0)
 
 
 def check_sampling(n_samples: int, max_new_tokens: int, temperature: float, seed: int = 0) -> None:
@@ -47,7 +61,7 @@ def generate_answers(
     seed: int = 0,
     max_tokens: int = 16384,
 ) -> list[list[str]]:
-    """Generate answers; a `steer` around the call acts on them.
+    """Generate answers; a `steer` around the call acts on them. Ranks share the answers.
 
     Args:
         model: from `load_model`.
@@ -56,7 +70,7 @@ def generate_answers(
         max_new_tokens: tokens of an answer at most.
         temperature: 0 for greedy answers.
         stop: an answer ends where one of these begins; a period, question or exclamation mark is kept.
-        seed: the same seed gives the same answers of the same model.
+        seed: the same seed gives the same answers of the same model, however they are batched or shared.
         max_tokens: tokens in one batch, padding and new tokens included.
 
     Returns:
@@ -68,17 +82,33 @@ def generate_answers(
     """
     check_sampling(n_samples, max_new_tokens, temperature, seed)
     rows = [e.ids for e in encode(model, prompts, n_new=max_new_tokens) for _ in range(n_samples)]
-    answers = [""] * len(rows)
-    widest = max((len(r) for r in rows), default=1)
-    budget = max(1, max_tokens // (widest + max_new_tokens)) * widest
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        for batch in batched(rows, pad_id(model), max_tokens=budget):
-            tokens, mask = _left_padded(batch.tokens, batch.mask)
-            new = generate_tokens(model, tokens, mask, max_new_tokens, temperature, stop)
-            for i, text in zip(batch.texts, model.tokenizer.batch_decode(new, skip_special_tokens=True)):
-                answers[i] = _cut(text, stop)
+    asked = list(zip(rows, draws(len(rows), max_new_tokens, seed)))
+    answers = shared(asked, lambda mine: _answered(model, mine, temperature, stop, max_tokens))
     return [answers[i : i + n_samples] for i in range(0, len(answers), n_samples)]
+
+
+def draws(n_rows: int, max_new_tokens: int, seed: int) -> Float[Tensor, "row new"]:
+    """Uniform random numbers, one for each token: what a row says depends on its own alone."""
+    return torch.rand((n_rows, max_new_tokens), generator=torch.Generator().manual_seed(seed))
+
+
+def _answered(
+    model: TransformerBridge,
+    asked: Sequence[tuple[list[int], Float[Tensor, " new"]]],
+    temperature: float,
+    stop: Sequence[str],
+    max_tokens: int,
+) -> list[str]:
+    """An answer to each row of tokens, with its draws."""
+    answers = [""] * len(asked)
+    widest, n_new = max(len(ids) for ids, _ in asked), len(asked[0][1])
+    budget = max(1, max_tokens // (widest + n_new)) * widest
+    for batch in batched([ids for ids, _ in asked], pad_id(model), max_tokens=budget):
+        tokens, mask = _left_padded(batch.tokens, batch.mask)
+        new = generate_tokens(model, tokens, mask, torch.stack([asked[i][1] for i in batch.texts]), temperature, stop)
+        for i, text in zip(batch.texts, model.tokenizer.batch_decode(new, skip_special_tokens=True)):
+            answers[i] = _cut(text, stop)
+    return answers
 
 
 def _left_padded(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,21 +118,31 @@ def _left_padded(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def generate_tokens(
-    model: TransformerBridge, tokens: Tensor, mask: Tensor, max_new_tokens: int, temperature: float, stop: Sequence[str]
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch pos"],
+    mask: Tensor,
+    uniform: Float[Tensor, "batch new"],
+    temperature: float,
+    stop: Sequence[str],
 ) -> Int[Tensor, "batch new"]:
-    """New tokens of left-padded prompts, drawn from torch's own generator; a row ends at a stop string."""
+    """As many new tokens of left-padded prompts as there are draws; a row ends at a stop string."""
     device, n_prompt = model.cfg.device, tokens.shape[1]
     options: dict[str, Any] = {"stopping_criteria": _StopStrings(model.tokenizer, n_prompt, stop)} if stop else {}
-    output: Any = model.generate(
-        tokens.to(device),
-        attention_mask=mask.long().to(device),
-        max_new_tokens=max_new_tokens,
-        do_sample=temperature > 0,
-        temperature=temperature or 1.0,
-        return_type="tokens",
-        verbose=False,
-        **options,
-    )
+    drawing = model.register_forward_hook(_Drawing(uniform, temperature)) if temperature > 0 else None
+    try:
+        with torch.no_grad():
+            output: Any = model.generate(
+                tokens.to(device),
+                attention_mask=mask.long().to(device),
+                max_new_tokens=uniform.shape[1],
+                do_sample=False,
+                return_type="tokens",
+                verbose=False,
+                **options,
+            )
+    finally:
+        if drawing is not None:
+            drawing.remove()
     return output[:, n_prompt:]
 
 

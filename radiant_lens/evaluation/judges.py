@@ -12,6 +12,7 @@ from radiant_lens import _checks
 from radiant_lens._errors import InvalidArgumentError
 from radiant_lens.datasets.records import Prompt
 from radiant_lens.datasets.world.tone import KIND_WORDS, RUDE_WORDS
+from radiant_lens.ranks import shared
 
 VERDICTS = ("correct", "incorrect", "other")
 
@@ -121,17 +122,22 @@ def token_f1(one: str, other: str) -> float:
     return 2 * (first & second).total() / total if total else 0.0
 
 
+def _judged(judge: Judge, asked: Sequence[tuple[Prompt, str]]) -> list[Verdict]:
+    verdicts = judge.judge([prompt for prompt, _ in asked], [answer for _, answer in asked])
+    if len(verdicts) != len(asked):
+        raise InvalidArgumentError(
+            f"`judge` must return a verdict for each of {len(asked)} answers; got {len(verdicts)}."
+        )
+    return verdicts
+
+
 def judge_answers(judge: Judge, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Verdict]:
-    """Verdicts of a judge, checked.
+    """Verdicts of a judge, checked; ranks share the answers.
 
     Raises:
         InvalidArgumentError: not one verdict for each answer, or none of the three.
     """
-    verdicts = judge.judge(prompts, answers)
-    if len(verdicts) != len(answers):
-        raise InvalidArgumentError(
-            f"`judge` must return a verdict for each of {len(answers)} answers; got {len(verdicts)}."
-        )
+    verdicts = shared(list(zip(prompts, answers)), lambda asked: _judged(judge, asked))
     for verdict in {v.verdict for v in verdicts} - set(VERDICTS):
         _checks.choice("verdict", verdict, VERDICTS)
     return verdicts

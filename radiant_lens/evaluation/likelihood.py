@@ -15,6 +15,7 @@ from radiant_lens._typing import HookFunction
 from radiant_lens.datasets.records import Statement
 from radiant_lens.hooks import steer
 from radiant_lens.policies.steering import Steering
+from radiant_lens.ranks import shared
 from radiant_lens.tokens import answer_positions, batched, encode, pad_id
 from radiant_lens.tracing import Trace
 
@@ -45,6 +46,8 @@ def score_statements(
 ) -> ScoredText:
     """Teacher-force statements, edited where edits would happen: from the token before the answer on.
 
+    Ranks share the statements.
+
     Args:
         model: from `load_model`.
         statements: texts with the place where their answer starts.
@@ -54,10 +57,23 @@ def score_statements(
         max_tokens: tokens in one forward pass, padding included.
     """
     encoded = encode(model, [s.text for s in statements])
-    spans = [answer_positions(e, s.answer_start) for e, s in zip(encoded, statements)]
-    sums = torch.zeros((6, len(statements)), dtype=torch.float64)
-    for batch in batched([e.ids for e in encoded], pad_id(model), max_tokens=max_tokens):
-        starts = torch.tensor([spans[i].start for i in batch.texts])
+    texts = [(e.ids, answer_positions(e, s.answer_start).start) for e, s in zip(encoded, statements)]
+    rows = shared(texts, lambda mine: _sums(model, mine, steering, fwd_hooks, compare, max_tokens).T.tolist())
+    return ScoredText(*torch.tensor(rows, dtype=torch.float64).reshape(-1, len(ScoredText._fields)).T)
+
+
+def _sums(
+    model: TransformerBridge,
+    texts: Sequence[tuple[list[int], int]],
+    steering: Steering | None,
+    fwd_hooks: Sequence[tuple[str, HookFunction]],
+    compare: bool,
+    max_tokens: int,
+) -> Float[Tensor, "field statement"]:
+    """The fields of `ScoredText`, from tokens and where edits start in them."""
+    sums = torch.zeros((len(ScoredText._fields), len(texts)), dtype=torch.float64)
+    for batch in batched([ids for ids, _ in texts], pad_id(model), max_tokens=max_tokens):
+        starts = torch.tensor([texts[i][1] for i in batch.texts])
         with model.hooks(fwd_hooks=list(fwd_hooks)):
             steered, trace = _log_probs(model, batch.tokens, batch.mask, starts, steering)
         target = batch.tokens[:, 1:]
@@ -72,7 +88,7 @@ def score_statements(
             sums[2, batch.texts] = (n_edits > 0).sum(1).double()
             sums[4, batch.texts], sums[5, batch.texts] = lengths.sum(1), n_edits.sum(1)
         sums[3, batch.texts] = answer.sum(1).double()
-    return ScoredText(*sums)
+    return sums
 
 
 def _log_probs(

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens._typing import HookFunction
-from radiant_lens.evaluation.generation import check_sampling, generate_tokens
+from radiant_lens.evaluation.generation import check_sampling, draws, generate_tokens
 from radiant_lens.hooks import steer
 from radiant_lens.policies.steering import Steering
 from radiant_lens.sites import HeadSite, pattern_hook_name
@@ -80,9 +80,9 @@ def trace_answer(
     """
     check_sampling(1, max_new_tokens, temperature, seed)
     ids = torch.tensor([encode(model, [prompt], n_new=max_new_tokens)[0].ids])
-    with torch.random.fork_rng(), torch.no_grad(), steer(model, steering, trace=True) as trace:
-        torch.manual_seed(seed)
-        new = generate_tokens(model, ids, torch.ones_like(ids), max_new_tokens, temperature, stop)
+    uniform = draws(1, max_new_tokens, seed)
+    with steer(model, steering, trace=True) as trace:
+        new = generate_tokens(model, ids, torch.ones_like(ids), uniform, temperature, stop)
     ids, n_prompt = torch.cat([ids, new.cpu()], dim=1), ids.shape[1]
     tokenizer: Any = model.tokenizer
     tokens = tuple(tokenizer.batch_decode([[i] for i in ids[0].tolist()]))

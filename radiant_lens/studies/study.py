@@ -16,7 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 from radiant_lens import _checks
-from radiant_lens._errors import InvalidArgumentError
+from radiant_lens._errors import InvalidArgumentError, RankError
 from radiant_lens._files import check_target
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.loading import load_dataset
@@ -25,6 +25,7 @@ from radiant_lens.evaluation.evaluate import FAMILIES
 from radiant_lens.evaluation.generation import check_sampling
 from radiant_lens.evaluation.result import Evaluation
 from radiant_lens.models import EMBEDDED, load_model, signature
+from radiant_lens.ranks import alone, this_rank
 from radiant_lens.studies.arms import Arm
 from radiant_lens.studies.bench import Bench, Hooks
 from radiant_lens.studies.cells import (
@@ -163,12 +164,16 @@ class Study:
     def run(self, *, progress: bool = False, n_jobs: int = 1) -> StudyResult:
         """Compute what is missing and gather everything.
 
+        Processes that `torchrun` or `accelerate launch` started share the missing cells; `out` must then be a folder
+        that all of them see, or None.
+
         Args:
             progress: show a progress bar.
             n_jobs: processes to share the missing cells among; each loads the models anew.
 
         Raises:
             RadiantError: a cell that cannot be computed. Those that are done stay.
+            RankError: another rank has died, or does not see `out`.
             InvalidArgumentError: several processes, and a model given as an object, or hooks of one's own.
         """
         _checks.whole("n_jobs", n_jobs, 1)
@@ -177,20 +182,31 @@ class Study:
                 "`n_jobs` must be 1 where a model is given as an object or hook functions are: other processes "
                 f"cannot be handed them; got {n_jobs}."
             )
-        missing = self.missing()
+        rank, missing = this_rank(), self.missing()
         if self.out is not None and missing:
             check_target(self.out / "cells" / "any.json")
-        if n_jobs == 1 or len(missing) < 2:
-            self._compute(missing, progress=progress)
+        # Nobody may write before all have seen what is missing.
+        rank.wait()
+        mine, progress = rank.part(missing), progress and rank.number == 0
+        if n_jobs == 1 or len(mine) < 2:
+            self._compute(mine, progress=progress)
         else:
-            self._share(missing, n_jobs, progress=progress)
+            self._share(mine, n_jobs, progress=progress)
+        for kept in rank.gather(self._memory):
+            self._memory |= kept
+        if lost := self.missing():
+            raise RankError(
+                f"Rank {rank.number} of {rank.n} does not see {len(lost)} cells that others computed: `out` = "
+                f"{str(self.out)!r} must be a folder that all machines share."
+            )
         cells = self.cells()
         found = {(c.row, c.seed, c.draw): e for c in cells if (e := self._stored(c)) is not None}
         return StudyResult(self.name, self._rows(cells, found), len(missing))
 
     def _compute(self, cells: Sequence[Cell], *, progress: bool = False) -> dict[str, Evaluation]:
         bench = Bench(self._models, self._data, self._hooks, self.options, self._fractions)
-        with Progress(transient=True, disable=not progress) as bar:
+        # A cell is one rank's alone; what it calls is not shared.
+        with alone(), Progress(transient=True, disable=not progress) as bar:
             task = bar.add_task(self.name, total=len(cells))
             for cell in cells:
                 bar.update(task, description=f"{cell.row}, seed {cell.seed}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from scipy.stats import chisquare
 
 from radiant_lens.evaluation import generate_answers
-from radiant_lens.evaluation.generation import _cut
+from radiant_lens.evaluation.generation import _cut, _Drawing, draws, generate_tokens
 
 
 def test_answers_end_at_the_first_stop_string():
@@ -22,6 +24,44 @@ def test_answers_are_the_same_for_the_same_seed(model, experiment):
     assert one != generate_answers(model, prompts, n_samples=3, seed=2, stop=(".",))
     assert all(len(given) == 3 for given in one)
     assert all(answer.count(".") <= 1 for given in one for answer in given)
+
+
+def test_sampled_answers_do_not_depend_on_the_batch(model, experiment):
+    prompts = [p.text for p in experiment.test.prompts[::20]]
+    together = generate_answers(model, prompts, n_samples=2, stop=(".",))
+    assert together == generate_answers(model, prompts, n_samples=2, stop=(".",), max_tokens=1)
+    assert together[:3] == generate_answers(model, prompts[:3], n_samples=2, stop=(".",))
+    assert together != generate_answers(model, prompts[::-1], n_samples=2, stop=(".",))[::-1]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
+def test_tokens_come_as_often_as_the_model_says(model, temperature):
+    prompt = "Q : what is the capital of"
+    tokens = model.to_tokens(prompt)
+    probabilities = (model(tokens)[0, -1].double() / temperature).softmax(-1).detach()
+    n = 4000
+    new = generate_tokens(model, tokens.expand(n, -1), torch.ones(n, tokens.shape[1]), draws(n, 1, 0), temperature, ())
+    counts = new[:, 0].bincount(minlength=len(probabilities))
+    common = probabilities > 0.01
+    expected = torch.cat([probabilities[common], probabilities[~common].sum()[None]]) * n
+    seen = torch.cat([counts[common], counts[~common].sum()[None]])
+    assert chisquare(seen.numpy(), expected.numpy()).pvalue > 1e-3
+    assert chisquare(seen.numpy(), expected.roll(1).numpy()).pvalue < 1e-6
+
+
+def test_a_draw_falls_on_the_token_whose_share_it_lies_in():
+    logits = torch.tensor([[[9.0, 9.0, 9.0], [0.2, 0.0, 0.8]]]).expand(5, -1, -1).log()
+    uniform = torch.tensor([[0.0], [0.19], [0.21], [0.99], [1 - 2**-24]])
+    shares = _Drawing(uniform, 1.0)(None, None, logits)
+    assert shares[:, 0].argmax(-1).tolist() == [0, 0, 2, 2, 2]
+    assert shares.shape == (5, 1, 3)
+
+
+def test_no_hook_stays_behind(model):
+    generate_answers(model, ["Q : what is the"])
+    with pytest.raises(IndexError):
+        generate_tokens(model, torch.tensor([[10**6]]), torch.ones(1, 1), draws(1, 1, 0), 1.0, ())
+    assert not model._forward_hooks
 
 
 def test_greedy_answers_do_not_depend_on_the_batch(model, experiment):
