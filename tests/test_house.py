@@ -24,7 +24,7 @@ LAYERS = [
     ["tracing", "passes", "capture", "hooks"],
     ["evaluation"],
     ["fitting"],
-    ["studies", "harness"],
+    ["studies", "harness", "checkup"],
     ["viz"],
     ["cli"],
 ]
@@ -39,6 +39,7 @@ MAY_IMPORT_MODELS = {
     "evaluation",
     "studies",
     "harness",
+    "checkup",
     "tiny",
     "cli",
 }
@@ -178,6 +179,7 @@ def test_public_names_are_frozen():
         "tokens",
         "studies",
         "harness",
+        "checkup",
         "cli",
     }
     names = {n for n in vars(rl) if not n.startswith("_")} - modules
