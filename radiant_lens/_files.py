@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -41,7 +42,7 @@ def save_folder(
     try:
         # Tensors that share memory are refused by safetensors: each gets its own.
         save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, beside / _TENSORS)
-        head = {"format": FORMAT_VERSION, "kind": kind}
+        head = {"format": FORMAT_VERSION, "kind": kind, "sha256": _digest(beside / _TENSORS)}
         text = json.dumps({**head, **meta}, indent=1, ensure_ascii=False)
         (beside / _META).write_text(text, encoding="utf-8")
         if card is not None:
@@ -75,8 +76,21 @@ def _kind_at(path: Path) -> str | None:
         return None
 
 
-def load_folder(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def load_folder(path: str | Path, kind: str, *, verify: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors (memory-mapped) and meta data of a folder written by `save_folder`.
+
+    Args:
+        path: of the folder.
+        kind: what it must hold.
+        verify: read all tensors once and compare them with the hash that was saved, where one was.
 
     Raises:
         ArtefactError: the folder is missing, damaged, of another kind, or of a later format.
@@ -87,7 +101,10 @@ def load_folder(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[st
     try:
         meta = json.loads((path / _META).read_text(encoding="utf-8"))
         _check_head(meta, path, kind)
-        return load_file(path / _TENSORS), meta
+        tensors, saved_as = load_file(path / _TENSORS), meta.pop("sha256", None)
+        if verify and saved_as is not None and saved_as != _digest(path / _TENSORS):
+            raise ArtefactError(f"The saved {kind} at {str(path)!r} is damaged: {_TENSORS} is not what was saved.")
+        return tensors, meta
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise ArtefactError(f"The saved {kind} at {str(path)!r} is damaged: {error}.") from error
 
