@@ -114,6 +114,15 @@ def finite(name: str, value: Tensor) -> None:
     raise DataError(f"`{name}` must be finite; {sum(counts)} values are not, the first at index {tuple(where)}.")
 
 
+def each(name: str, values: object, kind: type) -> None:
+    """`values` is a list of which every item is of a type."""
+    if not isinstance(values, (list, tuple)):
+        raise InvalidArgumentError(f"`{name}` must be a list; got {values!r}.")
+    for value in values:
+        if not isinstance(value, kind):
+            raise InvalidArgumentError(f"`{name}` must hold {kind.__name__} alone; got {value!r}.")
+
+
 def some(what: str, n: int) -> None:
     """There is at least one example."""
     if n == 0:

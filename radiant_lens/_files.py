@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -58,7 +59,7 @@ def _save_folder(
     try:
         # Tensors that share memory are refused by safetensors: each gets its own.
         save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, beside / TENSORS)
-        write_meta(beside, kind, meta)
+        write_meta(beside, kind, {"sha256": _digest(beside / TENSORS), **meta})
         if card is not None:
             (beside / _CARD).write_text(card, encoding="utf-8")
         _take_name(beside, path)
@@ -148,8 +149,21 @@ def _beside(path: Path) -> list[Path]:
     return list(path.parent.glob(f".{glob.escape(path.name)}-old-*"))
 
 
-def load_folder(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def load_folder(path: str | Path, kind: str, *, verify: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors (memory-mapped) and meta data of a folder written by `save_folder`.
+
+    Args:
+        path: of the folder.
+        kind: what it must hold.
+        verify: read all tensors once and compare them with the hash that was saved, where one was.
 
     Raises:
         ArtefactError: the folder is missing, damaged, of another kind, or of a later format.
@@ -163,7 +177,10 @@ def load_folder(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[st
     try:
         meta = json.loads((path / META).read_text(encoding="utf-8"))
         _check_head(meta, path, kind)
-        return load_file(path / TENSORS), meta
+        tensors, saved_as = load_file(path / TENSORS), meta.pop("sha256", None)
+        if verify and saved_as is not None and saved_as != _digest(path / TENSORS):
+            raise ArtefactError(f"The saved {kind} at {str(path)!r} is damaged: {TENSORS} is not what was saved.")
+        return tensors, meta
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise ArtefactError(f"The saved {kind} at {str(path)!r} is damaged: {error}.") from error
 

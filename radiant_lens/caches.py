@@ -150,14 +150,19 @@ class HeadCache:
         return save_folder(path, "head cache", tensors, meta)
 
     @classmethod
-    def load(cls, path: str | Path) -> HeadCache:
+    def load(cls, path: str | Path, *, verify: bool = True) -> HeadCache:
         """Read a cache; activations are memory-mapped, not copied.
+
+        Args:
+            path: of the folder.
+            verify: read everything once and compare it with the hash it was saved with; False for a very large one.
 
         Raises:
             ArtefactError: the folder is missing, damaged, or no cache.
         """
-        tensors, meta = load_folder(path, "head cache")
+        tensors, meta = load_folder(path, "head cache", verify=verify)
         try:
+            _check_types(tensors, meta)
             return cls(
                 **{name: tensors[name] for name in ("z", "labels", "text_index", "positions")},
                 texts=tuple(meta["texts"]),
@@ -166,3 +171,14 @@ class HeadCache:
             )
         except (KeyError, TypeError, InvalidArgumentError) as error:
             raise ArtefactError(f"The saved head cache at {str(path)!r} is incomplete: {error}.") from error
+
+
+def _check_types(tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    """What was read from a file is of the kinds that a cache holds."""
+    _checks.shape("z", tensors["z"], (None, None, None, None), "example layer head d_head")
+    for name, floating in {"z": True, "labels": False, "text_index": False, "positions": False}.items():
+        if tensors[name].is_complex() or tensors[name].is_floating_point() != floating:
+            raise InvalidArgumentError(f"`{name}` must not be {tensors[name].dtype}.")
+    for name in ("texts", "group_names"):
+        _checks.each(name, meta[name], str)
+    _checks.each("meta", [meta["meta"]], dict)

@@ -214,15 +214,54 @@ def _first_line(error: BaseException) -> str:
 
 
 def _checked(bridge: TransformerBridge) -> TransformerBridge:
-    hooks = bridge.hook_dict
+    name, hooks = bridge.cfg.model_name, bridge.hook_dict
     missing = [hook_name(layer) for layer in range(bridge.cfg.n_layers) if hook_name(layer) not in hooks]
     if missing:
         raise ModelLoadError(
-            f"Model {bridge.cfg.model_name!r} has no {missing[0]!r}: its attention has no output projection to hook."
+            f"Model {name!r} has no {missing[0]!r}: every layer must have an attention whose heads can be hooked."
         )
+    _check_width(bridge)
+    generates = getattr(bridge.original_model, "can_generate", None)
+    if generates is not None and not generates():
+        raise ModelLoadError(f"Model {name!r} does not generate text: there is nothing to steer.")
     if bridge.tokenizer is None:
-        raise ModelLoadError(f"Model {bridge.cfg.model_name!r} has no tokenizer; pass one as `tokenizer`.")
+        raise ModelLoadError(f"Model {name!r} has no tokenizer; pass one as `tokenizer`.")
     return bridge
+
+
+def _check_width(bridge: TransformerBridge) -> None:
+    heads = (bridge.cfg.n_heads, bridge.cfg.d_head)
+    for layer, block in enumerate(bridge.blocks):
+        width = input_width(block.attn.o.original_component)
+        if width != heads[0] * heads[1]:
+            raise ModelLoadError(
+                f"Model {bridge.cfg.model_name!r} has {heads[0]} heads of {heads[1]}, but its output projection in "
+                f"layer {layer} reads {width} values: they cannot be told apart by head."
+            )
+
+
+def load_plain(model: str | Path, like: TransformerBridge) -> PreTrainedModel:
+    """Load the transformers model that a bridge was made of, in the bridge's precision and on its device.
+
+    Args:
+        model: the name that the bridge was loaded by.
+        like: the bridge.
+
+    Raises:
+        ModelLoadError: it cannot be loaded.
+    """
+    name = _resolved(str(model))
+    with _load_errors(name), _quiet():
+        plain = type(_plain(like)).from_pretrained(name, dtype=like.cfg.dtype, attn_implementation="eager")
+    torch.nn.Module.to(plain, like.cfg.device)
+    return plain.eval()
+
+
+def projection_paths(bridge: TransformerBridge) -> list[str]:
+    """Where the plain model has the module whose input is `hook_z`, by layer, whatever its architecture."""
+    names = {id(module): name for name, module in bridge.original_model.named_modules()}
+    paths = [f"{names[id(block.attn)]}.{block.attn.o.name}" for block in bridge.blocks]
+    return [path.replace("_original_component.", "") for path in paths]
 
 
 AnyModel = TransformerBridge | PreTrainedModel

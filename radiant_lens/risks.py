@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
@@ -97,7 +98,7 @@ def group_sums(values: Float[Tensor, example * batch], groups: Int[Tensor, " exa
     return sums.index_add_(0, codes, values.double())
 
 
-def resample_counts(n_groups: int, n_resamples: int, seed: int) -> np.ndarray[Any, Any]:
+def resample_counts(n_groups: int, n_resamples: int, seed: int) -> NDArray[Any]:
     """How often each group is drawn in each resample of a bootstrap; one row for each resample."""
     return np.random.default_rng(seed).multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_resamples)
 

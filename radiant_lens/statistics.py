@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from radiant_lens import _checks
@@ -17,7 +18,7 @@ from radiant_lens._errors import InvalidArgumentError
 from radiant_lens.risks import resample_counts
 
 Link = Callable[[Any], Any]
-Array = np.ndarray[Any, Any]
+Array = NDArray[Any]
 
 
 class PairedDifference(NamedTuple):

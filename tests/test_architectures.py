@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from plain_models import SETTINGS, random_model, random_steering, shape, tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 import radiant_lens as rl
-from radiant_lens._errors import InvalidArgumentError, RadiantError, UnknownNameError
-from radiant_lens.models import signature
-from radiant_lens.sites import PROJECTION_PATHS, hook_name, input_width, output_projections
+from radiant_lens._errors import InvalidArgumentError, ModelLoadError, RadiantError, UnknownNameError
+from radiant_lens.checkup import CHECKS, check_up
+from radiant_lens.models import load_plain, projection_paths, signature
+from radiant_lens.sites import PROJECTION_PATHS, input_width, output_projections
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """The tokenizer in a folder of its own: beside a configuration, some types read it as one of their own kind."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer().save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
 
 
 @pytest.fixture(scope="module", params=sorted(SETTINGS))
-def pair(request, tmp_path_factory):
+def pair(request, tmp_path_factory, words):
     """A plain model and its bridge, from the same folder."""
     folder = tmp_path_factory.mktemp(request.param)
     random_model(request.param).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval(), rl.load_model(folder)
+    bridge = rl.load_model(folder, tokenizer=words)
+    return load_plain(folder, bridge), bridge
 
 
 @pytest.fixture
@@ -27,28 +38,17 @@ def tokens(pair):
     return torch.randint(5, pair[0].config.vocab_size, (3, 7), generator=torch.Generator().manual_seed(1))
 
 
-def inputs_of_projections(model, tokens):
-    seen = []
-    handles = [
-        projection.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-        for projection in output_projections(model)
-    ]
-    with torch.no_grad():
-        logits = model(tokens).logits
-    for handle in handles:
-        handle.remove()
-    return seen, logits
-
-
-def test_hook_z_is_the_input_of_the_projection(pair, tokens):
+def test_every_check_of_the_doctor_holds(pair):
     plain, bridge = pair
-    seen, logits = inputs_of_projections(plain, tokens)
-    with torch.no_grad():
-        bridge_logits, cache = bridge.run_with_cache(tokens)
-    torch.testing.assert_close(bridge_logits, logits, rtol=1e-5, atol=1e-5)
-    for layer, z in enumerate(seen):
-        torch.testing.assert_close(cache[hook_name(layer)].flatten(-2), z, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(seen[0], seen[1], atol=1e-3)
+    findings = check_up(bridge, plain)
+    assert [f.check for f in findings] == list(CHECKS)
+    assert [f for f in findings if not f.holds] == []
+    assert not [f for f in findings if "not compared" in f.detail]
+
+
+def test_hook_z_is_where_steer_edits_the_plain_model(pair):
+    plain, bridge = pair
+    assert [dict(plain.named_modules())[path] for path in projection_paths(bridge)] == output_projections(plain)
 
 
 @pytest.mark.parametrize("gate", ["head", "vote", "none"])
@@ -93,7 +93,7 @@ def test_every_known_type_is_tried():
 
 
 def test_a_text_model_inside_another_is_found():
-    from transformers import AutoConfig, Gemma3ForConditionalGeneration
+    from transformers import Gemma3ForConditionalGeneration
 
     text = {**SETTINGS["gemma3_text"], "vocab_size": 64}
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -101,6 +101,107 @@ def test_a_text_model_inside_another_is_found():
     projections = output_projections(model)
     assert [input_width(p) for p in projections] == [64, 64]
     assert projections[0] is model.model.language_model.layers[0].self_attn.o_proj
+
+
+CANNOT_WORK = {
+    "mamba": ({"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}, "has no 'blocks.0.attn.hook_z'"),
+    "bert": (
+        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48},
+        "does not generate text",
+    ),
+    "deepseek_v3": (
+        {
+            **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "moe_intermediate_size"), 16),
+            **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim"), 8),
+            **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4},
+            **{"v_head_dim": 12, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+        },
+        "has 4 heads of 8, but its output projection in layer 0 reads 48 values: they cannot be told apart by head",
+    ),
+}
+
+
+@pytest.mark.parametrize("model_type", CANNOT_WORK)
+def test_models_that_cannot_work_are_refused_at_load(model_type, tmp_path, words, command_line):
+    settings, message = CANNOT_WORK[model_type]
+    config = AutoConfig.for_model(model_type, vocab_size=len(words), **settings)
+    auto = AutoModelForMaskedLM if model_type == "bert" else AutoModelForCausalLM
+    auto.from_config(config).save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    with pytest.raises(ModelLoadError, match=message):
+        rl.load_model(tmp_path)
+    status, out, _ = command_line("doctor", tmp_path, "--json")
+    report = json.loads(out)
+    assert (status, report["ok"]) == (1, False)
+    assert message in report["checks"][0]["detail"]
+
+
+@pytest.fixture(scope="module")
+def unsound(tmp_path_factory, words):
+    """Makes a plain model and a bridge whose weights can be spoilt."""
+    folder = tmp_path_factory.mktemp("llama")
+    random_model("llama").save_pretrained(folder)
+
+    def made():
+        bridge = rl.load_model(folder, tokenizer=words)
+        return load_plain(folder, bridge), bridge
+
+    return made
+
+
+def failures(plain, bridge):
+    return {f.check: f.detail for f in check_up(bridge, plain) if not f.holds}
+
+
+def test_another_model_fails_the_check_up(unsound):
+    plain, bridge = unsound()
+    with torch.no_grad():
+        plain.model.layers[1].self_attn.q_proj.weight.mul_(1.1)
+    found = failures(plain, bridge)
+    assert set(found) >= {"hook_z is the input of the output projection", "logits agree with plain transformers"}
+    assert "max difference" in found["logits agree with plain transformers"]
+    # The heads of the first layer agree.
+    with torch.no_grad():
+        plain.model.layers[1].self_attn.q_proj.weight.div_(1.1)
+        plain.lm_head.weight.mul_(1.1)
+    assert "hook_z is the input of the output projection" not in failures(plain, bridge)
+
+
+def test_heads_that_do_nothing_fail_the_check_up(unsound):
+    plain, bridge = unsound()
+    with torch.no_grad():
+        for projection in [*output_projections(plain), *(block.attn.o.original_component for block in bridge.blocks)]:
+            projection.weight.zero_()
+    found = failures(plain, bridge)
+    assert found["steered logits agree with plain transformers"] == "Steering changes nothing."
+    assert found["gradient at hook_z"] == "The gradient at `hook_z` is zero or not finite."
+    assert "logits agree with plain transformers" not in found
+
+
+def test_weights_that_are_not_finite_fail_the_check_up(unsound):
+    plain, bridge = unsound()
+    with torch.no_grad():
+        for model in (plain, bridge.original_model):
+            next(model.parameters()).fill_(torch.nan)
+    found = failures(plain, bridge)
+    assert found["logits agree with plain transformers"].startswith("max difference nan")
+    assert "must be finite" in found["collect and fit"]
+
+
+def test_any_error_of_a_check_is_its_finding(unsound, monkeypatch):
+    plain, bridge = unsound()
+    monkeypatch.setattr(plain, "forward", lambda *args, **options: {}["gone"])
+    assert failures(plain, bridge)["logits agree with plain transformers"] == "KeyError: 'gone'"
+
+
+def test_a_type_that_steer_does_not_know_is_not_compared(unsound):
+    plain, bridge = unsound()
+    plain.config.model_type = "lama"
+    assert failures(plain, bridge) == {}
+    details = {f.check: f.detail for f in check_up(bridge, plain)}
+    assert (
+        "`steer` does not know plain models of type 'lama'" in details["steered logits agree with plain transformers"]
+    )
 
 
 def test_refusals():

@@ -25,7 +25,7 @@ LAYERS = [
     ["capture", "hooks"],
     ["evaluation"],
     ["fitting"],
-    ["studies", "harness"],
+    ["studies", "harness", "checkup"],
     ["viz"],
     ["cli"],
 ]
@@ -41,6 +41,7 @@ MAY_IMPORT_MODELS = {
     "evaluation",
     "studies",
     "harness",
+    "checkup",
     "tiny",
     "cli",
 }
@@ -183,6 +184,7 @@ def test_public_names_are_frozen():
         "tokens",
         "studies",
         "harness",
+        "checkup",
         "cli",
     }
     names = {n for n in vars(rl) if not n.startswith("_")} - modules

@@ -291,14 +291,15 @@ def doctor(
     device: o.Device = None,
     as_json: o.Json = False,
 ) -> None:
-    """Print versions and devices, and check that a model's heads can be read and edited.
+    """Check that a model's heads can be read, steered and trusted here; print versions and devices.
+
+    Exit status 1, with the reason, where a check does not hold.
 
     Example: radiant-lens doctor ./my-gpt2
     """
-    from radiant_lens.cli.doctor import examine
+    from radiant_lens.cli.doctor import examine, rows
 
-    report = examine(model, device)
-    rows = [{"check": name, "result": str(value)} for name, value in report.items()]
-    emit(report, as_json=as_json, shown=[table("radiant-lens doctor", rows)])
-    if not report["ok"]:
+    found = examine(model, device)
+    emit(found, as_json=as_json, shown=[table("radiant-lens doctor", rows(found))])
+    if not found["ok"]:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Can this model's heads be read and edited here?"""
+"""Versions, devices, and the check-up of a model, as one table or object."""
 
 from __future__ import annotations
 
@@ -8,43 +8,42 @@ from typing import Any
 
 import torch
 
-from radiant_lens.models import load_model, signature
-from radiant_lens.sites import hook_name
+from radiant_lens._errors import ModelLoadError
+from radiant_lens.checkup import Finding, check_up
+from radiant_lens.models import load_model, load_plain, signature
+
+_PACKAGES = ("radiant-lens", "transformer-lens", "transformers", "torch", "scikit-learn")
 
 
 def examine(name: str, device: str | None) -> dict[str, Any]:
-    """Versions, devices, and checks of a model at `hook_z`; `ok` says whether all hold."""
-    packages = ("radiant-lens", "transformer-lens", "transformers", "torch", "scikit-learn")
-    report: dict[str, Any] = {"python": platform.python_version(), **{p: version(p) for p in packages}}
-    report["devices"] = ", ".join(["cpu", *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))])
-    model = load_model(name, device=device)
-    report |= signature(model)
-    layers = range(model.cfg.n_layers)
-    shapes: dict[int, tuple[int, ...]] = {}
-    inputs: dict[int, torch.Tensor] = {}
+    """Versions, devices, the model, and a finding for each check; `ok` says whether all hold."""
+    versions = {"python": platform.python_version(), **{p: version(p) for p in _PACKAGES}}
+    devices = ["cpu", *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))]
+    model, findings = _checked(name, device)
+    return {
+        "versions": versions,
+        "devices": devices,
+        "model": model,
+        "checks": [finding._asdict() for finding in findings],
+        "ok": all(finding.holds for finding in findings),
+    }
 
-    def see(layer: int):
-        def hook(z: torch.Tensor, hook: Any) -> torch.Tensor:
-            shapes[layer] = tuple(z.shape)
-            inputs[layer] = z.detach()
-            return z
 
-        return hook
+def _checked(name: str, device: str | None) -> tuple[dict[str, Any], list[Finding]]:
+    try:
+        bridge = load_model(name, device=device)
+        described = signature(bridge) | {"device": str(bridge.cfg.device)}
+        return described, [Finding("load", True, ""), *check_up(bridge, load_plain(name, bridge))]
+    except ModelLoadError as error:
+        return {"name": name}, [Finding("load", False, str(error))]
 
-    def double(z: torch.Tensor, hook: Any) -> torch.Tensor:
-        return 2 * z
 
-    tokens = model.to_tokens("one two three")
-    with torch.no_grad():
-        plain = model(tokens)
-        with model.hooks(fwd_hooks=[(hook_name(layer), see(layer)) for layer in layers]):
-            seen = model(tokens)
-        with model.hooks(fwd_hooks=[(hook_name(layer), double) for layer in layers]):
-            edited = model(tokens)
-    expected = (*tokens.shape, model.cfg.n_heads, model.cfg.d_head)
-    report["hook_z fires at every layer"] = all(layer in shapes for layer in layers)
-    report["hook_z is [batch pos head d_head]"] = all(shape == expected for shape in shapes.values())
-    report["reading changes nothing"] = bool(torch.equal(plain, seen))
-    report["editing changes the output"] = not bool(torch.allclose(plain, edited))
-    report["ok"] = all(value for value in report.values() if isinstance(value, bool))
-    return report
+def rows(report: dict[str, Any]) -> list[dict[str, str]]:
+    """The same for people: what is there, then each check with what was found."""
+    model = {key: value for key, value in report["model"].items() if key not in ("config", "weights")}
+    there = {**report["versions"], "devices": ", ".join(report["devices"]), **model}
+    told = [{"check": key, "result": str(value)} for key, value in there.items()]
+    for finding in report["checks"]:
+        verdict = "ok" if finding["holds"] else "FAILED"
+        told.append({"check": finding["check"], "result": f"{verdict}  {finding['detail']}".strip()})
+    return told

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Parameters = Float[Tensor, "head d+1"]
+Parameters = Float[Tensor, "head n_parameters"]
 ScoreLoss = Callable[[Float[Tensor, "head example"]], tuple[Float[Tensor, " head"], Float[Tensor, "head example"]]]
 """Scores to each head's loss and its slope in every score."""
 Curvature = Callable[[Float[Tensor, "head example"]], Float[Tensor, "head example"]]

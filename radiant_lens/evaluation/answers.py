@@ -14,6 +14,7 @@ from radiant_lens.evaluation.likelihood import score_statements
 from radiant_lens.evaluation.parts import condition_parts
 
 _DTYPES = {"prompt_index": "int64", "sample": "int64", "run": "int64", "score": "float64", "informative": "boolean"}
+ANSWER_COLUMNS = ("prompt_index", "prompt", "condition", "group", "sample", "answer")
 JUDGED = (*VERDICTS, "score", "informative", "true_informative", "undesirable_probability", "expected_maximum")
 """Metrics that a judge decides; each may have a condition behind a slash."""
 
@@ -30,8 +31,7 @@ def answer_table(prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]) ->
         for index, (prompt, given) in enumerate(zip(prompts, answers))
         for sample, answer in enumerate(given)
     ]
-    names = ("prompt_index", "prompt", "condition", "group", "sample", "answer")
-    return as_table({name: [row[i] for row in rows] for i, name in enumerate(names)})
+    return as_table({name: [row[i] for row in rows] for i, name in enumerate(ANSWER_COLUMNS)})
 
 
 def judge_table(table: pd.DataFrame, prompts: Sequence[Prompt], judge: Judge) -> pd.DataFrame:

@@ -32,6 +32,7 @@ class Verdict(NamedTuple):
 
 
 @runtime_checkable
+@runtime_checkable
 class Judge(Protocol):
     """Judges many answers at once."""
 

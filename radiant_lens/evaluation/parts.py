@@ -71,6 +71,20 @@ def join_parts(frames: Any) -> pd.DataFrame:
     return together.groupby(["metric", "group"], sort=False, as_index=False).sum()[list(COLUMNS)]
 
 
+def read_parts(columns: dict[str, list[Any]]) -> pd.DataFrame:
+    """Parts from a file.
+
+    Raises:
+        InvalidArgumentError: columns that parts do not have, or that lack.
+    """
+    _checks.each("columns", list(columns), str)
+    if set(columns) != set(COLUMNS):
+        raise InvalidArgumentError(f"parts have the columns {', '.join(COLUMNS)}; got {', '.join(columns)}")
+    for name in COLUMNS[:2]:
+        _checks.each(name, columns[name], str)
+    return pd.DataFrame(columns).astype(dict.fromkeys(COLUMNS[2:], float) if columns["metric"] else {})
+
+
 def intervals(parts: pd.DataFrame) -> dict[str, Interval]:
     """Each metric with its 95% interval (bootstrap over groups)."""
     return {

@@ -15,7 +15,7 @@ from radiant_lens._errors import ArtefactError, InvalidArgumentError
 from radiant_lens._files import load_json, save_json
 from radiant_lens.datasets.records import Prompt
 from radiant_lens.evaluation import parts as ratios
-from radiant_lens.evaluation.answers import JUDGED, as_table, extreme_parts, judge_table, verdict_parts
+from radiant_lens.evaluation.answers import ANSWER_COLUMNS, JUDGED, as_table, extreme_parts, judge_table, verdict_parts
 from radiant_lens.evaluation.choosing import get_judge
 from radiant_lens.evaluation.judges import VERDICTS, Judge, Rule
 from radiant_lens.risks import Interval
@@ -128,9 +128,12 @@ class Evaluation:
         """
         found = load_json(path, "evaluation")
         try:
+            _checks.each("settings", [found["settings"]], dict)
             prompts = tuple(_prompt(saved) for saved in found["prompts"])
-            return cls(as_table(found["table"]), pd.DataFrame(found["parts"]), prompts, found["settings"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return cls(
+                _table(found["table"], len(prompts)), ratios.read_parts(found["parts"]), prompts, found["settings"]
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ArtefactError(f"The saved evaluation at {str(path)!r} is damaged: {error!r}.") from error
 
 
@@ -140,7 +143,23 @@ _JUDGED_PARTS = {"correct": verdict_parts, "undesirable_probability": extreme_pa
 
 def _prompt(saved: dict[str, Any]) -> Prompt:
     fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
+    for name, value in fields.items():
+        _checks.each(name, value if isinstance(value, tuple) else [value], str if value is not None else object)
     return Prompt(**fields)
+
+
+def _table(columns: dict[str, list[Any]], n_prompts: int) -> pd.DataFrame:
+    """The table of a file, if it is one; an evaluation without answers has an empty one."""
+    table = as_table(columns)
+    if not table.empty:
+        missing = [name for name in (*ANSWER_COLUMNS, "verdict") if name not in table]
+        if missing:
+            raise InvalidArgumentError(f"the table has no column {missing[0]!r}")
+        for name in ("prompt", "condition", "group", "answer", "verdict"):
+            _checks.each(name, table[name].tolist(), str)
+        if not table["prompt_index"].between(0, n_prompts - 1).all():
+            raise InvalidArgumentError(f"`prompt_index` must lie in [0, {n_prompts})")
+    return table
 
 
 def pool(evaluations: Sequence[Evaluation]) -> Evaluation:

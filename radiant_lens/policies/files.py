@@ -70,6 +70,7 @@ def load_parts(path: str | Path) -> dict[str, Any]:
 def _checked(tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]:
     maps, scored, trust = (_with_prefix(tensors, prefix) for prefix in ("map.", "scores.", "trust."))
     scores = HeadScores(**scored)
+    _checks.shape("weights", scores.weights, (None, None, None), "layer head d_head")
     n_layers, n_heads, d_head = scores.weights.shape
     _checks.shape("biases", scores.biases, (n_layers, n_heads), "layer head")
     _checks.shape("thresholds", scores.thresholds, (n_layers,), "layer")
@@ -82,6 +83,9 @@ def _checked(tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]
     trusted = TrustRegion(**trust) if trust else None
     for stored in (head_maps, *([trusted] if trusted else [])):
         _check_axes(stored, {"site": len(sites), "d_head": d_head})
+    if len(meta["certificates"]) != len(sites):
+        raise InvalidArgumentError(f"{len(sites)} heads need as many certificates; got {len(meta['certificates'])}")
+    _checks.each("meta", [meta["meta"]], dict)
     return {
         "sites": sites,
         "head_maps": head_maps,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,7 @@ from radiant_lens.policies.maps import AffineMap
 from radiant_lens.sites import HeadSite, as_sites, hook_name
 
 
+@runtime_checkable
 class RankedHeads(Protocol):
     """Heads with the effect of editing each, as `head_effects` returns them."""
 

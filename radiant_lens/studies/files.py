@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from radiant_lens import _checks
-from radiant_lens._errors import DataError, InvalidArgumentError
+from radiant_lens._errors import DataError, InvalidArgumentError, RadiantError
 from radiant_lens.studies.arms import Arm, grid
 from radiant_lens.studies.study import Study
 
@@ -53,7 +53,7 @@ def read_study(path: str | Path, **changes: Any) -> Study:
         changes: options in place of the file's.
 
     Raises:
-        DataError: no YAML, or no mapping.
+        DataError: no YAML, no mapping, or values of kinds that nothing can be made of.
         UnknownNameError: a key that is not known.
         InvalidArgumentError: neither arms nor a grid.
     """
@@ -67,7 +67,12 @@ def read_study(path: str | Path, **changes: Any) -> Study:
     for key in content:
         _checks.known("key of a study file", str(key), KEYS)
     options = {**{k: v for k, v in content.items() if k not in ("name", "arms", "grid")}, **changes}
-    return Study(str(content.get("name", path.stem)), _arms(content), **options)
+    try:
+        return Study(str(content.get("name", path.stem)), _arms(content), **options)
+    except RadiantError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise DataError(f"Study file {path.name!r} holds what no study can be made of: {error}.") from error
 
 
 def _arms(content: Mapping[str, Any]) -> list[Arm]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from radiant_lens import _checks
 from radiant_lens.caches import HeadCache
@@ -15,6 +15,7 @@ from radiant_lens.policies.radiant import RadiantPolicy
 from radiant_lens.policies.steering import Steering
 
 
+@runtime_checkable
 class Policy(Protocol):
     """What a study needs of a policy: a frozen dataclass with a field `heads`."""
 
