@@ -18,7 +18,7 @@ from radiant_lens.capture import collect
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.detectors.detector import RiskAwareDetector
-from radiant_lens.evaluation.generation import generate_tokens
+from radiant_lens.evaluation.generation import draws, generate_tokens
 from radiant_lens.fitting.effects import head_effects
 from radiant_lens.hooks import steer
 from radiant_lens.models import projection_paths
@@ -187,7 +187,7 @@ def _generating(pair: Pair) -> str:
     tokens = pair.tokens[:2]
     with torch.no_grad():
         with steer(pair.bridge, pair.steering, trace=True) as trace:
-            new = generate_tokens(pair.bridge, tokens, torch.ones_like(tokens), N_NEW, 0, ())
+            new = generate_tokens(pair.bridge, tokens, torch.ones_like(tokens), draws(len(tokens), N_NEW, 0), 0.0, ())
         with steer(pair.steerable, pair.steering, start=N_TOKENS - 1):
             logits = pair.logits(pair.steerable, torch.cat([tokens, new], dim=1))[:, N_TOKENS - 1 : -1].float()
     if not bool(trace.to_dataframe()["gated"].all()):
