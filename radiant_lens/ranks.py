@@ -110,7 +110,7 @@ def together() -> Iterator[None]:
 
     Example:
         >>> with together():
-        ...     ...  # steering = policy.fit(HeadCache.load("store"), detector)
+        ...     pass  # steering = policy.fit(HeadCache.load("store"), detector)
     """
     token = _TOGETHER.set(True)
     try:

@@ -47,7 +47,7 @@ def minimize(
         start: one starting point a head.
         l2: penalty on weights, not on the bias.
         max_iterations: at least 1.
-        tolerance: all is done when no head's loss fell by more than this share in the last two steps.
+        tolerance: a head is done when its loss fell by no more than this share in two steps.
         curvature: taken at the start; None: steps are measured in the parameters themselves.
         visit: called with the parameters after each step, for instance to keep the best.
 
@@ -62,22 +62,24 @@ def minimize(
     gradient = _gradient(x, slope) + penalty * parameters
     metric = _unchanged if curvature is None else _metric(x, curvature(scores), penalty)
     history: list[tuple[Tensor, Tensor, Tensor]] = []
-    patience = 2
+    patience = torch.full_like(value, 2)
     for _ in range(max_iterations):
         direction = _direction(gradient, history, metric)
         change = affine_scores(x, direction)
         step, new_value = _line_search(scores, change, parameters, direction, value, gradient, loss, penalty)
+        # Whoever is done stays, so that no head's weights depend on who is fitted with it.
+        step, new_value = torch.where(patience > 0, step, 0.0), torch.where(patience > 0, new_value, value)
         moved = step[:, None] * direction
         parameters = parameters + moved
         scores = torch.addcmul(scores, step[:, None], change)
         new_gradient = _gradient(x, loss(scores)[1]) + penalty * parameters
         turned = new_gradient - gradient
         history = [*history[1 - MEMORY :], (moved, turned, metric(turned))]
-        patience = 2 if bool((value - new_value > tolerance * value.abs()).any()) else patience - 1
+        patience = torch.where(value - new_value > tolerance * value.abs(), 2.0, patience - 1)
         value, gradient = new_value, new_gradient
         if visit is not None:
             visit(parameters)
-        if patience == 0:
+        if not bool((patience > 0).any()):
             break
     return parameters
 
