@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def _require_ordinary(path: Path) -> None:
 
 
 @contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
+def _write_errors(path: Path) -> Generator[None]:
     """What a disk says becomes one sentence with the remedy."""
     try:
         yield

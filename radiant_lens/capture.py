@@ -88,12 +88,12 @@ def collect(
     chosen = [_chosen(e, s, positions, i) for i, (e, s) in enumerate(zip(encoded, statements))]
     run = Run(model, encoded, chosen, wanted, max_tokens, _edits(steering, encoded, statements), tuple(fwd_hooks))
     text_index = torch.arange(len(chosen)).repeat_interleave(torch.tensor([len(c) for c in chosen]))
-    columns = {
+    columns: dict[str, Tensor] = {
         "labels": torch.tensor([s.label for s in statements])[text_index],
         "text_index": text_index,
         "positions": torch.tensor([p for c in chosen for p in c]),
     }
-    described = {
+    described: dict[str, Any] = {
         "texts": tuple(s.text for s in statements),
         "group_names": tuple(s.group for s in statements),
         "meta": _provenance(model, name, positions, layers),

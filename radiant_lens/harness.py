@@ -140,7 +140,9 @@ class SteeredLM(_HarnessModel):
         )
 
     @classmethod
-    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict | None = None) -> SteeredLM:
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> SteeredLM:
         """From `--model_args`. The harness's command line always asks for CUDA: without it, the default serves.
 
         Raises:
@@ -155,7 +157,7 @@ class SteeredLM(_HarnessModel):
         return super().create_from_arg_obj(arg_dict, given)
 
     @classmethod
-    def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> SteeredLM:
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> SteeredLM:
         """From `--model_args` as one string: name=value,name=value."""
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -24,7 +24,7 @@ from radiant_lens.sites import hook_name, output_projections
 from radiant_lens.tracing import Trace
 
 
-def compose(*hook_functions: HookFunction) -> HookFunction:
+def compose(*hook_functions: Callable[[Tensor, Any], Tensor | None]) -> HookFunction:
     """Chain hook functions from left to right; one that returns None leaves `z` as it is.
 
     Example:
@@ -56,7 +56,7 @@ def steer(
     trace: bool = False,
     start: int | Sequence[int] | Int[Tensor, " batch"] | None = None,
     allow_mismatch: bool = False,
-) -> Iterator[Trace]:
+) -> Generator[Trace]:
     """Switch a steering on for the passes of a model inside the `with` block.
 
     Edits happen from the last token of each prompt on, for each row by its own gate. The same holds whether
@@ -111,7 +111,7 @@ _STEERED_BY: WeakKeyDictionary[nn.Module, list[int]] = WeakKeyDictionary()
 
 
 @contextmanager
-def _by_one_thread(model: nn.Module) -> Iterator[None]:
+def _by_one_thread(model: nn.Module) -> Generator[None]:
     """Hooks of two threads would act on the passes of both, and leave with the first of the two."""
     thread, blocks = threading.get_ident(), _STEERED_BY.setdefault(model, [])
     if any(other != thread for other in blocks):
@@ -127,7 +127,7 @@ def _by_one_thread(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _on_bridge(model: TransformerBridge, functions: Mapping[int, HookFunction], passes: Passes) -> Iterator[None]:
+def _on_bridge(model: TransformerBridge, functions: Mapping[int, HookFunction], passes: Passes) -> Generator[None]:
     hooks = [(hook_name(layer), function) for layer, function in functions.items()]
     handle = model.original_model.register_forward_pre_hook(passes.begin, with_kwargs=True)
     try:
@@ -140,7 +140,7 @@ def _on_bridge(model: TransformerBridge, functions: Mapping[int, HookFunction], 
 @contextmanager
 def _on_plain(
     model: PreTrainedModel, functions: Mapping[int, HookFunction], passes: Passes, calls: Calls
-) -> Iterator[None]:
+) -> Generator[None]:
     projections, n_heads = output_projections(model), text_config(model).num_attention_heads
     splits = {layer: _Split(function, n_heads) for layer, function in functions.items()}
     with ExitStack() as handles:

@@ -121,7 +121,7 @@ def parts(shape: Sequence[int]) -> Iterator[slice]:
     return (slice(first, min(first + n, shape[0])) for first in range(0, shape[0], n))
 
 
-def masked_mean(x: Rows, mask: Bool[Tensor, example * batch]) -> Float[Tensor, "*batch d"]:
+def masked_mean(x: Rows, mask: Bool[Tensor, " example *batch"]) -> Float[Tensor, "*batch d"]:
     """Mean of the masked rows in float64; zeros where there are none."""
     rank, total = moments_rank(), torch.zeros(tuple(x.shape[1:]), dtype=torch.float64, device=mask.device)
     for part in rank.part(list(parts(x.shape))):
@@ -129,7 +129,7 @@ def masked_mean(x: Rows, mask: Bool[Tensor, example * batch]) -> Float[Tensor, "
     return rank.sum(total) / mask.sum(0).clamp_min(1)[..., None]
 
 
-def masked_moments(x: Rows, mask: Bool[Tensor, example * batch], *, shrink_below: float = 0.0) -> Moments:
+def masked_moments(x: Rows, mask: Bool[Tensor, " example *batch"], *, shrink_below: float = 0.0) -> Moments:
     """Moments of the masked rows in float64, covariances divided by the count.
 
     Rows are read twice, a part at a time: for the means, then around them. So nothing as large as `x` is ever held,

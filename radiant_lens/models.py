@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -69,7 +69,7 @@ def load_model(
         return _checked(model)
     there = _device(device)
     if isinstance(model, PreTrainedModel):
-        name = model.config._name_or_path or type(model).__name__
+        name = model.config.name_or_path or type(model).__name__
         extra: dict[str, Any] = {"hf_model": model, "tokenizer": _reloadable(tokenizer or _tokenizer_of(model))}
         return _boot(name, dtype or model.dtype, {**extra, "device": there})
     if not isinstance(model, (str, Path)):
@@ -136,7 +136,7 @@ def _default_dtype(name: str, device: torch.device | None) -> torch.dtype:
 
 
 def _tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    name = model.config._name_or_path
+    name = model.config.name_or_path
     if not name:
         raise InvalidArgumentError("`tokenizer` must be given with a PreTrainedModel that was not loaded by name.")
     with _load_errors(name):
@@ -166,7 +166,7 @@ def _boot(name: str, dtype: torch.dtype, extra: dict[str, Any]) -> TransformerBr
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """No progress bar of the weights; the setting is put back."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
@@ -178,7 +178,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _load_errors(name: str) -> Iterator[None]:
+def _load_errors(name: str) -> Generator[None]:
     """Whatever transformers says of a name becomes one sentence with the remedy."""
     try:
         yield
@@ -300,7 +300,7 @@ def _description(model: AnyModel) -> dict[str, Any]:
         name, architecture = str(model.cfg.model_name), str(model.cfg.architecture)
         shape = (model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_head)
     elif isinstance(model, PreTrainedModel):
-        name, architecture, projections = model.config._name_or_path, type(model).__name__, output_projections(model)
+        name, architecture, projections = model.config.name_or_path, type(model).__name__, output_projections(model)
         n_heads = text_config(model).num_attention_heads
         shape = (len(projections), n_heads, input_width(projections[0]) // n_heads)
     else:

@@ -6,7 +6,7 @@ Every rank makes the same calls; a call that shares work does so by itself, and 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -61,7 +61,7 @@ class Rank(NamedTuple):
         return mine
 
     @contextmanager
-    def _heard(self) -> Iterator[None]:
+    def _heard(self) -> Generator[None]:
         try:
             yield
         except RuntimeError as error:
@@ -93,7 +93,7 @@ def this_rank() -> Rank:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def alone() -> Generator[None]:
     """Share nothing meanwhile: for work that other ranks do not do."""
     token = _ALONE.set(True)
     try:
@@ -103,7 +103,7 @@ def alone() -> Iterator[None]:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def together() -> Generator[None]:
     """Share the reading of activations meanwhile: moments are sums over the parts that each rank has read.
 
     Every rank must make the same fits, of the same cache. Outside, a rank may fit by itself what the others do not.

@@ -35,7 +35,7 @@ class ErrorRates(NamedTuple):
         return self.fpr + fnr_weight * self.fnr
 
 
-def error_rates(flags: Bool[Tensor, example * batch], labels: Int[Tensor, " example"]) -> ErrorRates:
+def error_rates(flags: Bool[Tensor, " example *batch"], labels: Int[Tensor, " example"]) -> ErrorRates:
     """Error rates of flags; both classes must be there."""
     undesirable = labels == 1
     fpr = flags[~undesirable].double().mean(dim=0)
@@ -91,7 +91,9 @@ def one_per_group(groups: Int[Tensor, " example"], *, seed: int = 0) -> Int[Tens
     return order[torch.as_tensor(first)]
 
 
-def group_sums(values: Float[Tensor, example * batch], groups: Int[Tensor, " example"]) -> Float[Tensor, group * batch]:
+def group_sums(
+    values: Float[Tensor, " example *batch"] | Bool[Tensor, " example *batch"], groups: Int[Tensor, " example"]
+) -> Float[Tensor, " group *batch"]:
     """Sum of `values` over the examples of each group."""
     _, codes = groups.unique(return_inverse=True)
     sums = torch.zeros((int(codes.max()) + 1, *values.shape[1:]), dtype=torch.float64)
@@ -126,7 +128,7 @@ def bootstrap_ratio(
 
 
 def detection_p_values(
-    flags: Bool[Tensor, example * batch],
+    flags: Bool[Tensor, " example *batch"],
     labels: Int[Tensor, " example"],
     groups: Int[Tensor, " example"],
     fnr_weight: float,

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import shape_checker
 import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+shape_checker.install("radiant_lens")
 
 import radiant_lens as rl
 from radiant_lens import studies

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ class Stopped(BaseException):
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible() -> Generator[None]:
     """Inside, both signals raise `Stopped`, so that temporary files are removed; handlers are put back."""
     if threading.current_thread() is not threading.main_thread():
         # Python lets no other thread set handlers.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import ClassifierTags, Tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 from sklearn.utils.validation import validate_data as _validate_data
@@ -55,15 +56,15 @@ class RiskAwareClassifier(ClassifierMixin, BaseEstimator):
         _checks.choice("loss", self.loss, LOSSES)
         _checks.between("l2", self.l2, 0, closed="low")
         _checks.whole("max_iterations", self.max_iterations, 1)
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
+        features, targets = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(targets)
+        self.classes_, codes = np.unique(targets, return_inverse=True)
         if len(self.classes_) != 2:
             raise ValueError(
                 f"Only binary classification is supported. The type of the target is {_kind(len(self.classes_))}: "
                 f"two classes are needed; got {len(self.classes_)} class(es)."
             )
-        sample = Sample(torch.tensor(X)[None], torch.tensor(codes))
+        sample = Sample(torch.tensor(features)[None], torch.tensor(codes))
         scores = fit_heads(
             sample,
             loss=self.loss,
@@ -85,10 +86,10 @@ class RiskAwareClassifier(ClassifierMixin, BaseEstimator):
         codes = (self.decision_function(X) >= 0).astype(int)
         return self.classes_[codes]
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         """Two classes only."""
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_class = False
+        tags: Tags = super().__sklearn_tags__()
+        tags.classifier_tags = ClassifierTags(multi_class=False)
         return tags
 
 

@@ -105,7 +105,12 @@ def evaluate(
         require_fitting(steering, model)
     families, judged = _families(data, metrics, fluency_model), get_judge(data.judge if judge is None else judge)
     second: Any = None if fluency_model is None else load_model(fluency_model, device=model.cfg.device)
-    sampling = {"n_samples": n_samples, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    sampling: dict[str, Any] = {
+        "n_samples": n_samples,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+    }
     prompts = data.prompts if GENERATED & set(families) else ()
     # Entered without prompts too: a steering for another model is refused here.
     with nullcontext() if steering is None else steer(model, steering), model.hooks(fwd_hooks=list(fwd_hooks)):

@@ -124,8 +124,8 @@ def generate_tokens(
     uniform: Float[Tensor, "batch new"],
     temperature: float,
     stop: Sequence[str],
-) -> Int[Tensor, "batch new"]:
-    """As many new tokens of left-padded prompts as there are draws; a row ends at a stop string."""
+) -> Int[Tensor, "batch made"]:
+    """At most as many new tokens of left-padded prompts as there are draws; a row ends at a stop string."""
     device, n_prompt = model.cfg.device, tokens.shape[1]
     options: dict[str, Any] = {"stopping_criteria": _StopStrings(model.tokenizer, n_prompt, stop)} if stop else {}
     drawing = model.register_forward_hook(_Drawing(uniform, temperature)) if temperature > 0 else None

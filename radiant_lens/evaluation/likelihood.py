@@ -93,7 +93,7 @@ def _sums(
 
 def _log_probs(
     model: TransformerBridge, tokens: Int[Tensor, "batch pos"], mask: Tensor, starts: Tensor, steering: Steering | None
-) -> tuple[Float[Tensor, "batch pos vocab"], Trace | None]:
+) -> tuple[Float[Tensor, "batch pos-1 vocab"], Trace | None]:
     """Log-probabilities of each next token (the last position has none), and what was edited."""
     device = model.cfg.device
     context = (

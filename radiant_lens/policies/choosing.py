@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -150,7 +150,7 @@ def choose_heads(detector: RiskAwareDetector, heads: HeadChoice, n_layers: int) 
         _checks.whole("n_layers", n_layers, 1, shape[0])
         best = detector.layer_risk_.argsort(stable=True)[:n_layers].tolist()
         return checked_sites([(layer, head) for layer in best for head in range(shape[1])], *shape)
-    if isinstance(heads, (int, float)) or heads is None:
+    if not isinstance(heads, Iterable):
         _checks.whole("heads", heads, 1, shape[0] * shape[1])
         order = detector.head_risk_.flatten().argsort(stable=True)[:heads].tolist()
         return checked_sites([divmod(i, shape[1]) for i in order], *shape)

@@ -143,27 +143,27 @@ def make_editor(
     n_heads = scores.weights.shape[1]
     others = [head for head in range(n_heads) if head not in heads.tolist()] if gate in ("vote", "layer") else []
     voting = torch.cat([heads, torch.tensor(others, dtype=torch.long)])
-    parts = {
-        "layer": layer,
-        "heads": heads.to(like.device),
-        "maps": maps.to(real),
-        "weights": scores.weights[layer, voting].to(real),
-        "biases": scores.biases[layer, voting].to(real),
-        "voting": voting.to(like.device),
-        "threshold": int(scores.thresholds[layer]),
-        "gate": gate,
-        "trust": None if trust is None else trust.to(real),
-    }
-    on_device = parts["maps"]
+    editor = LayerEditor(
+        layer=layer,
+        heads=heads.to(like.device),
+        maps=maps.to(real),
+        weights=scores.weights[layer, voting].to(real),
+        biases=scores.biases[layer, voting].to(real),
+        voting=voting.to(like.device),
+        threshold=int(scores.thresholds[layer]),
+        gate=gate,
+        trust=None if trust is None else trust.to(real),
+    )
+    on_device = editor.maps
     if trust is not None or not isinstance(on_device, RankOneMaps):
-        return LayerEditor(**parts)
+        return editor
     return RankOneEditor(
-        **parts,
+        **vars(editor),
         columns=torch.cat(
-            [_unsplit(parts["weights"], parts["voting"], n_heads), _unsplit(on_device.read, parts["heads"], n_heads)]
+            [_unsplit(editor.weights, editor.voting, n_heads), _unsplit(on_device.read, editor.heads, n_heads)]
         ).T.contiguous(),
-        offsets=torch.cat([parts["biases"], on_device.shift]),
-        rows=_unsplit(on_device.write, parts["heads"], n_heads),
+        offsets=torch.cat([editor.biases, on_device.shift]),
+        rows=_unsplit(on_device.write, editor.heads, n_heads),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,14 +33,14 @@ def download(repo_id: str, *, revision: str | None) -> Path:
 
 
 @contextmanager
-def temporary_folder() -> Iterator[Path]:
+def temporary_folder() -> Generator[Path]:
     """A path that does not exist yet, whose surroundings are removed afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / "steering"
 
 
 @contextmanager
-def _hub_errors(repo_id: str) -> Iterator[None]:
+def _hub_errors(repo_id: str) -> Generator[None]:
     """Whatever the Hub says becomes one sentence with the remedy."""
     from httpx import HTTPError
     from huggingface_hub.errors import HFValidationError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 
 import torch
 from jaxtyping import Float
@@ -109,7 +110,7 @@ class LEACEPolicy(HeadPolicy):
         """Raise `InvalidArgumentError` where a parameter is out of its range or the package is missing."""
         super().check()
         try:
-            import concept_erasure  # noqa: F401
+            import_module("concept_erasure")
         except ImportError as error:
             raise MissingPackageError(
                 'LEACE needs the package concept-erasure: pip install "radiant-lens[erasure]".'

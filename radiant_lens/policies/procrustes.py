@@ -74,13 +74,13 @@ Batch = TypeVar("Batch", _Heads, _Point)
 
 @torch.no_grad()
 def solve_procrustes(
-    mu: Float[Tensor, "*batch d"],
-    sigma: Float[Tensor, "*batch d d"],
-    theta: Float[Tensor, "*batch d"],
-    bias: float | Float[Tensor, "*batch"],
-    margin: float | Float[Tensor, "*batch"],
+    mu: Float[Tensor, "*#batch d"],
+    sigma: Float[Tensor, "*#batch d d"],
+    theta: Float[Tensor, "*#batch d"],
+    bias: float | Float[Tensor, "*#batch"],
+    margin: float | Float[Tensor, "*#batch"],
     *,
-    floor: Float[Tensor, "*batch d d"] | None = None,
+    floor: Float[Tensor, "*#batch d d"] | None = None,
 ) -> ProcrustesSolution:
     """Least change of mean and root covariance after which the score's mean lies `margin` deviations below 0.
 

@@ -23,14 +23,14 @@ class ScoreMoments(NamedTuple):
 
 
 def solve_transport(
-    mu: Float[Tensor, "*batch d"],
-    sigma: Float[Tensor, "*batch d d"],
-    theta: Float[Tensor, "*batch d"],
-    bias: float | Float[Tensor, "*batch"],
-    margin: float | Float[Tensor, "*batch"],
+    mu: Float[Tensor, "*#batch d"],
+    sigma: Float[Tensor, "*#batch d d"],
+    theta: Float[Tensor, "*#batch d"],
+    bias: float | Float[Tensor, "*#batch"],
+    margin: float | Float[Tensor, "*#batch"],
     *,
-    metric: Float[Tensor, "*batch d d"] | None = None,
-    floor_std: float | Float[Tensor, "*batch"] | None = None,
+    metric: Float[Tensor, "*#batch d d"] | None = None,
+    floor_std: float | Float[Tensor, "*#batch"] | None = None,
 ) -> TransportSolution:
     """Least affine map after which the score's mean lies `margin` of its standard deviations below 0.
 

@@ -69,7 +69,8 @@ class Arm:
 
     def make_detector(self, seed: int) -> RiskAwareDetector:
         """The detector, unfitted."""
-        return RiskAwareDetector(**{**_RECOMMENDED, **self.detector, "seed": seed})
+        settings: dict[str, Any] = {**_RECOMMENDED, **self.detector, "seed": seed}
+        return RiskAwareDetector(**settings)
 
     def check(self) -> None:
         """Refuse what cannot be run.

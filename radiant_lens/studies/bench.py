@@ -60,7 +60,7 @@ class Bench:
     def run(self, cell: Cell) -> Evaluation:
         """Evaluate one cell; what was edited stands in the settings of the result."""
         model, test = self._model(cell.arm), self._test_part(cell.arm, cell.seed)
-        options = {**self._options, "seed": cell.seed}
+        options: dict[str, Any] = {**self._options, "seed": cell.seed}
         if cell.control == UNSTEERED:
             return evaluate(model, test, **options)
         if cell.arm.hooks is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -96,7 +97,12 @@ def compare(
     """
     if not steerings:
         raise InvalidArgumentError("`steerings` must hold at least one entry; got none.")
-    options = {"n_samples": n_samples, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    options: dict[str, Any] = {
+        "n_samples": n_samples,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+    }
     return Comparison(
         {name: evaluate(experiment.model, experiment.test, s, **options) for name, s in steerings.items()}
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from radiant_lens._errors import NothingToEditError
 from radiant_lens.detectors.detector import RiskAwareDetector
@@ -32,7 +33,8 @@ def shuffled_labels(
     """
     train = experiment.train_cache.with_shuffled_labels(seed=seed)
     validation = experiment.validation_cache.with_shuffled_labels(seed=seed + 1)
-    settings, policy = experiment.detector.get_params(), policy or recommended_policy()
+    settings: dict[str, Any] = experiment.detector.get_params()
+    policy = policy or recommended_policy()
     if force:
         settings, policy = {**settings, "fnr_weight": 1.0}, replace(policy, gate="head")
     detector = RiskAwareDetector(**settings).fit(train, validation)

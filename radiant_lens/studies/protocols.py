@@ -210,7 +210,7 @@ def run_protocol(
             for i, fold in enumerate(folds):
                 development = data.only(data.groups - fold.groups)
                 experiment = _experiment(model, development, fold, protocol, seed)
-                given = {**options, "seed": seed}
+                given: dict[str, Any] = {**options, "seed": seed}
                 validation, test = _prompted(experiment, test_data, protocol, seed)
                 best, rows = _choose(experiment, validation, protocol, given)
                 choices += [{"seed": seed, "fold": i, **row} for row in rows]

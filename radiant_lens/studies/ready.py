@@ -138,7 +138,7 @@ def ready_studies(
     ready = READY[name]
     n_layers = int(load_model(model).cfg.n_layers) if name == "layers" else 0
     chosen = ready.data if data is None else (data,)
-    tone = {"metrics": ("answers", "text", "diversity")}
+    tone: dict[str, Any] = {"metrics": ("answers", "text", "diversity")}
     return [
         Study(
             f"{name} on {d}",

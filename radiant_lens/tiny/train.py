@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -73,7 +73,7 @@ def make_model(config: TrainingConfig, tokenizer: PreTrainedTokenizerFast) -> Pr
     torch.manual_seed(config.seed)
     if config.start is not None:
         return AutoModelForCausalLM.from_pretrained(config.start, attn_implementation="eager", dtype=torch.float32)
-    tokens = {
+    tokens: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,
@@ -91,7 +91,7 @@ def make_model(config: TrainingConfig, tokenizer: PreTrainedTokenizerFast) -> Pr
             **tokens,
         )
     else:
-        dropouts = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+        dropouts: dict[str, Any] = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
         hf_config = GPT2Config(
             n_embd=config.d_model,
             n_inner=config.d_mlp,

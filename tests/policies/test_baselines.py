@@ -57,6 +57,23 @@ def test_mean_shift_moves_one_mean_onto_the_other(fitted):
     torch.testing.assert_close(half, (undesirable + after) / 2)
 
 
+def test_directions_of_inference_time_intervention(fitted):
+    """Against the detector's weight, or drawn; as long as `alpha` deviations of the training activations along it."""
+    cache, detector = fitted
+    z, weight = cache.z[:, SITE[0], SITE[1]].double(), detector.weights_[SITE].double()
+    shifts = {}
+    for direction in ("probe", "random", "mass_mean"):
+        mapped = rl.ITIPolicy(alpha=2.0, heads=[SITE], direction=direction).fit(cache, detector).maps()
+        shifts[direction] = mapped[rl.HeadSite(*SITE)].g
+    unit = -weight / weight.norm()
+    torch.testing.assert_close(shifts["probe"], 2 * (z @ unit).std() * unit)
+    drawn = shifts["random"] / shifts["random"].norm()
+    torch.testing.assert_close(shifts["random"].norm(), 2 * (z @ drawn).std())
+    again = rl.ITIPolicy(alpha=2.0, heads=[SITE], direction="random", seed=1).fit(cache, detector).maps()
+    assert not torch.allclose(again[rl.HeadSite(*SITE)].g, shifts["random"])
+    assert not torch.allclose(shifts["probe"], shifts["mass_mean"])
+
+
 def test_moment_matching_gives_the_desirable_moments_by_the_textbook_map(fitted):
     undesirable, desirable = classes(fitted[0])
     after = moved(rl.MomentMatchingPolicy(heads=[SITE]), fitted)[fitted[0].labels == 1]
