@@ -8,11 +8,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -134,7 +135,7 @@ def _take_name(beside: Path, path: Path) -> None:
 
 def _kind_at(path: Path) -> str | None:
     try:
-        return json.loads((path / META).read_text(encoding="utf-8")).get("kind")
+        return parsed(json.loads, (path / META).read_text(encoding="utf-8")).get("kind")
     except (OSError, ValueError, AttributeError):
         return None
 
@@ -175,14 +176,30 @@ def load_folder(path: str | Path, kind: str, *, verify: bool = True) -> tuple[di
     if not (path / META).is_file():
         raise ArtefactError(f"{str(path)!r} is not a saved {kind}: it has no {META}.")
     try:
-        meta = json.loads((path / META).read_text(encoding="utf-8"))
+        meta = parsed(json.loads, (path / META).read_text(encoding="utf-8"))
         _check_head(meta, path, kind)
         tensors, saved_as = load_file(path / TENSORS), meta.pop("sha256", None)
         if verify and saved_as is not None and saved_as != _digest(path / TENSORS):
             raise ArtefactError(f"The saved {kind} at {str(path)!r} is damaged: {TENSORS} is not what was saved.")
         return tensors, meta
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+    except ArtefactError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
         raise ArtefactError(f"The saved {kind} at {str(path)!r} is damaged: {error}.") from error
+
+
+def parsed(parse: Callable[[str], Any], text: str) -> Any:
+    """What `json.loads` or `yaml.safe_load` makes of a text.
+
+    Raises:
+        ValueError: whatever is wrong with the text, also where it is nested more deeply than Python goes.
+    """
+    try:
+        return parse(text)
+    except yaml.YAMLError as error:
+        raise ValueError(error) from error
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _check_head(meta: Any, path: Path, kind: str) -> None:
@@ -208,7 +225,7 @@ def load_json(path: str | Path, kind: str) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parsed(json.loads, path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ArtefactError(f"The saved {kind} at {str(path)!r} cannot be read: {error}.") from error
     _check_head(content, path, kind)

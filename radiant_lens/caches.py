@@ -169,7 +169,7 @@ class HeadCache:
                 group_names=tuple(meta["group_names"]),
                 meta=meta["meta"],
             )
-        except (KeyError, TypeError, InvalidArgumentError) as error:
+        except (KeyError, TypeError, RecursionError, InvalidArgumentError) as error:
             raise ArtefactError(f"The saved head cache at {str(path)!r} is incomplete: {error}.") from error
 
 

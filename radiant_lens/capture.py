@@ -19,7 +19,7 @@ from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.records import Statement
-from radiant_lens.models import check_hooks, require_bridge, require_fitting, signature
+from radiant_lens.identity import check_hooks, require_bridge, require_fitting, signature
 from radiant_lens.policies.steering import Steering
 from radiant_lens.ranks import Rank, this_rank
 from radiant_lens.runs import Run

@@ -25,7 +25,8 @@ from transformers import PreTrainedModel
 from radiant_lens import _checks
 from radiant_lens._errors import DataError, InvalidArgumentError, MissingPackageError
 from radiant_lens.hooks import steer
-from radiant_lens.models import load_model, signature
+from radiant_lens.identity import signature
+from radiant_lens.models import load_model
 from radiant_lens.policies.steering import Steering
 from radiant_lens.tokens import pad_id
 from radiant_lens.tracing import Trace

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from radiant_lens._errors import InvalidArgumentError, RadiantError
 from radiant_lens._typing import HookFunction
-from radiant_lens.models import require_fitting, text_config
+from radiant_lens.identity import require_fitting, text_config
 from radiant_lens.passes import Calls, Passes
 from radiant_lens.policies.editing import LayerEdit
 from radiant_lens.policies.steering import Steering

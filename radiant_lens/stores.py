@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from radiant_lens._errors import ArtefactError
-from radiant_lens._files import META, TENSORS, write_meta, write_text
+from radiant_lens._files import META, TENSORS, parsed, write_meta, write_text
 
 _PLAN, _DONE = "plan.json", "shard-*.done"
 _KIND = "head cache"
@@ -132,8 +132,8 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 def _require_same_plan(path: Path, plan: Mapping[str, Any]) -> None:
     try:
-        found = json.loads((path / _PLAN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = dict(parsed(json.loads, (path / _PLAN).read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError):
         raise ArtefactError(f"{str(path)!r} exists and is no store; it is left alone, choose another path.") from None
     different = [name for name in plan if found.get(name) != plan[name]]
     if different:

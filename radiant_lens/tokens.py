@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens import _checks
 from radiant_lens._errors import DataError, InvalidArgumentError
-from radiant_lens.models import require_bridge
+from radiant_lens.identity import require_bridge
 
 
 class Encoded(NamedTuple):

@@ -90,6 +90,7 @@ USAGE = [
     Typed("ablate", 2, "Name a study (see --list)"),
     Typed("ablate polices", 2, "did you mean 'policies'"),
     Typed("ablate --vary gamma", 2, "`vary` must read name=value,value; got 'gamma'"),
+    Typed("ablate --vary gamma=[", 2, "`vary` must read name=value,value; 'gamma=[' cannot be read"),
     Typed("ablate --vary gama=0.1,0.2", 2, "did you mean 'gamma'"),
     Typed("ablate --vary gamma=0.1,0.7", 2, "`gamma` must lie strictly between 0 and 0.5; got 0.7"),
     Typed("ablate --vary gamma=0.1 --seeds a,b", 2, "`seeds` must be whole numbers parted by commas; got 'a,b'"),

@@ -68,9 +68,7 @@ def test_shuffled_labels_do_little(gains, condition):
 def test_random_directions_do_little(experiment, recipe, comparison, gains):
     """Of equal length in the metric of few dimensions a single draw may lie near RADIANT's own: six are averaged."""
     draws = {
-        str(seed): rl.RandomDirectionPolicy(recipe.steering, seed=seed).fit(
-            experiment.train_cache, experiment.detector
-        )
+        str(seed): rl.RandomDirectionPolicy(recipe.steering, seed=seed).fit(experiment.train_cache, experiment.detector)
         for seed in range(6)
     }
     found = studies.compare(experiment, draws, n_samples=3).evaluations

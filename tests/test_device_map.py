@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import radiant_lens as rl
 from radiant_lens import models
 from radiant_lens._errors import InvalidArgumentError, ModelLoadError
-from radiant_lens.models import signature
+from radiant_lens.identity import signature
 
 HALF = {
     **dict.fromkeys(["model.embed_tokens", "lm_head", "model.rotary_emb", "model.layers.0", "model.norm"], "cpu"),

@@ -11,7 +11,7 @@ from random import Random
 import pytest
 import torch
 from conftest import make_cache
-from fuzz.fuzz_readers import READERS, STUDY, changed, changed_json, documented
+from fuzz.fuzz_readers import READERS, STUDY, changed, changed_json, data_ways, documented
 from hypothesis import assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -19,6 +19,7 @@ from plain_models import random_steering
 
 import radiant_lens as rl
 from radiant_lens._errors import ArtefactError, DataError, RadiantError
+from radiant_lens.datasets.gathering import gather
 from radiant_lens.studies import read_study
 
 FILES = ("meta.json", "tensors.safetensors")
@@ -141,14 +142,14 @@ for case in (TestSavedCache, TestSavedSteering):
 @pytest.mark.parametrize("target", sorted(READERS))
 def test_what_the_fuzzer_starts_from_can_be_read(target, tmp_path):
     reader = READERS[target]()
-    refused = 0
-    for seed in list(reader.seeds(tmp_path)):
-        try:
-            reader.read(seed, tmp_path)
-        except DataError:
-            refused += 1
-    # One of the comments was never scored.
-    assert refused == (target == "data")
+    seeds = list(reader.seeds(tmp_path))
+    assert seeds
+    for seed in seeds:
+        reader.read(seed, tmp_path)
+
+
+def test_the_fuzzer_starts_from_every_way_to_read_data(tmp_path):
+    assert {seed[1] for seed in READERS["data"]().seeds(tmp_path)} == set(range(len(data_ways())))
 
 
 @pytest.mark.parametrize("target", sorted(READERS))
@@ -226,7 +227,7 @@ def test_an_evaluation_of_other_values_is_damaged(tmp_path, change):
         reader.read(json.dumps({**json.loads(good), **change}).encode(), tmp_path)
 
 
-@pytest.mark.parametrize("wrong", ["grid: {1: 2}", "arms: 3", "arms: [1]", "seeds: 3"])
+@pytest.mark.parametrize("wrong", ["grid: {1: 2}", "arms: 3", "arms: [1]", "seeds: 3", "seeds: {1: 2}"])
 def test_a_study_of_other_values_cannot_be_made(tmp_path, wrong):
     path = tmp_path / "s.yaml"
     path.write_text(STUDY)
@@ -241,3 +242,52 @@ def test_changes_change():
     value = {"a": [1, 2], "b": {"c": "d"}}
     assert sum(changed(value, Random(i)) != value for i in range(100)) > 80
     assert value == {"a": [1, 2], "b": {"c": "d"}}
+
+
+DEEP, LONG = "[" * 100_000 + "]" * 100_000, "9" * 5000
+ROW = '{"text": "A: x", "label": 1, "question": %s}'
+TOO_MUCH = [(DEEP, "nested too deeply"), (LONG, "4300 digits")]
+
+
+@pytest.mark.parametrize(("value", "words"), TOO_MUCH, ids=["deep", "long"])
+@pytest.mark.parametrize(
+    ("ending", "content", "place"), [(".json", f"[{ROW}]", ""), (".jsonl", f"\n{ROW}\n", "line 2: ")]
+)
+def test_data_too_deep_or_too_long_is_refused(tmp_path, ending, content, place, value, words):
+    path = tmp_path / f"data{ending}"
+    path.write_text(content % '"who?"')
+    assert len(rl.load_dataset(path).statements) == 1
+    path.write_text(content % value)
+    with pytest.raises(DataError, match=rf"data\{ending} cannot be read as \{ending}: {place}.*{words}"):
+        rl.load_dataset(path)
+
+
+def test_a_row_that_is_too_deep_to_be_shown_is_a_bad_row(tmp_path):
+    def read(row, place):
+        raise RecursionError
+
+    with pytest.raises(DataError, match="it has rows that cannot be used \\(1\\): row 1: it is nested too deeply"):
+        gather([("row 1", {})], read, name="it", columns={}, asked={}, on_bad_rows="raise")
+
+
+@pytest.mark.parametrize(("value", "words"), TOO_MUCH, ids=["deep", "long"])
+@pytest.mark.parametrize("target", ["cache", "steering"])
+def test_meta_data_too_deep_or_too_long_is_damaged(tmp_path, target, value, words):
+    reader = READERS[target]()
+    list(reader.seeds(tmp_path))
+    with pytest.raises(ArtefactError, match=f"is damaged: .*{words}"):
+        reader.read(b'\0{"format": 1, "x": %s}' % value.encode(), tmp_path)
+
+
+@pytest.mark.parametrize(("value", "words"), TOO_MUCH, ids=["deep", "long"])
+def test_an_evaluation_too_deep_or_too_long_cannot_be_read(tmp_path, value, words):
+    with pytest.raises(ArtefactError, match=f"cannot be read: .*{words}"):
+        READERS["evaluation"]().read(value.encode(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [*TOO_MUCH, ("2026-13-45", "month must be in 1..12"), ("[", "parsing a flow node")]
+)
+def test_a_study_of_values_that_yaml_cannot_make_is_refused(tmp_path, value, words):
+    with pytest.raises(DataError, match=f"Study file 's.yaml' cannot be read: .*{words}"):
+        READERS["study"]().read(f"n_samples: {value}".encode(), tmp_path)

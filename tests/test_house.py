@@ -20,7 +20,7 @@ LAYERS = [
     ["datasets"],
     ["detectors"],
     ["policies"],
-    ["models", "tokens"],
+    ["identity", "models", "tokens"],
     ["tracing", "passes", "runs"],
     ["capture", "hooks"],
     ["evaluation"],
@@ -32,6 +32,7 @@ LAYERS = [
 FLOOR = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}
 EXEMPT = {"__init__", "tiny"}
 MAY_IMPORT_MODELS = {
+    "identity",
     "models",
     "tokens",
     "runs",
@@ -172,6 +173,7 @@ def test_public_names_are_frozen():
         "evaluation",
         "fitting",
         "hooks",
+        "identity",
         "models",
         "passes",
         "tracing",

@@ -133,11 +133,17 @@ def _axes(vary: list[str]) -> dict[str, list[Any]]:
     import yaml
 
     from radiant_lens._errors import InvalidArgumentError
+    from radiant_lens._files import parsed
 
     axes = {}
     for given in vary:
         name, equals, values = given.partition("=")
         if not equals or not values:
             raise InvalidArgumentError(f"`vary` must read name=value,value; got {given!r}.")
-        axes[name.replace("-", "_")] = [yaml.safe_load(value) for value in values.split(",")]
+        try:
+            axes[name.replace("-", "_")] = [parsed(yaml.safe_load, value) for value in values.split(",")]
+        except ValueError as error:
+            raise InvalidArgumentError(
+                f"`vary` must read name=value,value; {given!r} cannot be read: {error}."
+            ) from error
     return axes

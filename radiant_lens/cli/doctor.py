@@ -10,7 +10,8 @@ import torch
 
 from radiant_lens._errors import ModelLoadError
 from radiant_lens.checkup import Finding, check_up
-from radiant_lens.models import load_model, load_plain, signature
+from radiant_lens.identity import signature
+from radiant_lens.models import load_model, load_plain
 
 _PACKAGES = ("radiant-lens", "transformer-lens", "transformers", "torch", "scikit-learn")
 

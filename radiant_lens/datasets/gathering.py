@@ -49,8 +49,9 @@ def gather(
     for place, row in rows:
         try:
             found = read(renamed(row, columns), place)
-        except DataError as error:
-            faults.append(f"{place}: {error}")
+        except (DataError, RecursionError) as error:
+            said = error if isinstance(error, DataError) else "it is nested too deeply."
+            faults.append(f"{place}: {said}")
             notes.append(faults[-1])
             continue
         seen.update(row)

@@ -11,6 +11,7 @@ from typing import Any
 
 from radiant_lens import _checks
 from radiant_lens._errors import DataError
+from radiant_lens._files import parsed
 
 Row = Mapping[str, Any]
 ENDINGS = (".csv", ".json", ".jsonl")
@@ -35,14 +36,16 @@ def file_rows(path: Path) -> Iterator[tuple[str, Any]]:
         if path.suffix == ".csv":
             yield from _csv(text)
         elif path.suffix == ".json":
-            rows = json.loads(text)
+            rows = parsed(json.loads, text)
             yield from ((f"row {i}", row) for i, row in enumerate(rows if isinstance(rows, list) else [rows], start=1))
         else:
             # Only line feeds end a line: other separators may stand inside strings.
             for line, content in enumerate(text.split("\n"), start=1):
                 if content.strip():
                     yield f"line {line}", _json_line(content, path, line)
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+    except DataError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path.name} cannot be read as {path.suffix}: {error}.") from error
 
 
@@ -62,9 +65,10 @@ def _csv(text: str) -> Iterator[tuple[str, Row]]:
 
 def _json_line(content: str, path: Path, line: int) -> Any:
     try:
-        return json.loads(content)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path.name} cannot be read as .jsonl: line {line}: {error.msg}.") from error
+        return parsed(json.loads, content)
+    except ValueError as error:
+        said = error.msg if isinstance(error, json.JSONDecodeError) else error
+        raise DataError(f"{path.name} cannot be read as .jsonl: line {line}: {said}.") from error
 
 
 def hub_rows(repository: str, config: str | None, split: str) -> Iterator[tuple[str, Any]]:

@@ -31,7 +31,8 @@ from radiant_lens.evaluation.likelihood import score_statements
 from radiant_lens.evaluation.parts import condition_parts, join_parts, make_parts
 from radiant_lens.evaluation.result import Evaluation
 from radiant_lens.hooks import steer
-from radiant_lens.models import check_hooks, load_model, require_bridge, require_fitting, signature
+from radiant_lens.identity import check_hooks, require_bridge, require_fitting, signature
+from radiant_lens.models import load_model
 from radiant_lens.policies.steering import Steering
 
 FAMILIES = {

@@ -15,7 +15,8 @@ from radiant_lens._errors import InvalidArgumentError, ModelLoadError
 from radiant_lens.datasets.records import ANSWER_MARKERS, DESIRABLE, Prompt, Statement
 from radiant_lens.evaluation.judges import Verdict
 from radiant_lens.evaluation.likelihood import score_statements
-from radiant_lens.models import load_model, signature
+from radiant_lens.identity import signature
+from radiant_lens.models import load_model
 
 QUESTION_MARKERS = ("Q:", "Q :", "Question:")
 

@@ -133,7 +133,7 @@ class Evaluation:
             return cls(
                 _table(found["table"], len(prompts)), ratios.read_parts(found["parts"]), prompts, found["settings"]
             )
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise ArtefactError(f"The saved evaluation at {str(path)!r} is damaged: {error!r}.") from error
 
 

@@ -19,7 +19,7 @@ from radiant_lens._typing import HookFunction
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.evaluation.likelihood import score_statements
-from radiant_lens.models import require_fitting
+from radiant_lens.identity import require_fitting
 from radiant_lens.policies.steering import Steering
 from radiant_lens.risks import Interval, bootstrap_ratio, group_sums
 from radiant_lens.sites import HeadSite, hook_name

@@ -17,7 +17,7 @@ from radiant_lens._errors import InvalidArgumentError, NothingToEditError
 from radiant_lens._typing import HookFunction
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.records import Statement
-from radiant_lens.models import require_fitting
+from radiant_lens.identity import require_fitting
 from radiant_lens.policies.steering import Steering
 from radiant_lens.sites import FINAL_RESIDUAL, HeadSite, hook_name
 from radiant_lens.tokens import TokenBatch, answer_positions, batched, encode, pad_id

@@ -63,7 +63,7 @@ def load_parts(path: str | Path) -> dict[str, Any]:
     tensors, meta = load_folder(path, _KIND)
     try:
         return _checked(tensors, meta)
-    except (KeyError, TypeError, AttributeError, IndexError, RadiantError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, RecursionError, RadiantError) as error:
         raise ArtefactError(f"The saved steering at {str(path)!r} is incomplete: {error}.") from error
 
 

@@ -10,6 +10,7 @@ import yaml
 
 from radiant_lens import _checks
 from radiant_lens._errors import DataError, InvalidArgumentError, RadiantError
+from radiant_lens._files import parsed
 from radiant_lens.studies.arms import Arm, grid
 from radiant_lens.studies.study import Study
 
@@ -59,8 +60,8 @@ def read_study(path: str | Path, **changes: Any) -> Study:
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = parsed(yaml.safe_load, path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise DataError(f"Study file {path.name!r} cannot be read: {error}.") from error
     if not isinstance(content, Mapping):
         raise DataError(f"Study file {path.name!r} must hold a mapping; it holds {type(content).__name__}.")
@@ -71,7 +72,7 @@ def read_study(path: str | Path, **changes: Any) -> Study:
         return Study(str(content.get("name", path.stem)), _arms(content), **options)
     except RadiantError:
         raise
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"Study file {path.name!r} holds what no study can be made of: {error}.") from error
 
 

@@ -24,7 +24,8 @@ from radiant_lens.evaluation.choosing import MODELS, RULES
 from radiant_lens.evaluation.evaluate import FAMILIES
 from radiant_lens.evaluation.generation import check_sampling
 from radiant_lens.evaluation.result import Evaluation
-from radiant_lens.models import EMBEDDED, load_model, signature
+from radiant_lens.identity import signature
+from radiant_lens.models import EMBEDDED, load_model
 from radiant_lens.ranks import alone, this_rank
 from radiant_lens.studies.arms import Arm
 from radiant_lens.studies.bench import Bench, Hooks

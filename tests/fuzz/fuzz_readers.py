@@ -147,24 +147,43 @@ def _study() -> Reader:
     return Reader(lambda _: iter([STUDY.encode()]), read)
 
 
+def data_ways() -> list[dict[str, Any]]:
+    """Options of `load_dataset` for a local file: by every name or none, in every format or a guessed one."""
+    from radiant_lens.datasets.gathering import ON_BAD_ROWS
+    from radiant_lens.datasets.published import FORMATS, PUBLISHED
+
+    allowed = {None: tuple(FORMATS), **{name: published.formats for name, published in PUBLISHED.items()}}
+    return [
+        {"name": name, "format": format, "on_bad_rows": bad}
+        for name, formats in allowed.items()
+        for format in (None, *formats)
+        for bad in ON_BAD_ROWS
+    ]
+
+
 def _data() -> Reader:
     import radiant_lens as rl
-    from radiant_lens.datasets.published import FORMATS
+    from radiant_lens._errors import DataError
     from radiant_lens.datasets.rows import ENDINGS
 
-    formats = (None, *FORMATS)
+    ways = data_ways()
+    texts = [(0, text) for text in CSVS]
+    texts += [(1, json.dumps([row])) for row in ROWS] + [(2, json.dumps(row) + "\n") for row in ROWS]
 
     def seeds(scratch: Path) -> Iterator[bytes]:
-        for text in CSVS:
-            yield bytes([0, 0]) + text.encode()
-        for row in ROWS:
-            yield bytes([1, 0]) + json.dumps([row]).encode()
-            yield bytes([2, 0]) + json.dumps(row).encode() + b"\n"
+        for ending, text in texts:
+            for way in range(len(ways)):
+                data = bytes([ending, way]) + text.encode()
+                with suppress(DataError):
+                    read(data, scratch)
+                    yield data
 
     def read(data: bytes, scratch: Path) -> object:
         path = scratch / f"data{ENDINGS[data[0] % 3]}"
         path.write_bytes(data[2:])
-        return repr(rl.load_dataset(path, format=formats[data[1] % len(formats)], on_bad_rows="raise"))
+        way = dict(ways[data[1] % len(ways)])
+        name = way.pop("name")
+        return repr(rl.load_dataset(path, **way) if name is None else rl.load_dataset(name, path=path, **way))
 
     return Reader(seeds, read)
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 import radiant_lens as rl
 from radiant_lens._errors import ArtefactError, InvalidArgumentError, ModelMismatchError
-from radiant_lens.models import signature
+from radiant_lens.identity import signature
 from radiant_lens.tiny import model_folder
 
 

@@ -1,0 +1,188 @@
+"""Telling models apart: what a model is, and whether an artefact was made for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components import JointGateUpMLPBridge, JointQKVAttentionBridge
+from transformers import PreTrainedModel
+
+from radiant_lens import _checks
+from radiant_lens._errors import InvalidArgumentError, ModelMismatchError
+from radiant_lens._typing import HookFunction
+from radiant_lens.policies.steering import Steering
+from radiant_lens.sites import input_width, output_projections
+from radiant_lens.tiny import model_folder
+
+AnyModel = TransformerBridge | PreTrainedModel
+
+# What of a configuration decides what a model computes; a list of its own, since transformers adds keys with time.
+_CONFIG_KEYS = (
+    *("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "vocab_size", "hidden_act", "layer_norm_eps", "rms_norm_eps"),
+    *("rope_parameters", "sliding_window", "tie_word_embeddings"),
+)
+_COMPARED = ("architecture", "n_layers", "n_heads", "d_head", "config", "weights")
+
+
+def text_config(model: PreTrainedModel) -> Any:
+    """The configuration of a model's language part."""
+    return model.config.get_text_config()
+
+
+def signature(model: AnyModel) -> dict[str, Any]:
+    """What tells this model from others: name, revision, shape, configuration, and a hash of a sample of its weights.
+
+    A plain model and its bridge have the same. Weights in another precision are the same, up to `dtype`.
+    """
+    return {**_description(model), "weights": _weight_hashes(plain_model(model))}
+
+
+def plain_model(model: AnyModel) -> PreTrainedModel:
+    """What a bridge wraps; a plain model itself."""
+    # The bridge declares its model as any module.
+    return cast(PreTrainedModel, model.original_model) if isinstance(model, TransformerBridge) else model
+
+
+def _description(model: AnyModel) -> dict[str, Any]:
+    """`signature` without looking at the weights."""
+    plain = plain_model(model)
+    if isinstance(model, TransformerBridge):
+        name, architecture = str(model.cfg.model_name), str(model.cfg.architecture)
+        shape = (model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_head)
+    elif isinstance(model, PreTrainedModel):
+        name, architecture, projections = model.config.name_or_path, type(model).__name__, output_projections(model)
+        n_heads = text_config(model).num_attention_heads
+        shape = (len(projections), n_heads, input_width(projections[0]) // n_heads)
+    else:
+        raise InvalidArgumentError(
+            f"`model` must be a TransformerBridge or a PreTrainedModel; got {type(model).__name__}: "
+            "use `load_model(model)`, and of a compiled model what was compiled."
+        )
+    config = getattr(plain, "config", None)
+    return {
+        "name": "tiny" if name == str(model_folder()) else name or architecture,
+        "revision": getattr(config, "_commit_hash", None),
+        "architecture": architecture,
+        **dict(zip(("n_layers", "n_heads", "d_head"), map(int, shape))),
+        "config": {} if config is None else _config_values(config.get_text_config()),
+        "dtype": str(next(plain.parameters()).dtype).removeprefix("torch."),
+    }
+
+
+def _config_values(config: Any) -> dict[str, Any]:
+    values = {key: getattr(config, key, None) for key in _CONFIG_KEYS}
+    return {key: json.loads(json.dumps(value, default=str)) for key, value in values.items() if value is not None}
+
+
+def _weight_hashes(model: torch.nn.Module) -> list[str]:
+    """Hashes of a sample of the weights, rounded so that the same checkpoint in another precision shares one.
+
+    Single precision has the one of bfloat16 (the first) and, rounded twice, the one of float16 (the second).
+    """
+    samples = [p.detach().flatten()[:64].to("cpu", torch.float32) for p in _parameters(model)]
+    return [_hash([s.bfloat16() for s in samples]), _hash([s.half().bfloat16() for s in samples])]
+
+
+def _hash(samples: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256()
+    # Sorted: a bridge may hold the parts of an attention in another order.
+    for sample in sorted(sample.float().numpy().tobytes() for sample in samples):
+        digest.update(sample)
+    return digest.hexdigest()[:16]
+
+
+def _parameters(model: torch.nn.Module) -> Iterator[Tensor]:
+    """The parameters of the plain model; those that are offloaded are fetched."""
+    copies = {f"{name}.{part}" for name, module in model.named_modules() for part in _copied_parts(module)}
+    seen: set[int] = set()
+    tied = getattr(model, "all_tied_weights_keys", {})
+    for name, module in model.named_modules():
+        if any(name == copy or name.startswith(f"{copy}.") for copy in copies):
+            continue
+        own = [p for p in module.parameters(recurse=False) if id(p) not in seen]
+        seen |= {id(p) for p in own}
+        if any(p.is_meta for p in own):
+            from accelerate.utils import align_module_device
+
+            # Offloaded, tied parameters are no longer one object.
+            plain = name.removesuffix("._original_component")
+            with align_module_device(module, torch.device("cpu")):
+                yield from [p for key, p in module.named_parameters(recurse=False) if f"{plain}.{key}" not in tied]
+        else:
+            yield from own
+
+
+def _copied_parts(module: torch.nn.Module) -> tuple[str, ...]:
+    """Where one matrix serves several purposes, a bridge holds copies of its parts beside it."""
+    if isinstance(module, JointQKVAttentionBridge):
+        return ("q", "k", "v")
+    return ("gate", "in") if isinstance(module, JointGateUpMLPBridge) else ()
+
+
+def require_same(expected: dict[str, Any], model: AnyModel) -> None:
+    """Raise where an artefact made for one model meets another.
+
+    Raises:
+        ModelMismatchError: names the first difference that matters; names of the same weights may differ.
+    """
+    actual = signature(model) if "weights" in expected else _description(model)
+    for key in _COMPARED:
+        if key in expected:
+            _compare(key, expected[key], actual[key], expected.get("name"), actual["name"])
+
+
+def require_bridge(model: object) -> None:
+    """Raise `InvalidArgumentError` for what is no bridge, with the remedy."""
+    _checks.instance("model", model, TransformerBridge, hint="use `load_model(model)`")
+
+
+def require_fitting(steering: Steering, model: AnyModel, *, allow_mismatch: bool = False) -> None:
+    """Raise where a steering meets a model that it was not made for.
+
+    Args:
+        steering: any; its own shape counts where it does not say which model it was made for.
+        model: bridge or plain.
+        allow_mismatch: only the shape must be the same.
+
+    Raises:
+        InvalidArgumentError: no steering, or no model.
+        ModelMismatchError: names the first difference that matters.
+    """
+    hint = "a policy's `fit` returns one, `Steering.load(folder)` reads one"
+    _checks.instance("steering", steering, Steering, hint=hint)
+    expected = dict(steering.meta.get("model", {}))
+    expected |= dict(zip(("n_layers", "n_heads", "d_head"), steering.scores.weights.shape))
+    if allow_mismatch:
+        expected = {key: expected[key] for key in ("n_layers", "n_heads", "d_head")}
+    require_same(expected, model)
+
+
+def check_hooks(model: TransformerBridge, fwd_hooks: Sequence[tuple[Any, HookFunction]]) -> None:
+    """Raise `UnknownNameError` for a hook that the model does not have; TransformerLens also takes filters of names."""
+    for name, _ in fwd_hooks:
+        if isinstance(name, str):
+            _checks.known("hook of this model", name, model.hook_dict)
+
+
+def _compare(key: str, expected: Any, actual: Any, made_for: str | None, name: str) -> None:
+    if isinstance(expected, dict):
+        for part in expected.keys() & actual.keys():
+            _compare(f"{key}.{part}", expected[part], actual[part], made_for, name)
+    elif expected == actual or (key == "weights" and set(expected) & set(actual)):
+        return
+    elif key == "weights" and isinstance(expected, str):
+        raise ModelMismatchError(
+            f"This was made for model {made_for!r} by an earlier version, whose hash of weights cannot be compared: "
+            "make it anew, or pass `allow_mismatch=True` to `steer` if you are sure."
+        )
+    else:
+        raise ModelMismatchError(
+            f"This was made for model {made_for!r} with {key} = {expected!r}; {name!r} has {actual!r}."
+        )
