@@ -232,7 +232,7 @@ class SteeredLM(_HarnessModel):
         longest = max(range(len(requests)), key=lambda i: len(requests[i][1]) + len(requests[i][2]), default=0)
         return self._detect_batch_size(requests, longest) if requests else 1
 
-    def _log_probs(self, batch: Sequence[_Pass]) -> list[Float[Tensor, "pos vocab"]]:
+    def _log_probs(self, batch: Sequence[_Pass]) -> list[Float[Tensor, "_ vocab"]]:
         """Of each row, at the positions that predict its continuation."""
         tokens, mask = _padded([row.tokens for row in batch], pad_id(self.bridge), "right")
         tokens, mask = tokens.to(self.device), mask.to(self.device)

@@ -20,7 +20,9 @@ from torch import Tensor
 
 
 def install(package: str) -> None:
-    """Check the functions and data classes of a package that is not imported yet."""
+    """Check the functions and data classes of a package that is not imported yet; once is enough."""
+    if any(isinstance(finder, Finder) and finder.package == package for finder in sys.meta_path):
+        return
     assert package not in sys.modules, f"{package} is imported already"
     sys.meta_path.insert(0, Finder(package))
 

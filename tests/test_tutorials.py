@@ -20,9 +20,6 @@ UNWANTED = (
     *("Warning", "Traceback", "\x1b["),
 )
 
-# The others take most of a minute each.
-QUICK = ("01", "05")
-
 each = pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
 
 
@@ -34,9 +31,7 @@ def test_there_are_six():
     assert [path.stem[:2] for path in notebooks()] == ["01", "02", "03", "04", "05", "06"]
 
 
-@pytest.mark.parametrize(
-    "path", [pytest.param(p, id=p.stem, marks=() if p.stem[:2] in QUICK else pytest.mark.slow) for p in notebooks()]
-)
+@each
 def test_it_runs_and_its_solutions_solve_its_exercises(path, tmp_path):
     notebook = solved(read(path))
     seconds = run(notebook, tmp_path)

@@ -11,13 +11,17 @@ from __future__ import annotations
 import argparse
 import ctypes
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
 from capture import MAX_TOKENS, Peak, anonymous_mib, random_model, statements
 from detectors import synthetic
 from plotly.subplots import make_subplots
