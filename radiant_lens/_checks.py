@@ -10,7 +10,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
-from radiant_lens._errors import DataError, InvalidArgumentError, LeakageError, UnknownNameError
+from radiant_lens.errors import DataError, InvalidArgumentError, LeakageError, UnknownNameError
 
 FINITE_PART = 2**22
 

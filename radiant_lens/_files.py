@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from radiant_lens import _checks
-from radiant_lens._errors import ArtefactError, OutputError
+from radiant_lens.errors import ArtefactError, OutputError
 
 TENSORS, META = "tensors.safetensors", "meta.json"
 _CARD = "README.md"

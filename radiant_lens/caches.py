@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from radiant_lens import _checks
-from radiant_lens._errors import ArtefactError, InvalidArgumentError, InvalidIndexError
 from radiant_lens._files import load_folder, save_folder
+from radiant_lens.errors import ArtefactError, InvalidArgumentError, InvalidIndexError
 from radiant_lens.splits import split_groups
 
 

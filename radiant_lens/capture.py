@@ -14,11 +14,11 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens import _checks, runs
-from radiant_lens._errors import DataError, InvalidArgumentError, RankError
 from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.records import Statement
+from radiant_lens.errors import DataError, InvalidArgumentError, RankError
 from radiant_lens.identity import check_hooks, require_bridge, require_fitting, signature
 from radiant_lens.policies.steering import Steering
 from radiant_lens.ranks import Rank, this_rank

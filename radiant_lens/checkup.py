@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
-from radiant_lens._errors import RadiantError
 from radiant_lens.capture import collect
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.errors import RadiantError
 from radiant_lens.evaluation.generation import draws, generate_tokens
 from radiant_lens.fitting.effects import head_effects
 from radiant_lens.hooks import steer

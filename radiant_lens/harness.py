@@ -23,7 +23,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 from radiant_lens import _checks
-from radiant_lens._errors import DataError, InvalidArgumentError, MissingPackageError
+from radiant_lens.errors import DataError, InvalidArgumentError, MissingPackageError
 from radiant_lens.hooks import steer
 from radiant_lens.identity import signature
 from radiant_lens.models import load_model

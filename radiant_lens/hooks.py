@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
-from radiant_lens._errors import InvalidArgumentError, RadiantError
 from radiant_lens._typing import HookFunction
+from radiant_lens.errors import InvalidArgumentError, RadiantError
 from radiant_lens.identity import require_fitting, text_config
 from radiant_lens.passes import Calls, Passes
 from radiant_lens.policies.editing import LayerEdit

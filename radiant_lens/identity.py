@@ -14,8 +14,8 @@ from transformer_lens.model_bridge.generalized_components import JointGateUpMLPB
 from transformers import PreTrainedModel
 
 from radiant_lens import _checks
-from radiant_lens._errors import InvalidArgumentError, ModelMismatchError
 from radiant_lens._typing import HookFunction
+from radiant_lens.errors import InvalidArgumentError, ModelMismatchError
 from radiant_lens.policies.steering import Steering
 from radiant_lens.sites import input_width, output_projections
 from radiant_lens.tiny import model_folder

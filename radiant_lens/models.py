@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from transformers.utils import logging as transformers_logging
 
 from radiant_lens import _checks
-from radiant_lens._errors import InvalidArgumentError, ModelLoadError
+from radiant_lens.errors import InvalidArgumentError, ModelLoadError
 from radiant_lens.identity import plain_model
 from radiant_lens.sites import hook_name, input_width
 from radiant_lens.tiny import model_folder

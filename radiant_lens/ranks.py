@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch.distributed as dist
 from torch import Tensor
 
-from radiant_lens._errors import RankError
+from radiant_lens.errors import RankError
 
 # A rank may wait for a slower one as long as that works; one that has died is noticed at once.
 PATIENCE = timedelta(days=7)

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens import _checks
-from radiant_lens._errors import RankError
 from radiant_lens._typing import HookFunction
+from radiant_lens.errors import RankError
 from radiant_lens.ranks import Rank
 from radiant_lens.sites import hook_name
 from radiant_lens.stores import CacheStore

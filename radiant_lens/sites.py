@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from radiant_lens import _checks
-from radiant_lens._errors import InvalidArgumentError, UnknownNameError
+from radiant_lens.errors import InvalidArgumentError, UnknownNameError
 
 # A bridge calls hooks with the name of the point that `hook_z` is an alias of.
 _HOOK_Z = re.compile(r"blocks\.(\d+)\.attn\.(?:hook_z|o\.hook_in)")

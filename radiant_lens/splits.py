@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Sequence
 
 from radiant_lens import _checks
-from radiant_lens._errors import InvalidArgumentError
+from radiant_lens.errors import InvalidArgumentError
 
 
 def split_groups(groups: Iterable[str], fractions: Sequence[float], *, seed: int = 0) -> tuple[frozenset[str], ...]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from radiant_lens import _checks
-from radiant_lens._errors import InvalidArgumentError
+from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.risks import resample_counts
 
 Link = Callable[[Any], Any]

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from radiant_lens._errors import ArtefactError
 from radiant_lens._files import META, TENSORS, parsed, write_meta, write_text
+from radiant_lens.errors import ArtefactError
 
 _PLAN, _DONE = "plan.json", "shard-*.done"
 _KIND = "head cache"

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens import _checks
-from radiant_lens._errors import DataError, InvalidArgumentError
+from radiant_lens.errors import DataError, InvalidArgumentError
 from radiant_lens.identity import require_bridge
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from radiant_lens._errors import RadiantError
+from radiant_lens.errors import RadiantError
 from radiant_lens.policies.editing import LayerEdit
 
 

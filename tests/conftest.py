@@ -11,6 +11,10 @@ import shape_checker
 import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Processes share the cores; threads of each would only wait for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 shape_checker.install("radiant_lens")
 
 import radiant_lens as rl

@@ -23,7 +23,7 @@ from plain_models import random_steering
 
 import radiant_lens as rl
 from radiant_lens import _files, studies
-from radiant_lens._errors import ArtefactError
+from radiant_lens.errors import ArtefactError
 from radiant_lens.studies import study as study_module
 
 EVENTS = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "os.truncate"}

@@ -10,8 +10,8 @@ from plain_models import SETTINGS, random_model, random_steering, shape, tokeniz
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 import radiant_lens as rl
-from radiant_lens._errors import InvalidArgumentError, ModelLoadError, RadiantError, UnknownNameError
 from radiant_lens.checkup import CHECKS, check_up
+from radiant_lens.errors import InvalidArgumentError, ModelLoadError, RadiantError, UnknownNameError
 from radiant_lens.identity import signature
 from radiant_lens.models import load_plain, projection_paths
 from radiant_lens.sites import PROJECTION_PATHS, input_width, output_projections

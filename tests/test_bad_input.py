@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import radiant_lens as rl
 from radiant_lens import studies
-from radiant_lens._errors import (
+from radiant_lens.errors import (
     ArtefactError,
     DataError,
     GuaranteeError,

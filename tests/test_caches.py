@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radiant_lens import HeadCache
-from radiant_lens._errors import ArtefactError, InvalidArgumentError
+from radiant_lens.errors import ArtefactError, InvalidArgumentError
 
 quick = settings(deadline=None, max_examples=30)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from radiant_lens import _checks, _errors
-from radiant_lens._errors import DataError, InvalidArgumentError, LeakageError, RadiantError, UnknownNameError
+from radiant_lens import _checks, errors
+from radiant_lens.errors import DataError, InvalidArgumentError, LeakageError, RadiantError, UnknownNameError
 
 
 def says(sentence: str) -> str:
@@ -147,17 +147,17 @@ def test_disjoint_groups_names_one_that_is_shared():
 @pytest.mark.parametrize(
     ("error", "built_in", "exit_status"),
     [
-        (_errors.InvalidArgumentError, ValueError, 2),
-        (_errors.UnknownNameError, KeyError, 2),
-        (_errors.DataError, ValueError, 1),
-        (_errors.LeakageError, ValueError, 1),
-        (_errors.NotFittedError, AttributeError, 1),
-        (_errors.ConvergenceError, RuntimeError, 1),
-        (_errors.GuaranteeError, RuntimeError, 1),
-        (_errors.NothingToEditError, RuntimeError, 1),
-        (_errors.ModelLoadError, OSError, 1),
-        (_errors.ModelMismatchError, ValueError, 1),
-        (_errors.ArtefactError, ValueError, 1),
+        (errors.InvalidArgumentError, ValueError, 2),
+        (errors.UnknownNameError, KeyError, 2),
+        (errors.DataError, ValueError, 1),
+        (errors.LeakageError, ValueError, 1),
+        (errors.NotFittedError, AttributeError, 1),
+        (errors.ConvergenceError, RuntimeError, 1),
+        (errors.GuaranteeError, RuntimeError, 1),
+        (errors.NothingToEditError, RuntimeError, 1),
+        (errors.ModelLoadError, OSError, 1),
+        (errors.ModelMismatchError, ValueError, 1),
+        (errors.ArtefactError, ValueError, 1),
     ],
 )
 def test_errors_are_the_built_ins_that_people_catch(error, built_in, exit_status):

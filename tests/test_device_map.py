@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import radiant_lens as rl
 from radiant_lens import models
-from radiant_lens._errors import InvalidArgumentError, ModelLoadError
+from radiant_lens.errors import InvalidArgumentError, ModelLoadError
 from radiant_lens.identity import signature
 
 HALF = {

@@ -21,7 +21,7 @@ from plain_models import random_model, random_steering, shape
 from transformers import DynamicCache
 
 import radiant_lens as rl
-from radiant_lens._errors import InvalidArgumentError, ModelMismatchError, RadiantError
+from radiant_lens.errors import InvalidArgumentError, ModelMismatchError, RadiantError
 from radiant_lens.sites import hook_name
 
 quick = settings(deadline=None, max_examples=12, derandomize=True)

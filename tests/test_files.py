@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from radiant_lens import _files
-from radiant_lens._errors import ArtefactError
 from radiant_lens._files import FORMAT_VERSION, load_folder, save_folder, write_text
+from radiant_lens.errors import ArtefactError
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])}
 

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 import radiant_lens as rl
-from radiant_lens._errors import DataError, ModelMismatchError, NothingToEditError
+from radiant_lens.errors import DataError, ModelMismatchError, NothingToEditError
 
 
 @pytest.fixture(scope="module")

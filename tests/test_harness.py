@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import radiant_lens as rl
-from radiant_lens._errors import (
+from radiant_lens.cli import main
+from radiant_lens.errors import (
     ArtefactError,
     DataError,
     InvalidArgumentError,
@@ -22,7 +23,6 @@ from radiant_lens._errors import (
     ModelMismatchError,
     UnknownNameError,
 )
-from radiant_lens.cli import main
 from radiant_lens.evaluation import generate_answers
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'radiant-lens[harness]'")

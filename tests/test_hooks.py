@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import radiant_lens as rl
-from radiant_lens._errors import InvalidArgumentError, ModelMismatchError, RadiantError
+from radiant_lens.errors import InvalidArgumentError, ModelMismatchError, RadiantError
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ PACKAGE = Path(rl.__file__).parent
 
 # From the ground up: a module may import those of lower layers and its own.
 LAYERS = [
-    ["_errors", "_typing", "_checks"],
+    ["errors", "_typing", "_checks"],
     ["_files", "ranks", "sites", "splits"],
     ["linalg", "risks", "statistics"],
     ["caches", "stores"],
@@ -172,6 +172,7 @@ def test_public_names_are_frozen():
         "detectors",
         "evaluation",
         "fitting",
+        "errors",
         "hooks",
         "identity",
         "models",

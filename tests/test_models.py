@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import radiant_lens as rl
-from radiant_lens._errors import InvalidArgumentError, ModelLoadError, ModelMismatchError, UnknownNameError
 from radiant_lens.datasets.world import make_fact_world, vocabulary
+from radiant_lens.errors import InvalidArgumentError, ModelLoadError, ModelMismatchError, UnknownNameError
 from radiant_lens.identity import require_same, signature
 from radiant_lens.tiny import model_folder
 from radiant_lens.tiny.train import make_tokenizer

@@ -21,7 +21,7 @@ import torch
 
 import radiant_lens as rl
 from radiant_lens import linalg, ranks
-from radiant_lens._errors import RankError
+from radiant_lens.errors import RankError
 from radiant_lens.ranks import Rank, alone, launched, shared, this_rank
 from radiant_lens.studies import Study, grid
 

@@ -23,4 +23,4 @@ def test_there_are_two_commands_of_one_line():
     assert len(commands) == 2
     assert all(block.count("\n") == 1 for block in commands)
     assert commands[0].rstrip().endswith("radiant-lens demo")
-    assert commands[1].rstrip().endswith("pytest")
+    assert commands[1].rstrip().endswith("pytest -n auto")

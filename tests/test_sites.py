@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radiant_lens._errors import InvalidArgumentError, UnknownNameError
+from radiant_lens.errors import InvalidArgumentError, UnknownNameError
 from radiant_lens.sites import HeadSite, checked_sites, hook_name, layer_of
 
 

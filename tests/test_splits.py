@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radiant_lens._errors import InvalidArgumentError
+from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.splits import split_groups
 
 quick = settings(deadline=None, max_examples=100)

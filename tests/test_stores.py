@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import radiant_lens as rl
 from radiant_lens import runs
-from radiant_lens._errors import ArtefactError, DataError, InvalidArgumentError
+from radiant_lens.errors import ArtefactError, DataError, InvalidArgumentError
 from radiant_lens.stores import CacheStore
 
 COLUMNS = {name: torch.arange(5) for name in ("labels", "text_index", "positions")}

@@ -39,7 +39,7 @@ def ablate(
     Example: radiant-lens ablate policies --seeds 0,1,2 --out my-study
     """
     from radiant_lens import _checks, studies
-    from radiant_lens._errors import InvalidArgumentError
+    from radiant_lens.errors import InvalidArgumentError
 
     if listed:
         rows = [{"study": name, "asks": ready.title} for name, ready in studies.READY.items()]
@@ -132,8 +132,8 @@ def _axes(vary: list[str]) -> dict[str, list[Any]]:
     """Axes from `name=value,value`; values are read as YAML, so that numbers are numbers and null is None."""
     import yaml
 
-    from radiant_lens._errors import InvalidArgumentError
     from radiant_lens._files import parsed
+    from radiant_lens.errors import InvalidArgumentError
 
     axes = {}
     for given in vary:

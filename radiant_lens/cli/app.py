@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from radiant_lens._errors import InvalidArgumentError, RadiantError
 from radiant_lens.cli import options as o
 from radiant_lens.cli.ablate import ablate
 from radiant_lens.cli.output import emit, shows, table
 from radiant_lens.cli.report import report
 from radiant_lens.cli.stopping import Stopped, interruptible
+from radiant_lens.errors import InvalidArgumentError, RadiantError
 from radiant_lens.ranks import launched
 
 SHARED = ("collect", "generate", "evaluate", "ablate")

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from radiant_lens._errors import ModelLoadError
 from radiant_lens.checkup import Finding, check_up
+from radiant_lens.errors import ModelLoadError
 from radiant_lens.identity import signature
 from radiant_lens.models import load_model, load_plain
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from radiant_lens._errors import InvalidArgumentError
+from radiant_lens.errors import InvalidArgumentError
 
 Model = Annotated[str, typer.Option(help="'tiny' (embedded), a Hub id, or a local folder in Hugging Face format.")]
 Data = Annotated[

@@ -33,8 +33,8 @@ def report(
     Example: radiant-lens report --steering radiant-demo --evaluation plain=plain.json --evaluation steered=on.json
     """
     import radiant_lens as rl
-    from radiant_lens._errors import InvalidArgumentError
     from radiant_lens._files import check_target
+    from radiant_lens.errors import InvalidArgumentError
 
     if (model is None) != (prompt is None) or (prompt is not None and steering is None):
         raise InvalidArgumentError("`--model` and `--prompt` must be given together, with a `--steering`.")
@@ -52,7 +52,7 @@ def report(
 
 
 def _named(given: str) -> tuple[str, str]:
-    from radiant_lens._errors import InvalidArgumentError
+    from radiant_lens.errors import InvalidArgumentError
 
     name, equals, path = given.partition("=")
     if not name or not equals or not path:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from radiant_lens import _checks
-from radiant_lens._errors import DataError
 from radiant_lens.datasets.records import DESIRABLE, UNDESIRABLE, Prompt, Statement
+from radiant_lens.errors import DataError
 
 CONDITIONS = {"bare": None, "after_undesirable": UNDESIRABLE, "after_desirable": DESIRABLE}
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from radiant_lens import _checks
-from radiant_lens._errors import DataError, InvalidArgumentError
 from radiant_lens.datasets.contexts import Contexts
 from radiant_lens.datasets.few_shot import FewShot, drawn, from_pairs, questions
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.datasets.templates import ChatTemplate, Template
+from radiant_lens.errors import DataError, InvalidArgumentError
 from radiant_lens.splits import split_groups
 
 

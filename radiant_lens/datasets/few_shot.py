@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from radiant_lens import _checks
-from radiant_lens._errors import DataError
 from radiant_lens.datasets.questions import normal
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.datasets.templates import ChatTemplate, Template
+from radiant_lens.errors import DataError
 
 Record = TypeVar("Record", Statement, Prompt)
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from radiant_lens import _checks
-from radiant_lens._errors import DataError
 from radiant_lens.datasets.rows import BEYOND, Row
+from radiant_lens.errors import DataError
 
 # Our name of a column to the file's; a label may be made of several.
 Columns = Mapping[str, str | Sequence[str]]

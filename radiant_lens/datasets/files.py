@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from radiant_lens._errors import DataError
 from radiant_lens._files import write_text
 from radiant_lens.datasets import fields
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.gathering import Found, gather
 from radiant_lens.datasets.records import Prompt, Statement, find_answer_start
 from radiant_lens.datasets.rows import Row, file_rows
+from radiant_lens.errors import DataError
 
 RECORD_COLUMNS = (("text", "label"), ("prompt", "correct_answers", "incorrect_answers"))
 _COLUMNS_HINT = "statements need 'text' and 'label', prompts 'prompt', 'correct_answers' and 'incorrect_answers'"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from radiant_lens._errors import DataError
 from radiant_lens.datasets.fields import Columns, renamed
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.datasets.rows import Row
+from radiant_lens.errors import DataError
 
 ON_BAD_ROWS = ("raise", "report")
 

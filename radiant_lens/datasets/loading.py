@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from radiant_lens import _checks
-from radiant_lens._errors import DataError, InvalidArgumentError
 from radiant_lens.datasets.contexts import Contexts
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.fields import Columns, check_columns
@@ -20,6 +19,7 @@ from radiant_lens.datasets.published import FORMATS, PUBLISHED, Reading, check_f
 from radiant_lens.datasets.rows import ENDINGS, file_rows, hub_rows
 from radiant_lens.datasets.templates import Template, as_template
 from radiant_lens.datasets.toxicity import one_group_per_text
+from radiant_lens.errors import DataError, InvalidArgumentError
 
 
 def data_folder() -> Path:

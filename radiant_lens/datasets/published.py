@@ -50,13 +50,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from radiant_lens import _checks
-from radiant_lens._errors import DataError, InvalidArgumentError
 from radiant_lens.datasets.fields import Columns
 from radiant_lens.datasets.files import RECORD_COLUMNS, RecordReader
 from radiant_lens.datasets.gathering import Reader
 from radiant_lens.datasets.questions import QuestionReader
 from radiant_lens.datasets.templates import Template
 from radiant_lens.datasets.toxicity import read_comment, read_continuation, read_nontoxic
+from radiant_lens.errors import DataError, InvalidArgumentError
 
 
 class Reading(NamedTuple):

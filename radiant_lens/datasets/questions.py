@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from radiant_lens._errors import DataError
 from radiant_lens.datasets import fields
 from radiant_lens.datasets.gathering import Found
 from radiant_lens.datasets.records import Prompt
 from radiant_lens.datasets.rows import Row
 from radiant_lens.datasets.templates import Template
+from radiant_lens.errors import DataError
 
 
 def normal(text: str) -> str:

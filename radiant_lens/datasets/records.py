@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from radiant_lens._errors import DataError
+from radiant_lens.errors import DataError
 
 DESIRABLE, UNDESIRABLE = 0, 1
 ANSWER_MARKERS = ("A:", "A :", "R :", "Answer:", "\nAssistant:")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from radiant_lens import _checks
-from radiant_lens._errors import DataError
 from radiant_lens._files import parsed
+from radiant_lens.errors import DataError
 
 Row = Mapping[str, Any]
 ENDINGS = (".csv", ".json", ".jsonl")

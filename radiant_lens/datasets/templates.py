@@ -8,7 +8,7 @@ from functools import cached_property
 from string import Formatter
 from typing import Any, TypeAlias
 
-from radiant_lens._errors import InvalidArgumentError
+from radiant_lens.errors import InvalidArgumentError
 
 _PROBE = "radiant-lens-probe"
 

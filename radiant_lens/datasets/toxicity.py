@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from radiant_lens._errors import DataError
 from radiant_lens.datasets import fields
 from radiant_lens.datasets.gathering import Found
 from radiant_lens.datasets.questions import normal
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.datasets.rows import Row
+from radiant_lens.errors import DataError
 
 THRESHOLD = 0.5
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from radiant_lens._errors import GuaranteeError
+from radiant_lens.errors import GuaranteeError
 from radiant_lens.risks import ErrorRates, binomial_upper, error_rates, groups_needed, one_per_group
 
 VOTE_RULES = ("fnr", "risk", "certified")

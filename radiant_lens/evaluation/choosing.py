@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from radiant_lens import _checks
-from radiant_lens._errors import InvalidArgumentError
+from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.evaluation.judges import EachAnswer, Judge, Rule, contains, exact, lexicon, overlap
 from radiant_lens.evaluation.model_judges import ClassifierJudge, TruthfulQAJudge
 

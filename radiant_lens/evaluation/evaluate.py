@@ -11,10 +11,10 @@ import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens import _checks
-from radiant_lens._errors import DataError, InvalidArgumentError
 from radiant_lens._typing import HookFunction
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.records import DESIRABLE, Prompt, Statement
+from radiant_lens.errors import DataError, InvalidArgumentError
 from radiant_lens.evaluation.answers import (
     answer_table,
     distinct_parts,

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from radiant_lens import _checks
-from radiant_lens._errors import InvalidArgumentError
 from radiant_lens.datasets.records import Prompt
 from radiant_lens.datasets.world.tone import KIND_WORDS, RUDE_WORDS
+from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.ranks import shared
 
 VERDICTS = ("correct", "incorrect", "other")

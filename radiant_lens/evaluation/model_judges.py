@@ -11,8 +11,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import pipeline
 
 from radiant_lens import _checks
-from radiant_lens._errors import InvalidArgumentError, ModelLoadError
 from radiant_lens.datasets.records import ANSWER_MARKERS, DESIRABLE, Prompt, Statement
+from radiant_lens.errors import InvalidArgumentError, ModelLoadError
 from radiant_lens.evaluation.judges import Verdict
 from radiant_lens.evaluation.likelihood import score_statements
 from radiant_lens.identity import signature

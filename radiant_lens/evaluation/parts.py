@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from radiant_lens import _checks
-from radiant_lens._errors import InvalidArgumentError
+from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.risks import Interval, bootstrap_ratio
 from radiant_lens.statistics import GroupSums, Link, PairedDifference, paired_difference
 

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 
 from radiant_lens import _checks
-from radiant_lens._errors import ArtefactError, InvalidArgumentError
 from radiant_lens._files import load_json, save_json
 from radiant_lens.datasets.records import Prompt
+from radiant_lens.errors import ArtefactError, InvalidArgumentError
 from radiant_lens.evaluation import parts as ratios
 from radiant_lens.evaluation.answers import ANSWER_COLUMNS, JUDGED, as_table, extreme_parts, judge_table, verdict_parts
 from radiant_lens.evaluation.choosing import get_judge

@@ -14,10 +14,10 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens import _checks
-from radiant_lens._errors import DataError
 from radiant_lens._typing import HookFunction
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.records import Prompt, Statement
+from radiant_lens.errors import DataError
 from radiant_lens.evaluation.likelihood import score_statements
 from radiant_lens.identity import require_fitting
 from radiant_lens.policies.steering import Steering

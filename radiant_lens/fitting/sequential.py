@@ -11,12 +11,12 @@ import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens import _checks
-from radiant_lens._errors import NothingToEditError
 from radiant_lens.caches import HeadCache
 from radiant_lens.capture import collect
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.records import Statement
 from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.errors import NothingToEditError
 from radiant_lens.linalg import gaussian_distance, masked_moments
 from radiant_lens.policies.choosing import choose_heads, prepare
 from radiant_lens.policies.families import HeadPolicy

@@ -13,10 +13,10 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens import _checks
-from radiant_lens._errors import InvalidArgumentError, NothingToEditError
 from radiant_lens._typing import HookFunction
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.records import Statement
+from radiant_lens.errors import InvalidArgumentError, NothingToEditError
 from radiant_lens.identity import require_fitting
 from radiant_lens.policies.steering import Steering
 from radiant_lens.sites import FINAL_RESIDUAL, HeadSite, hook_name

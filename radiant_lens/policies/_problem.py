@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from radiant_lens import _checks
-from radiant_lens._errors import ConvergenceError, InvalidArgumentError
+from radiant_lens.errors import ConvergenceError, InvalidArgumentError
 
 GAP_TOLERANCE = 1e-6
 SLACK_TOLERANCE = 1e-8

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from radiant_lens import _checks
-from radiant_lens._errors import GuaranteeError
 from radiant_lens.caches import HeadCache
+from radiant_lens.errors import GuaranteeError
 from radiant_lens.policies.heldout import overall_counts
 from radiant_lens.policies.steering import Steering
 from radiant_lens.risks import binomial_upper, groups_needed

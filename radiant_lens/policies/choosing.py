@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from radiant_lens import _checks
-from radiant_lens._errors import NotFittedError, NothingToEditError
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.errors import NotFittedError, NothingToEditError
 from radiant_lens.linalg import Moments, masked_mean, masked_moments
 from radiant_lens.policies.gates import GATES, HeadScores, opens
 from radiant_lens.policies.maps import Certificate, HeadMaps

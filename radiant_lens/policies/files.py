@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from radiant_lens import _checks
-from radiant_lens._errors import ArtefactError, InvalidArgumentError, RadiantError
 from radiant_lens._files import load_folder, save_folder
+from radiant_lens.errors import ArtefactError, InvalidArgumentError, RadiantError
 from radiant_lens.policies.gates import GATES, HeadScores, TrustRegion
 from radiant_lens.policies.maps import MAP_KINDS, Certificate, HeadMaps
 from radiant_lens.sites import HeadSite, checked_sites, hook_name

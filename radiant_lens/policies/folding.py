@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from radiant_lens._errors import InvalidArgumentError, ModelMismatchError
+from radiant_lens.errors import InvalidArgumentError, ModelMismatchError
 from radiant_lens.policies.files import SteeringParts
 from radiant_lens.sites import has_rows_for_inputs, input_width, output_projections
 

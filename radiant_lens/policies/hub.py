@@ -7,8 +7,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from radiant_lens._errors import ArtefactError
 from radiant_lens._files import ARTEFACT_FILES
+from radiant_lens.errors import ArtefactError
 
 
 def upload(folder: str | Path, repo_id: str, *, private: bool | None, revision: str | None, message: str) -> str:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from radiant_lens import _checks
-from radiant_lens._errors import MissingPackageError
+from radiant_lens.errors import MissingPackageError
 from radiant_lens.linalg import gaussian_transport, square_root
 from radiant_lens.policies.choosing import HeadSample
 from radiant_lens.policies.families import HeadPolicy

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from radiant_lens import _checks
-from radiant_lens._errors import InvalidArgumentError
 from radiant_lens.caches import HeadCache
+from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.policies.steering import Steering
 from radiant_lens.sites import HeadSite
 

@@ -33,7 +33,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from radiant_lens._errors import InvalidArgumentError
+from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.linalg import Root, gaussian_transport, monotone_root, square_root
 from radiant_lens.policies._problem import Problem, certify, read_problem, read_symmetric
 from radiant_lens.policies.solutions import ProcrustesSolution

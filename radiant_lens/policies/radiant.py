@@ -13,9 +13,9 @@ from scipy import stats
 from torch import Tensor
 
 from radiant_lens import _checks
-from radiant_lens._errors import ConvergenceError, InvalidArgumentError, NothingToEditError
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.errors import ConvergenceError, InvalidArgumentError, NothingToEditError
 from radiant_lens.linalg import Moments, masked_moments, parts, quadratic_form
 from radiant_lens.policies._problem import UncertifiedError
 from radiant_lens.policies.calibration import Calibration, calibrated

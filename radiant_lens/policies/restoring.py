@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from radiant_lens._errors import DataError
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.errors import DataError
 from radiant_lens.policies.steering import Steering
 
 

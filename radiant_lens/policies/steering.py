@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from radiant_lens import _checks
-from radiant_lens._errors import InvalidArgumentError, NothingToEditError
 from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
+from radiant_lens.errors import InvalidArgumentError, NothingToEditError
 from radiant_lens.policies.cards import model_card, with_metrics
 from radiant_lens.policies.editing import LayerEdit, LayerEditor, Recorder, Window, added, make_editor, masked
 from radiant_lens.policies.files import SteeringParts, load_parts, save_parts

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from radiant_lens import _checks
-from radiant_lens._errors import InvalidArgumentError
+from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.linalg import quadratic_form
 from radiant_lens.policies._problem import Problem, certify, read_problem, read_symmetric
 from radiant_lens.policies.solutions import TransportSolution

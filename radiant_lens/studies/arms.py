@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from radiant_lens import _checks
-from radiant_lens._errors import InvalidArgumentError
 from radiant_lens.capture import POSITIONS
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.detectors.heads import LOSSES
 from radiant_lens.detectors.votes import VOTE_RULES
+from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.studies.experiment import recommended_detector, recommended_policy
 from radiant_lens.studies.head_rules import parse_heads
 from radiant_lens.studies.registry import POLICIES, make_policy, option_names

@@ -9,9 +9,9 @@ from typing import Any
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from radiant_lens._errors import NothingToEditError
 from radiant_lens._typing import HookFunction
 from radiant_lens.datasets.examples import Dataset
+from radiant_lens.errors import NothingToEditError
 from radiant_lens.evaluation.evaluate import evaluate
 from radiant_lens.evaluation.parts import join_parts
 from radiant_lens.evaluation.result import Evaluation

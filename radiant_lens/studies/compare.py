@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from radiant_lens._errors import InvalidArgumentError
+from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.evaluation.evaluate import evaluate
 from radiant_lens.evaluation.result import Evaluation
 from radiant_lens.policies.steering import Steering

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from radiant_lens._errors import NothingToEditError
 from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.errors import NothingToEditError
 from radiant_lens.policies.controls import IdentityPolicy, RandomDirectionPolicy
 from radiant_lens.policies.steering import Steering
 from radiant_lens.studies.experiment import Experiment, recommended_policy

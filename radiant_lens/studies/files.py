@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from radiant_lens import _checks
-from radiant_lens._errors import DataError, InvalidArgumentError, RadiantError
 from radiant_lens._files import parsed
+from radiant_lens.errors import DataError, InvalidArgumentError, RadiantError
 from radiant_lens.studies.arms import Arm, grid
 from radiant_lens.studies.study import Study
 

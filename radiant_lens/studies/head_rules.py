@@ -7,8 +7,8 @@ import re
 from typing import NamedTuple
 
 from radiant_lens import _checks
-from radiant_lens._errors import InvalidArgumentError
 from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.policies.choosing import choose_heads
 from radiant_lens.sites import HeadSite, checked_sites
 

@@ -20,11 +20,11 @@ from rich.progress import Progress
 from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens import _checks
-from radiant_lens._errors import InvalidArgumentError, NothingToEditError
 from radiant_lens.capture import collect
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.loading import load_dataset
 from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.errors import InvalidArgumentError, NothingToEditError
 from radiant_lens.evaluation.evaluate import evaluate
 from radiant_lens.evaluation.result import Evaluation, pool
 from radiant_lens.models import load_model

@@ -16,10 +16,10 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 from radiant_lens import _checks
-from radiant_lens._errors import InvalidArgumentError, RankError
 from radiant_lens._files import check_target
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.loading import load_dataset
+from radiant_lens.errors import InvalidArgumentError, RankError
 from radiant_lens.evaluation.choosing import MODELS, RULES
 from radiant_lens.evaluation.evaluate import FAMILIES
 from radiant_lens.evaluation.generation import check_sampling

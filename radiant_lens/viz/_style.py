@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from radiant_lens import _checks
-from radiant_lens._errors import NotFittedError
 from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.errors import NotFittedError
 
 # Okabe and Ito (2008): told apart by colour-blind people; symbols and dashes differ as well.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F")

@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from radiant_lens import _checks
-from radiant_lens._errors import InvalidArgumentError
+from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.fitting import AttentionPatterns
 from radiant_lens.sites import HeadSite
 from radiant_lens.tracing import Trace

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radiant_lens import Contexts, Dataset, Prompt, Statement, load_dataset
-from radiant_lens._errors import DataError, InvalidArgumentError
+from radiant_lens.errors import DataError, InvalidArgumentError
 
 few = settings(deadline=None, max_examples=6)
 NAMES = ("tiny-facts", "tiny-tone")

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from radiant_lens import Contexts, Dataset, Statement, load_dataset
-from radiant_lens._errors import DataError, InvalidArgumentError, LeakageError
 from radiant_lens.datasets import TRUTHFULQA_PAIRS, TRUTHFULQA_TEMPLATE, ChatTemplate
+from radiant_lens.errors import DataError, InvalidArgumentError, LeakageError
 
 
 @pytest.fixture

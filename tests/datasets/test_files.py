@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radiant_lens._errors import DataError, UnknownNameError
 from radiant_lens.datasets import Dataset, Prompt, Statement, read_records, write_records
 from radiant_lens.datasets.records import find_answer_start
+from radiant_lens.errors import DataError, UnknownNameError
 
 STATEMENT = {"text": "Q: who? A: me", "label": 1, "group": "g", "answer_start": 3}
 PROMPT = {"prompt": "Q: who? A:", "correct_answers": ["you", "he"], "incorrect_answers": ["me"], "group": "g"}

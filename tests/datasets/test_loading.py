@@ -7,10 +7,10 @@ import json
 import pytest
 
 from radiant_lens import Contexts, load_dataset
-from radiant_lens._errors import DataError, UnknownNameError
 from radiant_lens.datasets import read_records
 from radiant_lens.datasets.loading import data_folder
 from radiant_lens.datasets.world import build
+from radiant_lens.errors import DataError, UnknownNameError
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import datasets as hub
 import pytest
 
 from radiant_lens import load_dataset
-from radiant_lens._errors import DataError, InvalidArgumentError, UnknownNameError
 from radiant_lens.datasets import TextTemplate, read_records, write_records
+from radiant_lens.errors import DataError, InvalidArgumentError, UnknownNameError
 
 CSV = "Type,Category,Question,Best Answer,Correct Answers,Incorrect Answers,Source\n"
 MC = {

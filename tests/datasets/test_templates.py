@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radiant_lens import Contexts, load_dataset
-from radiant_lens._errors import InvalidArgumentError
 from radiant_lens.datasets import ChatTemplate, Prompt, TextTemplate
 from radiant_lens.datasets.templates import as_template
+from radiant_lens.errors import InvalidArgumentError
 
 LAYOUTS = ["Q: {question} A: {answer}", "{question}\n{answer}", "{{x}} {question}:{answer}"]
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).map(str.strip).filter(bool)

@@ -11,7 +11,9 @@ import torch
 from sklearn.base import clone
 
 from radiant_lens import HeadCache, RiskAwareDetector
-from radiant_lens._errors import (
+from radiant_lens.detectors.heads import LOSSES
+from radiant_lens.detectors.votes import VotingData, choose_thresholds
+from radiant_lens.errors import (
     DataError,
     GuaranteeError,
     InvalidArgumentError,
@@ -19,8 +21,6 @@ from radiant_lens._errors import (
     NotFittedError,
     UnknownNameError,
 )
-from radiant_lens.detectors.heads import LOSSES
-from radiant_lens.detectors.votes import VotingData, choose_thresholds
 from radiant_lens.risks import error_rates
 
 

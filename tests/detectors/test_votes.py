@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radiant_lens._errors import GuaranteeError
 from radiant_lens.detectors import choose_thresholds
 from radiant_lens.detectors.votes import VotingData
+from radiant_lens.errors import GuaranteeError
 
 OPTIONS = {"rule": "fnr", "fnr_weight": 1.0, "target_fnr": 0.05, "delta": 0.05, "layer": None, "seed": 0}
 

@@ -9,7 +9,7 @@ import pytest
 
 import radiant_lens as rl
 from radiant_lens import models
-from radiant_lens._errors import DataError, InvalidArgumentError, ModelMismatchError, UnknownNameError
+from radiant_lens.errors import DataError, InvalidArgumentError, ModelMismatchError, UnknownNameError
 from radiant_lens.evaluation import generate_answers, score_statements
 from radiant_lens.evaluation.answers import _distinct
 from radiant_lens.evaluation.evaluate import FAMILIES

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import radiant_lens as rl
-from radiant_lens._errors import InvalidArgumentError, UnknownNameError
+from radiant_lens.errors import InvalidArgumentError, UnknownNameError
 from radiant_lens.evaluation import Judge, Verdict, choosing, get_judge
 from radiant_lens.evaluation.judges import judge_answers, token_f1
 

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
 
 import radiant_lens as rl
-from radiant_lens._errors import InvalidArgumentError, ModelLoadError, UnknownNameError
+from radiant_lens.errors import InvalidArgumentError, ModelLoadError, UnknownNameError
 from radiant_lens.evaluation import ClassifierJudge, TruthfulQAJudge, model_judges, score_statements
 from radiant_lens.evaluation.model_judges import question
 from radiant_lens.tiny.train import TrainingConfig, make_model, make_tokenizer

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import radiant_lens as rl
-from radiant_lens._errors import ArtefactError, InvalidArgumentError, UnknownNameError
+from radiant_lens.errors import ArtefactError, InvalidArgumentError, UnknownNameError
 from radiant_lens.evaluation import Verdict, get_judge, pool
 from radiant_lens.evaluation.answers import answer_table, judge_table, verdict_parts
 from radiant_lens.evaluation.parts import condition_parts, intervals, make_parts

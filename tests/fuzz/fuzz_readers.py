@@ -163,8 +163,8 @@ def data_ways() -> list[dict[str, Any]]:
 
 def _data() -> Reader:
     import radiant_lens as rl
-    from radiant_lens._errors import DataError
     from radiant_lens.datasets.rows import ENDINGS
+    from radiant_lens.errors import DataError
 
     ways = data_ways()
     texts = [(0, text) for text in CSVS]
@@ -199,7 +199,7 @@ READERS: dict[str, Callable[[], Reader]] = {
 
 def documented(reader: Reader, data: bytes, scratch: Path) -> None:
     """Read anything; only the documented errors may come of it."""
-    from radiant_lens._errors import RadiantError
+    from radiant_lens.errors import RadiantError
 
     with suppress(RadiantError):
         reader.read(data, scratch)

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import radiant_lens as rl
-from radiant_lens._errors import ArtefactError, InvalidArgumentError, ModelMismatchError
+from radiant_lens.errors import ArtefactError, InvalidArgumentError, ModelMismatchError
 from radiant_lens.identity import signature
 from radiant_lens.tiny import model_folder
 

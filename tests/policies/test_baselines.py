@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 import radiant_lens as rl
-from radiant_lens._errors import InvalidArgumentError, MissingPackageError
+from radiant_lens.errors import InvalidArgumentError, MissingPackageError
 from radiant_lens.policies.matching import quantiles
 
 SITE = (1, 2)

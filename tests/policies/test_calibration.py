@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import radiant_lens as rl
-from radiant_lens._errors import GuaranteeError, InvalidArgumentError, LeakageError
+from radiant_lens.errors import GuaranteeError, InvalidArgumentError, LeakageError
 from radiant_lens.policies.calibration import RELATIVE_STEP
 from radiant_lens.risks import binomial_upper, groups_needed
 

@@ -11,7 +11,7 @@ from plain_models import SETTINGS, random_model, random_steering, shape
 from transformers import AutoModelForCausalLM
 
 import radiant_lens as rl
-from radiant_lens._errors import InvalidArgumentError, ModelMismatchError
+from radiant_lens.errors import InvalidArgumentError, ModelMismatchError
 from radiant_lens.policies.gates import TrustRegion
 from radiant_lens.policies.maps import RankOneMaps, ResampleMaps
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.problems import ALIGNMENTS, CONDITIONS, FLOORS, KAPPAS, PLACES, assert_certified, draw, one, root_of
 
-from radiant_lens._errors import ConvergenceError, DataError, InvalidArgumentError
+from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentError
 from radiant_lens.policies import procrustes
 from radiant_lens.policies._problem import UncertifiedError
 from radiant_lens.policies.procrustes import solve_procrustes

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 import radiant_lens as rl
-from radiant_lens._errors import DataError, InvalidArgumentError, NotFittedError, NothingToEditError
+from radiant_lens.errors import DataError, InvalidArgumentError, NotFittedError, NothingToEditError
 
 
 @pytest.fixture(scope="module")

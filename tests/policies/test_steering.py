@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import radiant_lens as rl
-from radiant_lens._errors import ArtefactError, InvalidArgumentError, LeakageError, NothingToEditError
+from radiant_lens.errors import ArtefactError, InvalidArgumentError, LeakageError, NothingToEditError
 from radiant_lens.policies.steering import joined
 
 

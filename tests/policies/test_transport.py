@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.conic import transport_value
 
-from radiant_lens._errors import DataError, InvalidArgumentError
+from radiant_lens.errors import DataError, InvalidArgumentError
 from radiant_lens.policies import transport
 from radiant_lens.policies._problem import UncertifiedError
 from radiant_lens.policies.transport import ScoreMoments, project_score, solve_transport

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import radiant_lens as rl
-from radiant_lens._errors import DataError, InvalidArgumentError, UnknownNameError
+from radiant_lens.errors import DataError, InvalidArgumentError, UnknownNameError
 from radiant_lens.sites import HeadSite
 from radiant_lens.studies import POLICIES, READY, Arm, grid, read_study, ready_studies
 from radiant_lens.studies.cells import arm_settings, cell_key, data_fingerprint, folder_fingerprint

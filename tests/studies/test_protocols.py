@@ -10,7 +10,7 @@ import pytest
 
 import radiant_lens as rl
 from radiant_lens import studies
-from radiant_lens._errors import InvalidArgumentError, UnknownNameError
+from radiant_lens.errors import InvalidArgumentError, UnknownNameError
 from radiant_lens.studies import PAPER_TABLES, PaperProtocol, run_protocol
 
 # What needs no judge that is a model.

@@ -16,7 +16,7 @@ import torch
 
 import radiant_lens as rl
 from radiant_lens import studies
-from radiant_lens._errors import ArtefactError, InvalidArgumentError, UnknownNameError
+from radiant_lens.errors import ArtefactError, InvalidArgumentError, UnknownNameError
 from radiant_lens.sites import hook_name
 from radiant_lens.studies import Arm
 from radiant_lens.studies.bench import Bench

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 import radiant_lens as rl
-from radiant_lens._errors import DataError, InvalidArgumentError
 from radiant_lens.detectors.curves import roc
 from radiant_lens.detectors.votes import rates_by_threshold
+from radiant_lens.errors import DataError, InvalidArgumentError
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import radiant_lens as rl
-from radiant_lens._errors import DataError, NotFittedError
+from radiant_lens.errors import DataError, NotFittedError
 
 
 def test_head_risk_draws_every_head_and_frames_the_edited_ones(experiment, steering):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import radiant_lens as rl
-from radiant_lens._errors import DataError, InvalidArgumentError
+from radiant_lens.errors import DataError, InvalidArgumentError
 from radiant_lens.policies.moves import head_moves
 from radiant_lens.policies.restoring import restored_detector
 

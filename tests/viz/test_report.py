@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 import radiant_lens as rl
-from radiant_lens._errors import InvalidArgumentError, LeakageError, UnknownNameError
+from radiant_lens.errors import InvalidArgumentError, LeakageError, UnknownNameError
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 

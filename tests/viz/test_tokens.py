@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import radiant_lens as rl
-from radiant_lens._errors import DataError, InvalidArgumentError, ModelMismatchError, RadiantError
+from radiant_lens.errors import DataError, InvalidArgumentError, ModelMismatchError, RadiantError
 from radiant_lens.policies.steering import LayerEdit
 from radiant_lens.tracing import TraceRecord
 from radiant_lens.viz.circuits import EmptyView, bundle

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import radiant_lens as rl
-from radiant_lens._errors import DataError, InvalidArgumentError, ModelMismatchError, NothingToEditError
+from radiant_lens.errors import DataError, InvalidArgumentError, ModelMismatchError, NothingToEditError
 
 
 @pytest.fixture(scope="module")

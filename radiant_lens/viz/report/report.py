@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from radiant_lens._errors import InvalidArgumentError
 from radiant_lens._files import write_text
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.evaluation import Evaluation
 from radiant_lens.fitting import EditWrites, HeadEffects, TracedAnswer
 from radiant_lens.policies.heldout import HeldOutCertificate
