@@ -96,7 +96,7 @@ def test_trade_off_joins_strengths_of_one_method():
         "R": ((0.1, 0.4), (0.5, 0.9)),
         "ITI (2, 3)": ((0.3,), (0.4,)),
     }
-    with pytest.raises(rl._errors.InvalidArgumentError, match="at least one"):
+    with pytest.raises(rl.errors.InvalidArgumentError, match="at least one"):
         rl.viz.trade_off({})
-    with pytest.raises(rl._errors.UnknownNameError, match="not a known metric"):
+    with pytest.raises(rl.errors.UnknownNameError, match="not a known metric"):
         rl.viz.trade_off({"a": evaluation(0, 1)}, y="korrekt")
