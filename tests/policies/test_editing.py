@@ -60,3 +60,10 @@ def test_a_trust_region_is_looked_at_head_by_head():
     assert not isinstance(bound._editor(1, torch.zeros(())), RankOneEditor)
     z = torch.randn(100, 5, 3, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(bound.edit(z, 1), steering.edit(z, 1))
+
+
+def test_a_trust_region_is_an_ellipsoid_around_its_mean_with_its_edge():
+    whiten = torch.diag(torch.tensor([1.0, 2.0]))[None]
+    region = TrustRegion(torch.tensor([[3.0, 1.0]]), whiten, torch.tensor([4.0]))
+    z = torch.tensor([[3.0, 1.0], [5.0, 1.0], [5.1, 1.0], [3.0, 2.0], [3.0, 2.1], [-3.0, -1.0]])[:, None]
+    assert region.holds(z)[:, 0].tolist() == [True, True, False, True, False, False]
