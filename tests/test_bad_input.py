@@ -573,53 +573,8 @@ def nameless() -> Any:
     return model
 
 
-@rows(CACHES)
-def test_caches(wrong, at_hand):
-    refused(wrong, at_hand)
-
-
-@rows(COLLECTING)
-def test_collecting(wrong, at_hand):
-    refused(wrong, at_hand)
-
-
-@rows(DATA)
-def test_data(wrong, at_hand):
-    refused(wrong, at_hand)
-
-
-@rows(DETECTORS)
-def test_detectors(wrong, at_hand):
-    refused(wrong, at_hand)
-
-
-@rows(POLICIES)
-def test_policies(wrong, at_hand):
-    refused(wrong, at_hand)
-
-
-@rows(STEERING)
-def test_steering(wrong, at_hand):
-    refused(wrong, at_hand)
-
-
-@rows(EVALUATING)
-def test_evaluating(wrong, at_hand):
-    refused(wrong, at_hand)
-
-
-@rows(STUDIES)
-def test_studies(wrong, at_hand):
-    refused(wrong, at_hand)
-
-
-@rows(ARTEFACTS)
-def test_artefacts(wrong, at_hand):
-    refused(wrong, at_hand)
-
-
-@rows(MODELS)
-def test_models(wrong, at_hand):
+@rows(CACHES + COLLECTING + DATA + DETECTORS + POLICIES + STEERING + EVALUATING + STUDIES + ARTEFACTS + MODELS)
+def test_what_is_wrong_is_told(wrong, at_hand):
     refused(wrong, at_hand)
 
 

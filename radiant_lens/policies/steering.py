@@ -98,12 +98,12 @@ class Steering(SteeringParts):
         Raises:
             InvalidArgumentError: there is no such layer, or (in a pass) what it hooks is no `hook_z` of this model.
         """
-        n_layers, *shape = self.scores.weights.shape
+        n_layers, shape = len(self.scores.weights), self.scores.weights.shape[1:]
         _checks.whole("layer", layer, 0, n_layers - 1)
         cached: list[LayerEditor] = []
 
         def steer(z: Tensor, hook: Any) -> Tensor:
-            if z.ndim != 4 or z.shape[2:] != tuple(shape):
+            if z.ndim != 4 or z.shape[2:] != shape:
                 raise InvalidArgumentError(_NOT_Z.format(*shape, tuple(z.shape)))
             if not cached or not cached[0].fits(z):
                 cached[:] = [self._editor(layer, z)]
