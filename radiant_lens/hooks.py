@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 
 from radiant_lens._typing import HookFunction
 from radiant_lens.errors import InvalidArgumentError, RadiantError
-from radiant_lens.identity import require_fitting, text_config
+from radiant_lens.identity import require_fitting
 from radiant_lens.passes import Calls, Passes
 from radiant_lens.policies.editing import LayerEdit
+from radiant_lens.policies.layer_hooks import LayerHook
 from radiant_lens.policies.steering import Steering
 from radiant_lens.sites import hook_name, output_projections
 from radiant_lens.tracing import Trace
@@ -139,31 +140,26 @@ def _on_bridge(model: TransformerBridge, functions: Mapping[int, HookFunction], 
 
 @contextmanager
 def _on_plain(
-    model: PreTrainedModel, functions: Mapping[int, HookFunction], passes: Passes, calls: Calls
+    model: PreTrainedModel, functions: Mapping[int, LayerHook], passes: Passes, calls: Calls
 ) -> Generator[None]:
-    projections, n_heads = output_projections(model), text_config(model).num_attention_heads
-    splits = {layer: _Split(function, n_heads) for layer, function in functions.items()}
+    projections = output_projections(model)
+    idle = set(functions)
+
+    def before(layer: int, edit: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Any, ...]]:
+        def edited(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            idle.discard(layer)
+            return edit(args[0]), *args[1:]
+
+        return edited
+
     with ExitStack() as handles:
-        begin = model.register_forward_pre_hook(passes.begin, with_kwargs=True)
-        handles.callback(begin.remove)
-        for layer, split in splits.items():
-            handles.callback(projections[layer].register_forward_pre_hook(split).remove)
+        handles.callback(model.register_forward_pre_hook(passes.begin, with_kwargs=True).remove)
+        for layer, function in functions.items():
+            handle = projections[layer].register_forward_pre_hook(before(layer, function.edit))
+            handles.callback(handle.remove)
         yield
-    idle = [layer for layer, split in splits.items() if not split.called]
     if idle and calls.n:
         raise RadiantError(
-            f"{type(model).__name__} ran without calling the output projection of layer {idle[0]}: nothing was edited "
-            "there. Such a model can be steered as a bridge: `load_model(model)`."
+            f"{type(model).__name__} ran without calling the output projection of layer {min(idle)}: nothing was "
+            "edited there. Such a model can be steered as a bridge: `load_model(model)`."
         )
-
-
-class _Split:
-    """A hook function of heads as a forward pre-hook of a projection, which reads all heads as one vector."""
-
-    def __init__(self, function: HookFunction, n_heads: int) -> None:
-        self._function, self._heads = function, (n_heads, -1)
-        self.called = False
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        self.called = True
-        return (self._function(args[0].unflatten(-1, self._heads), None).flatten(-2), *args[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -86,14 +87,21 @@ def _weight_hashes(model: torch.nn.Module) -> list[str]:
 
     Single precision has the one of bfloat16 (the first) and, rounded twice, the one of float16 (the second).
     """
-    samples = [p.detach().flatten()[:64].to("cpu", torch.float32) for p in _parameters(model)]
-    return [_hash([s.bfloat16() for s in samples]), _hash([s.half().bfloat16() for s in samples])]
+    samples: dict[torch.device, list[Tensor]] = defaultdict(list)
+    for p in _parameters(model):
+        # A copy: a view would keep the whole of an offloaded parameter in memory.
+        samples[p.device].append(p.detach().flatten()[:64].to(torch.float32, copy=True))
+    fetched = [(torch.cat(parts).cpu(), [len(part) for part in parts]) for parts in samples.values()]
+    return [
+        _hash([part for values, sizes in fetched for part in rounded(values).float().split(sizes)])
+        for rounded in (Tensor.bfloat16, lambda values: values.half().bfloat16())
+    ]
 
 
 def _hash(samples: Sequence[Tensor]) -> str:
     digest = hashlib.sha256()
     # Sorted: a bridge may hold the parts of an attention in another order.
-    for sample in sorted(sample.float().numpy().tobytes() for sample in samples):
+    for sample in sorted(sample.numpy().tobytes() for sample in samples):
         digest.update(sample)
     return digest.hexdigest()[:16]
 

@@ -116,16 +116,17 @@ def output_projections(model: nn.Module) -> list[nn.Module]:
     """
     config: Any = model.config
     _checks.known("model type", config.model_type, PROJECTION_PATHS, hint="Others: `load_model(model)`, then steer it.")
-    if any("_original_component" in name for name, _ in model.named_modules()):
-        raise InvalidArgumentError("A TransformerBridge has taken this model over (`load_model`): steer the bridge.")
     path, n_layers = PROJECTION_PATHS[config.model_type], config.get_text_config().num_hidden_layers
-    wanted = {path.format(layer): layer for layer in range(n_layers)}
+    pattern = re.compile(r"(?:.*\.)?" + path.replace(".", r"\.").format(r"(\d+)"))
     found: dict[int, list[nn.Module]] = {layer: [] for layer in range(n_layers)}
-    depth = path.count(".") + 1
     for name, module in model.named_modules():
-        layer = wanted.get(".".join(name.split(".")[-depth:]))
-        if layer is not None:
-            found[layer].append(module)
+        if "_original_component" in name:
+            raise InvalidArgumentError(
+                "A TransformerBridge has taken this model over (`load_model`): steer the bridge."
+            )
+        match = pattern.fullmatch(name)
+        if match and int(match[1]) < n_layers:
+            found[int(match[1])].append(module)
     wrong = [layer for layer, modules in found.items() if len(modules) != 1]
     if wrong:
         raise InvalidArgumentError(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -28,23 +28,19 @@ class LayerEdit(NamedTuple):
     displacement: Float[Tensor, "*batch site d_head"]
 
 
-Window = Callable[[Tensor], Bool[Tensor, "batch pos"] | None]
-"""Which positions of a pass may be edited; None: the newest alone."""
-
-Recorder = Callable[[LayerEdit, Bool[Tensor, "batch pos"] | None], object]
-
-
 @dataclass(frozen=True)
 class LayerEditor:
     """All that one layer's hook needs, on one device and in one precision.
 
     Attributes:
+        n_heads: of the layer.
         heads: the edited ones.
         voting: the heads whose scores the gate asks for: the edited ones, then (for votes) all others of the layer.
         weights, biases: scores of the voting heads.
     """
 
     layer: int
+    n_heads: int
     heads: Int[Tensor, " site"]
     maps: HeadMaps
     weights: Float[Tensor, "voting d_head"]
@@ -53,10 +49,6 @@ class LayerEditor:
     threshold: int
     gate: str
     trust: TrustRegion | None
-
-    def fits(self, z: Tensor) -> bool:
-        """Whether the constants are where and as `z` needs them."""
-        return self.weights.device == z.device and self.weights.dtype == torch.promote_types(z.dtype, torch.float32)
 
     def look(self, z: Float[Tensor, "*batch head d_head"]) -> LayerEdit:
         """What would be added to each edited head; 0 where its gate is shut."""
@@ -67,16 +59,17 @@ class LayerEditor:
         displacement = self.maps.displacement(edited) * gated[..., None]
         return LayerEdit(self.layer, self.heads, flagged, gated, opened & ~gated, displacement)
 
-    def edited(self, z: Float[Tensor, "*batch head d_head"]) -> Float[Tensor, "*batch head d_head"]:
-        """The activations after the edit."""
-        return added(z, self.look(z))
+    def edited(self, z: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """The activations after the edit: all heads', split (`*batch head d_head`) or not (`*batch d_in`)."""
+        split = z.reshape(-1, self.n_heads, self.weights.shape[1])
+        return added(split, self.look(split)).reshape(z.shape)
 
     def _gate(self, scores: Float[Tensor, "*batch voting"]) -> tuple[Tensor, Tensor]:
         """Which edited heads flag, and whose gate is open."""
         flags = scores >= 0
         if self.gate not in ("vote", "layer"):
             return flags, opens(self.gate, flags, None, 0)
-        n = self.heads.shape[0]
+        n = len(self.heads)
         flagged = flags if n == flags.shape[-1] else flags[..., :n]
         return flagged, opens(self.gate, flagged, flags.sum(-1, keepdim=True), self.threshold)
 
@@ -94,26 +87,32 @@ class RankOneEditor(LayerEditor):
     offsets: Float[Tensor, " column"]
     rows: Float[Tensor, "site d_in"]
 
-    def _strength(self, flat: Float[Tensor, "row d_in"]) -> tuple[Tensor, Tensor, Tensor]:
-        n = self.biases.shape[0]
+    def _gated(self, flat: Float[Tensor, "row d_in"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Flags and gates of the edited heads, and their strengths: 0 where the gate is shut."""
+        # Few and plain operations: this is what every token waits for.
         products = torch.addmm(self.offsets, flat, self.columns)
-        flagged, gated = self._gate(products[:, :n])
-        return flagged, gated, products[:, n:] * gated
+        scores, strengths = products.split_with_sizes(self._sizes, 1)
+        flagged, gated = self._gate(scores)
+        return flagged, gated, strengths * gated
+
+    @cached_property
+    def _sizes(self) -> tuple[int, int]:
+        return len(self.biases), len(self.heads)
 
     def look(self, z: Float[Tensor, "*batch head d_head"]) -> LayerEdit:
         """What would be added to each edited head; 0 where its gate is shut."""
-        found = self._strength(z.to(self.rows.dtype).reshape(-1, len(self.columns)))
+        found = self._gated(z.to(self.rows.dtype).reshape(-1, len(self.columns)))
         flagged, gated, strength = (value.reshape(*z.shape[:-2], -1) for value in found)
         assert isinstance(self.maps, RankOneMaps)
         displacement = strength[..., None] * self.maps.write
         return LayerEdit(self.layer, self.heads, flagged, gated, torch.zeros_like(gated), displacement)
 
-    def edited(self, z: Float[Tensor, "*batch head d_head"]) -> Float[Tensor, "*batch head d_head"]:
-        """The activations after the edit."""
-        flat = z.reshape(-1, self.columns.shape[0])
-        if flat.dtype == self.rows.dtype:
-            return torch.addmm(flat, self._strength(flat)[2], self.rows).view(z.shape)
-        change = self._strength(flat.to(self.rows.dtype))[2] @ self.rows
+    def edited(self, z: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """The activations after the edit: all heads', split (`*batch head d_head`) or not (`*batch d_in`)."""
+        flat, rows = z.reshape(-1, self.rows.shape[1]), self.rows
+        if flat.dtype == rows.dtype:
+            return torch.addmm(flat, self._gated(flat)[2], rows).view(z.shape)
+        change = self._gated(flat.to(rows.dtype))[2] @ rows
         return (flat + change.to(flat.dtype)).view(z.shape)
 
 
@@ -145,6 +144,7 @@ def make_editor(
     voting = torch.cat([heads, torch.tensor(others, dtype=torch.long)])
     editor = LayerEditor(
         layer=layer,
+        n_heads=n_heads,
         heads=heads.to(like.device),
         maps=maps.to(real),
         weights=scores.weights[layer, voting].to(real),

@@ -17,12 +17,13 @@ from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
 from radiant_lens.errors import InvalidArgumentError, NothingToEditError
 from radiant_lens.policies.cards import model_card, with_metrics
-from radiant_lens.policies.editing import LayerEdit, LayerEditor, Recorder, Window, added, make_editor, masked
+from radiant_lens.policies.editing import LayerEdit, LayerEditor, make_editor
 from radiant_lens.policies.files import SteeringParts, load_parts, save_parts
 from radiant_lens.policies.folding import fold
 from radiant_lens.policies.gates import TrustRegion
 from radiant_lens.policies.heldout import Events, HeldOutCertificate, certificate
 from radiant_lens.policies.hub import download, temporary_folder, upload
+from radiant_lens.policies.layer_hooks import LayerHook, Recorder, Window
 from radiant_lens.policies.maps import AffineMap
 from radiant_lens.sites import HeadSite, as_sites, hook_name
 
@@ -40,9 +41,6 @@ class RankedHeads(Protocol):
     def estimated(self) -> Float[Tensor, " site"]:
         """The effect of editing each."""
         ...
-
-
-_NOT_Z = "A steering's hook must be at a `hook_z`, axes `batch pos head d_head` ending in ({}, {}); got shape {}."
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -92,34 +90,15 @@ class Steering(SteeringParts):
         self._check_z(z, layer)
         return self._editor(layer, z).edited(z)
 
-    def hook(self, layer: int, *, window: Window | None = None, recorder: Recorder | None = None) -> HookFunction:
+    def hook(self, layer: int, *, window: Window | None = None, recorder: Recorder | None = None) -> LayerHook:
         """The hook function of one layer; `window` and `recorder` are for `radiant_lens.steer`.
 
         Raises:
             InvalidArgumentError: there is no such layer, or (in a pass) what it hooks is no `hook_z` of this model.
         """
-        n_layers, shape = len(self.scores.weights), self.scores.weights.shape[1:]
+        n_layers, *shape = self.scores.weights.shape
         _checks.whole("layer", layer, 0, n_layers - 1)
-        cached: list[LayerEditor] = []
-
-        def steer(z: Tensor, hook: Any) -> Tensor:
-            if z.ndim != 4 or z.shape[2:] != shape:
-                raise InvalidArgumentError(_NOT_Z.format(*shape, tuple(z.shape)))
-            if not cached or not cached[0].fits(z):
-                cached[:] = [self._editor(layer, z)]
-            mask = window(z) if window is not None else None
-            part = z if mask is not None or z.shape[1] == 1 else z[:, -1:]
-            if mask is None and recorder is None:
-                edited = cached[0].edited(part)
-            else:
-                edit = cached[0].look(part)
-                edit = edit if mask is None else masked(edit, mask)
-                if recorder is not None:
-                    recorder(edit, mask)
-                edited = added(part, edit)
-            return edited if mask is not None or z.shape[1] == 1 else torch.cat([z[:, :-1], edited], dim=1)
-
-        return steer
+        return LayerHook(shape, lambda z: self._editor(layer, z), window, recorder)
 
     def hooks(self, start: str | Int[Tensor, " batch"] = "newest") -> list[tuple[str, HookFunction]]:
         """Hook functions for `model.hooks(fwd_hooks=...)` or `model.run_with_hooks(..., fwd_hooks=...)`.

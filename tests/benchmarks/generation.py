@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from plain_models import random_steering, shape, tokenizer
 
 import radiant_lens as rl
+from radiant_lens.identity import signature
 from radiant_lens.sites import hook_name, output_projections
 from radiant_lens.tiny import model_folder
 
@@ -124,6 +126,8 @@ def settings(model: PreTrainedModel, bridge, batch: int, n_prompt: int, n_new: i
         sites = [(layer, head) for layer in layers for head in range(n_heads)]
         # The vote gate asks most: all heads' scores, then a count, then the heads' own.
         steering = random_steering(n_layers, n_heads, d_head, gate="vote", sites=sites)
+        # It knows its model, as one that was fitted does: `steer` looks whether it meets the same.
+        steering = replace(steering, meta={**steering.meta, "model": signature(model)})
         makers = {
             "empty hook": lambda layer: empty,
             "detector": lambda layer, s=steering: detector_alone(s, layer),
