@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from radiant_lens.datasets.records import Statement
 from radiant_lens.errors import DataError, InvalidArgumentError, RankError
 from radiant_lens.identity import check_hooks, require_bridge, require_fitting, signature
 from radiant_lens.policies.steering import Steering
+from radiant_lens.ragged import Ragged
 from radiant_lens.ranks import Rank, this_rank
 from radiant_lens.runs import Run
 from radiant_lens.stores import CacheStore
-from radiant_lens.tokens import Encoded, answer_positions, encode
+from radiant_lens.tokens import Encoded, answer_positions, encode_each
 
 POSITIONS = ("answer", "last", "all")
 
@@ -84,9 +86,13 @@ def collect(
     wanted = _wanted_layers(layers, model.cfg.n_layers)
     if steering is not None:
         require_fitting(steering, model)
-    encoded = encode(model, [s.text for s in statements])
-    chosen = [_chosen(e, s, positions, i) for i, (e, s) in enumerate(zip(encoded, statements))]
-    run = Run(model, encoded, chosen, wanted, max_tokens, _edits(steering, encoded, statements), tuple(fwd_hooks))
+    rows, chosen, starts = Ragged(), Ragged(), list[int]()
+    for i, (encoded, statement) in enumerate(zip(encode_each(model, [s.text for s in statements]), statements)):
+        rows.append(encoded.ids)
+        chosen.append(_chosen(encoded, statement, positions, i))
+        starts.append(answer_positions(encoded, statement.answer_start).start)
+    edits = None if steering is None else _edits(steering, starts)
+    run = Run(model, rows, chosen, wanted, max_tokens, edits, tuple(fwd_hooks))
     text_index = torch.arange(len(chosen)).repeat_interleave(torch.tensor([len(c) for c in chosen]))
     columns: dict[str, Tensor] = {
         "labels": torch.tensor([s.label for s in statements])[text_index],
@@ -131,13 +137,8 @@ def _wanted_layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, ..
     return tuple(sorted({int(layer) for layer in layers}))
 
 
-def _edits(
-    steering: Steering | None, encoded: Sequence[Encoded], statements: Sequence[Statement]
-) -> Callable[[Sequence[int]], list[tuple[str, HookFunction]]] | None:
-    """Hooks of a steering for a batch of texts."""
-    if steering is None:
-        return None
-    starts = [answer_positions(e, s.answer_start).start for e, s in zip(encoded, statements)]
+def _edits(steering: Steering, starts: Sequence[int]) -> Callable[[Sequence[int]], list[tuple[str, HookFunction]]]:
+    """Hooks of a steering for a batch of texts, of which each is edited from its own position on."""
     return lambda texts: steering.hooks(torch.tensor([starts[i] for i in texts]))
 
 
@@ -155,12 +156,12 @@ def _check_arguments(statements: Sequence[Statement], positions: str | Sequence[
         raise InvalidArgumentError(f"`positions` must be one of {POSITIONS} or whole numbers; got {positions!r}.")
 
 
-def _chosen(encoded: Encoded, statement: Statement, positions: str | Sequence[int], text: int) -> list[int]:
+def _chosen(encoded: Encoded, statement: Statement, positions: str | Sequence[int], text: int) -> Sequence[int]:
     n = len(encoded.ids)
     if positions == "answer":
-        return list(answer_positions(encoded, statement.answer_start))
+        return answer_positions(encoded, statement.answer_start)
     if positions == "all":
-        return list(range(n))
+        return range(n)
     wanted = [-1] if positions == "last" else [int(p) for p in positions]
     if any(not -n <= p < n for p in wanted):
         raise InvalidArgumentError(f"`positions` must lie in [-{n}, {n}) for text {text}; got {wanted}.")
@@ -183,16 +184,21 @@ def _provenance(
 def _plan(described: dict[str, Any], columns: dict[str, Tensor], run: Run, steering: Steering | None) -> dict[str, Any]:
     """Every setting on which the content of a store, or what stands in which shard, depends."""
     meta = described["meta"]
-    examples = [described["texts"], described["group_names"], *(c.tolist() for c in columns.values())]
     return {
         **{f"model {key}": value for key, value in meta["model"].items()},
         "positions": meta["positions"],
         "layers": list(run.layers),
         "max_tokens": run.max_tokens,
         "shard_bytes": runs.SHARD_BYTES,
-        "data": _digest(json.dumps(examples).encode()),
+        "data": _data_digest(described["texts"], described["group_names"], columns),
         "steering": None if steering is None else _steering_digest(steering),
     }
+
+
+def _data_digest(texts: Sequence[str], groups: Sequence[str], columns: dict[str, Tensor]) -> str:
+    # Text by text: all of them as one would be a second copy of the data.
+    rows = (json.dumps(row).encode() for row in zip(texts, groups))
+    return _digest(chain(rows, (column.numpy().tobytes() for column in columns.values())))
 
 
 def _steering_digest(steering: Steering) -> str:
@@ -200,10 +206,10 @@ def _steering_digest(steering: Steering) -> str:
     parts = [steering.head_maps.tensors(), {} if steering.trust is None else steering.trust.tensors()]
     tensors = [t for part in parts for t in part.values()] + [scores.weights, scores.biases, scores.thresholds]
     named = f"{steering.sites} {steering.gate}".encode()
-    return _digest(named, *(t.detach().cpu().double().numpy().tobytes() for t in tensors))
+    return _digest([named, *(t.detach().cpu().double().numpy().tobytes() for t in tensors)])
 
 
-def _digest(*parts: bytes) -> str:
+def _digest(parts: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)

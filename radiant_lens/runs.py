@@ -19,7 +19,7 @@ from radiant_lens.errors import RankError
 from radiant_lens.ranks import Rank
 from radiant_lens.sites import hook_name
 from radiant_lens.stores import CacheStore
-from radiant_lens.tokens import Encoded, TokenBatch, batch_rows, pad_id, padded
+from radiant_lens.tokens import TokenBatch, batch_rows, pad_id, padded
 
 SHARD_BYTES = 2**25
 
@@ -43,7 +43,7 @@ class Run:
 
     Args:
         model: from `load_model`.
-        encoded: the texts.
+        rows: tokens of each text.
         chosen: positions of each text to keep.
         layers: to keep, ascending.
         max_tokens: tokens in one forward pass, padding included.
@@ -52,7 +52,7 @@ class Run:
     """
 
     model: TransformerBridge
-    encoded: Sequence[Encoded]
+    rows: Sequence[Sequence[int]]
     chosen: Sequence[Sequence[int]]
     layers: tuple[int, ...]
     max_tokens: int
@@ -69,7 +69,8 @@ class Run:
         """All activations; zero at layers that are not wanted."""
         whole = Shard(self._batches(), torch.arange(self.shape[0]))
         with Progress(transient=True, disable=not progress) as bar:
-            kept = self._keep(whole, bar.track(whole.batches, description="collecting activations"))
+            kept = self._room(len(whole.examples))
+            self._keep(whole, bar.track(whole.batches, description="collecting activations"), kept)
         if len(self.layers) == self.shape[1]:
             z = kept
         else:
@@ -83,11 +84,14 @@ class Run:
         shards = [] if store.complete else list(enumerate(self._shards()))
         done = store.done
         missing = [shard for shard in shards if shard[0] not in done]
+        # One for all shards: memory that is given back and taken anew grows all the same.
+        room = self._room(max((len(shard.examples) for _, shard in missing), default=0))
         # Nobody may write before all have seen what is missing.
         rank.wait()
         with Progress(transient=True, disable=not progress or rank.number > 0) as bar:
             for i, shard in bar.track(missing[rank.number :: rank.n], description="collecting activations"):
-                kept = self._keep(shard, shard.batches)
+                kept = room[: len(shard.examples)]
+                self._keep(shard, shard.batches, kept)
                 _checks.finite(f"activations of shard {i}", kept)
                 store.write(i, shard.examples, self.layers, kept)
         rank.wait()
@@ -101,7 +105,7 @@ class Run:
         rank.wait()
 
     def _batches(self) -> list[list[int]]:
-        return batch_rows([e.ids for e in self.encoded], max_tokens=self.max_tokens)
+        return batch_rows(self.rows, max_tokens=self.max_tokens)
 
     def _shards(self) -> list[Shard]:
         """Batches one after the other until a shard is full; the same ones in every run."""
@@ -125,20 +129,22 @@ class Run:
         counts = torch.tensor([len(c) for c in self.chosen])
         return counts.cumsum(0) - counts
 
-    def _keep(self, shard: Shard, batches: Any) -> Float[Tensor, "kept chosen head d_head"]:
+    def _room(self, n: int) -> Float[Tensor, "kept chosen head d_head"]:
+        return torch.empty((n, len(self.layers), *self.shape[2:]), dtype=self.model.cfg.dtype)
+
+    def _keep(self, shard: Shard, batches: Any, z: Float[Tensor, "kept chosen head d_head"]) -> None:
+        """Run the model over the batches of a shard, and write to `z`."""
         config = self.model.cfg
-        z = torch.empty((len(shard.examples), len(self.layers), *self.shape[2:]), dtype=config.dtype)
         keeper = _Keeper(z, self.layers, stops=not self.before)
-        starts, pad, rows = self._starts(), pad_id(self.model), [e.ids for e in self.encoded]
+        starts, pad = self._starts(), pad_id(self.model)
         # Hooks are put on once: finding their points costs more than a short pass.
         with torch.no_grad(), self.model.hooks(fwd_hooks=[*self.before, *keeper.hooks()]):
             for index in batches:
-                batch = padded(rows, index, pad)
+                batch = padded(self.rows, index, pad)
                 keeper.turn_to(batch, self.chosen, starts, shard.examples, config.device)
                 edited = self.model.hooks(fwd_hooks=self.edits(index)) if self.edits else nullcontext()
                 with edited, suppress(_LastLayerDone):
                     self.model(batch.tokens.to(config.device), attention_mask=batch.mask.long().to(config.device))
-        return z
 
 
 class _Keeper:

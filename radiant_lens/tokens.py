@@ -42,26 +42,27 @@ def encode(model: TransformerBridge, texts: Sequence[str], *, n_new: int = 0) ->
         InvalidArgumentError: no bridge, or no list of texts.
         DataError: a text that has no tokens, is no Unicode, or is longer than the model's context.
     """
+    return list(encode_each(model, texts, n_new=n_new))
+
+
+def encode_each(model: TransformerBridge, texts: Sequence[str], *, n_new: int = 0) -> Iterator[Encoded]:
+    """`encode`, a text at a time: the offsets of many texts take more memory than the texts."""
     require_bridge(model)
     _check_texts(texts)
-    if not texts:
-        return []
-    rows = [_with_bos(model, text) for text in texts]
     limit = model.cfg.n_ctx
-    for i, row in enumerate(rows):
+    for i, text in enumerate(texts):
+        row = _with_bos(model, text)
         if not row.ids:
-            raise DataError(f"Text {i} has no tokens: {texts[i]!r}.")
+            raise DataError(f"Text {i} has no tokens: {text!r}.")
         if limit and len(row.ids) > limit:
-            raise DataError(
-                f"Text {i} has {len(row.ids)} tokens; the model's context holds {limit}: {texts[i][:60]!r}..."
-            )
+            raise DataError(f"Text {i} has {len(row.ids)} tokens; the model's context holds {limit}: {text[:60]!r}...")
         # The last new token is never read.
         if limit and len(row.ids) + n_new - 1 > limit:
             raise DataError(
                 f"Text {i} has {len(row.ids)} tokens; with {n_new} new ones that is more than the {limit} that the "
-                f"model's context holds: shorten it, or lower `max_new_tokens`: {texts[i][:60]!r}..."
+                f"model's context holds: shorten it, or lower `max_new_tokens`: {text[:60]!r}..."
             )
-    return rows
+        yield row
 
 
 def _check_texts(texts: Sequence[str]) -> None:

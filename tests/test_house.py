@@ -14,7 +14,7 @@ PACKAGE = Path(rl.__file__).parent
 # From the ground up: a module may import those of lower layers and its own.
 LAYERS = [
     ["errors", "_typing", "_checks"],
-    ["_files", "ranks", "sites", "splits"],
+    ["_files", "ragged", "ranks", "sites", "splits"],
     ["linalg", "risks", "statistics"],
     ["caches", "stores"],
     ["datasets"],

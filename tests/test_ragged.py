@@ -1,0 +1,36 @@
+"""Rows of different lengths in one array."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from radiant_lens.ragged import Ragged
+
+
+@given(st.lists(st.lists(st.integers(-(2**31), 2**31 - 1))))
+def test_it_is_the_list_of_its_rows(rows):
+    packed = Ragged(rows[:1])
+    for row in rows[1:]:
+        packed.append(row)
+    assert [list(row) for row in packed] == rows
+    assert len(packed) == len(rows)
+
+
+def test_rows_beyond_the_last_and_numbers_too_large_are_refused():
+    packed = Ragged([[1]])
+    for i in (1, -1):
+        with pytest.raises(IndexError):
+            packed[i]
+    with pytest.raises(OverflowError):
+        packed.append([2**31])
+
+
+def test_it_is_small():
+    rows = [[i + j for j in range(40)] for i in range(1000)]
+    packed = Ragged(rows)
+    mine = sys.getsizeof(packed._values) + sys.getsizeof(packed._ends)
+    assert 2 * mine < sum(map(sys.getsizeof, rows))
