@@ -165,6 +165,7 @@ def test_public_names_are_frozen():
     modules = {
         "capture",
         "caches",
+        "ragged",
         "ranks",
         "runs",
         "stores",
