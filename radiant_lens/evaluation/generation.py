@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import StoppingCriteria
 
 from radiant_lens import _checks
+from radiant_lens.errors import RadiantError
 from radiant_lens.ranks import shared
 from radiant_lens.tokens import batched, encode, pad_id
 
@@ -40,6 +42,29 @@ class _Drawing:
         wanted = next(self._steps).to(heights)[:, None, None] * heights[..., -1:]
         token = torch.searchsorted(heights, wanted, right=True).clamp_max(heights.shape[-1] - 1)
         return torch.zeros_like(heights).scatter_(-1, token, 1.0)
+
+
+class _Watch:
+    """Forward hook of a model: whether the logits of any next token were no numbers; read once, at the end."""
+
+    def __init__(self) -> None:
+        self.broken: list[Tensor] = []
+
+    def __call__(self, module: Any, args: Any, logits: Float[Tensor, "batch pos vocab"]) -> None:
+        self.broken.append(logits[:, -1].isnan().any())
+
+
+def require_numbers(broken: Bool[Tensor, ""]) -> None:
+    """Raise where logits are no numbers: whatever is read from them would be wrong without a word.
+
+    Raises:
+        RadiantError: with what usually is the cause.
+    """
+    if bool(broken):
+        raise RadiantError(
+            "The model's logits are not numbers (NaN). float16 overflows in many models: load it in bfloat16 or "
+            "float32. float64 has none for padded rows in eager attention: load it in float32."
+        )
 
 
 def check_sampling(n_samples: int, max_new_tokens: int, temperature: float, seed: int = 0) -> None:
@@ -79,6 +104,7 @@ def generate_answers(
     Raises:
         InvalidArgumentError: a number out of its range, or prompts that are no texts.
         DataError: a prompt that leaves no room for the answer in the model's context.
+        RadiantError: logits that are no numbers.
     """
     check_sampling(n_samples, max_new_tokens, temperature, seed)
     rows = [e.ids for e in encode(model, prompts, n_new=max_new_tokens) for _ in range(n_samples)]
@@ -128,21 +154,22 @@ def generate_tokens(
     """At most as many new tokens of left-padded prompts as there are draws; a row ends at a stop string."""
     device, n_prompt = model.cfg.device, tokens.shape[1]
     options: dict[str, Any] = {"stopping_criteria": _StopStrings(model.tokenizer, n_prompt, stop)} if stop else {}
-    drawing = model.register_forward_hook(_Drawing(uniform, temperature)) if temperature > 0 else None
-    try:
-        with torch.no_grad():
-            output: Any = model.generate(
-                tokens.to(device),
-                attention_mask=mask.long().to(device),
-                max_new_tokens=uniform.shape[1],
-                do_sample=False,
-                return_type="tokens",
-                verbose=False,
-                **options,
-            )
-    finally:
-        if drawing is not None:
-            drawing.remove()
+    watch = _Watch()
+    with ExitStack() as handles:
+        handles.enter_context(torch.no_grad())
+        handles.callback(model.register_forward_hook(watch).remove)
+        if temperature > 0:
+            handles.callback(model.register_forward_hook(_Drawing(uniform, temperature)).remove)
+        output: Any = model.generate(
+            tokens.to(device),
+            attention_mask=mask.long().to(device),
+            max_new_tokens=uniform.shape[1],
+            do_sample=False,
+            return_type="tokens",
+            verbose=False,
+            **options,
+        )
+    require_numbers(torch.stack(watch.broken).any())
     return output[:, n_prompt:]
 
 

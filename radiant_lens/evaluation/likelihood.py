@@ -13,6 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens._typing import HookFunction
 from radiant_lens.datasets.records import Statement
+from radiant_lens.evaluation.generation import require_numbers
 from radiant_lens.hooks import steer
 from radiant_lens.policies.steering import Steering
 from radiant_lens.ranks import shared
@@ -55,6 +56,9 @@ def score_statements(
         fwd_hooks: one's own hooks, on together with the steering and off in the unsteered model.
         compare: also run the unsteered model, for the KL (unsteered || steered), and count edits; else they are 0.
         max_tokens: tokens in one forward pass, padding included.
+
+    Raises:
+        RadiantError: logits that are no numbers.
     """
     encoded = encode(model, [s.text for s in statements])
     texts = [(e.ids, answer_positions(e, s.answer_start).start) for e, s in zip(encoded, statements)]
@@ -101,6 +105,7 @@ def _log_probs(
     )
     with torch.no_grad(), context as trace:
         logits = model(tokens.to(device), attention_mask=mask.long().to(device))
+    require_numbers((logits.isnan().any(-1) & mask.to(logits.device)).any())
     return logits[:, :-1].float().log_softmax(-1).cpu(), trace
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from scipy.stats import chisquare
+from transformers import AutoModelForCausalLM
 
+import radiant_lens as rl
+from radiant_lens.datasets.records import Statement
+from radiant_lens.errors import RadiantError
 from radiant_lens.evaluation import generate_answers
 from radiant_lens.evaluation.generation import _cut, _Drawing, draws, generate_tokens
+from radiant_lens.evaluation.likelihood import score_statements
+from radiant_lens.tiny import model_folder
 
 
 def test_answers_end_at_the_first_stop_string():
@@ -78,3 +86,26 @@ def test_generation_leaves_the_global_seed_alone(model):
     torch.manual_seed(5)
     generate_answers(model, ["Q : what is the"], seed=9)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_what_is_no_number_is_no_answer(model):
+    def spoil(z, hook):
+        return z * torch.nan
+
+    prompts = ["Q : what", "Q : what is the capital of"]
+    said = Statement("Q : what is it ? A : soup .", 1, "g", 19)
+    for hooks in ([], [("blocks.3.attn.hook_z", spoil)]):
+        with model.hooks(fwd_hooks=hooks):
+            expected = pytest.raises(RadiantError, match="logits are not numbers") if hooks else nullcontext()
+            with expected:
+                generate_answers(model, prompts, max_new_tokens=2)
+            with expected:
+                score_statements(model, [said])
+
+
+def test_double_precision_has_no_numbers_for_padded_rows_and_says_so():
+    plain = AutoModelForCausalLM.from_pretrained(model_folder(), attn_implementation="eager").eval().double()
+    double = rl.load_model(plain)
+    assert generate_answers(double, ["Q : what", "A : what"], max_new_tokens=2)
+    with pytest.raises(RadiantError, match="float64 has none for padded rows"):
+        generate_answers(double, ["Q : what", "Q : what is the capital of"], max_new_tokens=2)
