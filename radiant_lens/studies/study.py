@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.progress import Progress
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
@@ -40,6 +38,7 @@ from radiant_lens.studies.cells import (
 )
 from radiant_lens.studies.compare import UNSTEERED
 from radiant_lens.studies.results import Row, StudyResult
+from radiant_lens.studies.workers import in_processes
 from radiant_lens.tiny import model_folder
 
 CONTROLS = ("reference", "all")
@@ -173,7 +172,7 @@ class Study:
             n_jobs: processes to share the missing cells among; each loads the models anew.
 
         Raises:
-            RadiantError: a cell that cannot be computed. Those that are done stay.
+            RadiantError: a cell that cannot be computed, or a process that has died. Those that are done stay.
             RankError: another rank has died, or does not see `out`.
             InvalidArgumentError: several processes, and a model given as an object, or hooks of one's own.
         """
@@ -219,14 +218,11 @@ class Study:
         """Neighbours share most, so every process gets a run of cells, cut in two lest one waits for the other."""
         n = -(-len(cells) // (2 * n_jobs))
         parts = [cells[i : i + n] for i in range(0, len(cells), n)]
-        threads = max(1, torch.get_num_threads() // n_jobs)
-        # A process that is forked inherits the locks of this one's threads.
-        context = get_context("spawn")
         with (
-            ProcessPoolExecutor(n_jobs, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool,
+            closing(in_processes(self._compute, parts, n_jobs)) as computed,
             Progress(transient=True, disable=not progress) as bar,
         ):
-            for kept in bar.track(pool.map(self._compute, parts), total=len(parts), description=self.name):
+            for kept in bar.track(computed, total=len(parts), description=self.name):
                 self._memory |= kept
 
     def _cell(self, row: str, arm: Arm, control: str | None, seed: int, draw: int = 0) -> Cell:

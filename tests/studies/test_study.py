@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -250,6 +251,61 @@ def test_a_study_killed_in_the_middle_goes_on_where_it_was(tmp_path):
     assert table.strip() == whole.to_markdown()
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert {p.name for p in Path(cells).glob("*.json")} == {p.name for p in (tmp_path / "b" / "cells").glob("*.json")}
+
+
+def children(pid: int) -> set[int]:
+    """Processes that compute cells (the other child keeps account of shared resources)."""
+    found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return {int(line.split()[0]) for line in found.stdout.splitlines() if "spawn_main" in line}
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "zombie" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def until(condition, seconds: float = 120.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return bool(condition())
+
+
+@pytest.mark.parametrize(
+    ("how", "whom", "status"),
+    [
+        (signal.SIGTERM, "parent", 143),
+        (signal.SIGINT, "parent", 130),
+        (signal.SIGINT, "all", 130),
+        (signal.SIGKILL, "parent", -signal.SIGKILL),
+        (signal.SIGKILL, "child", 1),
+    ],
+    ids=["SIGTERM", "SIGINT", "Ctrl-C", "kill -9", "kill -9 of a child"],
+)
+def test_no_process_outlives_a_study_that_is_stopped(tmp_path, how, whom, status):
+    cells, options = tmp_path / "s" / "cells", "--vary gamma=0.005,0.01,0.05,0.1 --seeds 0,1 --groups 30 --jobs 2"
+    command = [sys.executable, "-m", "radiant_lens.cli", "ablate", *options.split(), "--out", str(tmp_path / "s")]
+    study = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, process_group=0)
+    assert until(lambda: list(cells.glob("*.json")))
+    workers = children(study.pid)
+    assert len(workers) == 2 and all(alive(pid) for pid in workers)
+    for pid in {"parent": [study.pid], "child": [min(workers)], "all": [study.pid, *workers]}[whom]:
+        os.kill(pid, how)
+    said = study.communicate(timeout=60)[1]
+    assert study.returncode == status
+    assert until(lambda: not any(alive(pid) for pid in workers), 20)
+    done = list(cells.glob("*.json"))
+    assert 1 <= len(done) < 18
+    for path in done:
+        rl.Evaluation.load(path)
+    assert "Traceback" not in said
+    if how != signal.SIGKILL:
+        assert "what was complete is kept" in said
+        assert {p.name for p in cells.iterdir()} == {p.name for p in done}
+    if whom == "child":
+        assert "One of 2 processes has died, perhaps for want of memory" in said
 
 
 def test_only_what_has_a_name_can_be_shared_among_processes(study):
