@@ -42,7 +42,7 @@ def save_folder(
     """
     path = Path(path)
     _require_kind(path, kind)
-    with _write_errors(path):
+    with write_errors(path):
         _save_folder(path, kind, tensors, meta, card)
     return path
 
@@ -84,7 +84,7 @@ def check_target(path: str | Path, kind: str | None = None) -> None:
     path = Path(path)
     if kind is not None:
         _require_kind(path, kind)
-    with _write_errors(path):
+    with write_errors(path):
         if kind is None:
             _require_ordinary(path)
         there = next(parent for parent in path.absolute().parents if parent.exists())
@@ -99,16 +99,17 @@ def _require_ordinary(path: Path) -> None:
 
 
 @contextmanager
-def _write_errors(path: Path) -> Generator[None]:
-    """What a disk says becomes one sentence with the remedy."""
+def write_errors(path: Path, kept: str = "what stood there is as it was") -> Generator[None]:
+    """What a disk says becomes one sentence with what is `kept` and the remedy; a file's, that of its folder."""
     try:
         yield
     except (OSError, SafetensorError) as error:
-        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        cause = error.__cause__ if isinstance(error, OutputError) else error
+        said = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
         raise OutputError(
-            f"{str(path)!r} cannot be written ({said}); what stood there is as it was. Free some space, or choose a "
-            "folder that you may write to."
-        ) from error
+            f"{str(path)!r} cannot be written ({said}); {kept}. Free some space, or choose a folder that you may "
+            "write to."
+        ) from cause
 
 
 def write_meta(folder: Path, kind: str, meta: Mapping[str, Any]) -> None:
@@ -239,7 +240,7 @@ def write_text(path: str | Path, text: str) -> Path:
         OutputError: it cannot be written; what was there is left.
     """
     path = Path(path)
-    with _write_errors(path):
+    with write_errors(path):
         _require_ordinary(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)

@@ -82,6 +82,9 @@ class Run:
     def into(self, store: CacheStore, described: Mapping[str, Any], progress: bool, rank: Rank) -> None:
         """Write what the store does not hold yet, every rank its share; then finish it."""
         shards = [] if store.complete else list(enumerate(self._shards()))
+        if store.complete and rank.number == 0:
+            # Whoever completed it may have been killed before the last mark was gone.
+            store.tidy()
         done = store.done
         missing = [shard for shard in shards if shard[0] not in done]
         # One for all shards: memory that is given back and taken anew grows all the same.

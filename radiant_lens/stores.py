@@ -19,11 +19,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from radiant_lens._files import META, TENSORS, parsed, write_meta, write_text
+from radiant_lens._files import META, TENSORS, parsed, write_errors, write_meta, write_text
 from radiant_lens.errors import ArtefactError
 
 _PLAN, _DONE = "plan.json", "shard-*.done"
 _KIND = "head cache"
+_KEPT = "its shards that are done stay, and the same call goes on from there"
 _NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -45,6 +46,7 @@ class CacheStore:
 
     Raises:
         ArtefactError: something else stands at `path`, or a store with another plan; names the difference.
+        OutputError: it cannot be written, now or later; what is written stays.
     """
 
     def __init__(
@@ -60,7 +62,8 @@ class CacheStore:
         plan = dict(json.loads(json.dumps({**plan, "shape": shape, "dtype": str(dtype)})))
         header, self._begin = _header(shape, dtype, columns)
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-            self._lay_out(plan, header, columns)
+            with write_errors(self.path):
+                self._lay_out(plan, header, columns)
         _require_same_plan(self.path, plan)
 
     def _lay_out(self, plan: Mapping[str, Any], header: bytes, columns: Mapping[str, Tensor]) -> None:
@@ -99,17 +102,23 @@ class CacheStore:
         slots = (examples[:, None] * self._layers + torch.tensor(layers)).flatten()
         starts = torch.cat([torch.tensor([0]), (slots.diff() != 1).nonzero().flatten() + 1, torch.tensor([len(slots)])])
         content = _bytes(z)
-        with open(self.path / TENSORS, "r+b") as file:
-            for first, end in zip(starts[:-1].tolist(), starts[1:].tolist()):
-                file.seek(self._begin + int(slots[first]) * self._slot)
-                file.write(content[first * self._slot : end * self._slot])
-            file.flush()
-            os.fsync(file.fileno())
-        (self.path / f"shard-{shard:06d}.done").touch()
+        with write_errors(self.path, _KEPT):
+            with open(self.path / TENSORS, "r+b") as file:
+                for first, end in zip(starts[:-1].tolist(), starts[1:].tolist()):
+                    file.seek(self._begin + int(slots[first]) * self._slot)
+                    file.write(content[first * self._slot : end * self._slot])
+                file.flush()
+                os.fsync(file.fileno())
+            (self.path / f"shard-{shard:06d}.done").touch()
 
     def finish(self, meta: Mapping[str, Any]) -> None:
         """Make the folder a head cache; the marks have served."""
-        write_meta(self.path, _KIND, meta)
+        with write_errors(self.path, _KEPT):
+            write_meta(self.path, _KIND, meta)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove the marks of shards, which a complete store does not need."""
         for mark in self.path.glob(_DONE):
             mark.unlink(missing_ok=True)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -96,3 +99,14 @@ def command_line(monkeypatch, capsys):
         return status, out, err
 
     return command
+
+
+@contextmanager
+def files_no_larger_than(n_bytes: int) -> Generator[None]:
+    """The system itself refuses to write more, in the midst of a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -22,8 +22,9 @@ from conftest import make_cache
 from plain_models import random_steering
 
 import radiant_lens as rl
-from radiant_lens import _files, studies
+from radiant_lens import _files, runs, stores, studies
 from radiant_lens.errors import ArtefactError
+from radiant_lens.stores import CacheStore
 from radiant_lens.studies import study as study_module
 
 EVENTS = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "os.truncate"}
@@ -86,6 +87,30 @@ def take_writes_apart() -> None:
 
     _files.save_file, os.fdopen = save_tensors, opened
     pathlib.Path.write_text = write_text
+    vars(stores)["open"] = InHalves
+
+
+class InHalves:
+    """An open file of which every write is taken apart, and every other change is a step."""
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self._file = open(path, mode, buffering=0)  # noqa: SIM115 - it is a context manager itself
+
+    def __enter__(self) -> InHalves:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, content: bytes) -> None:
+        in_halves(self._file.write, content)
+
+    def truncate(self, size: int) -> None:
+        STEPS.step()
+        self._file.truncate(size)
 
 
 class Job(NamedTuple):
@@ -132,7 +157,7 @@ def _page(path: Path) -> rl.Report:
 
 
 def jobs() -> list[Job]:
-    """Whatever saves: collect, fit, evaluate, report, ablate. A cache that is written in shards is one line more."""
+    """Whatever saves: collect, fit, evaluate, report, ablate, and collect shard by shard."""
     caches = make_cache(4), make_cache(4, seed=1)
     steerings = random_steering(2, 3, 4), random_steering(2, 3, 4, seed=1)
     evaluation, study_job = ablation()
@@ -143,6 +168,7 @@ def jobs() -> list[Job]:
         *_saved("evaluation", evaluation, replace(evaluation, settings={}), rl.Evaluation.load, _same_evaluation),
         *_saved("page", *pages, _page, lambda a, b: a.html == b.html),
         study_job,
+        sharded(),
         Job("careless", lambda folder: _careless(folder, "old"), lambda folder: _careless(folder, "new"), _care),
     ]
 
@@ -154,6 +180,35 @@ def _careless(folder: Path, text: str) -> None:
 
 def _care(folder: Path) -> object:
     return (folder / "careless").read_text(encoding="utf-8")
+
+
+def sharded() -> Job:
+    """Statements whose activations take four shards; none that is marked as done may be computed again."""
+    model, statements = rl.load_model("tiny", device="cpu"), rl.load_dataset("tiny-facts").statements[:8]
+    expected = rl.collect(model, statements, max_tokens=32)
+    runs.SHARD_BYTES = expected.z.nbytes // 3
+    compute, computed = CacheStore.write, set[int]()
+
+    def write_shard(store: CacheStore, shard: int, *arguments: Any) -> None:
+        computed.add(shard)
+        compute(store, shard, *arguments)
+
+    CacheStore.write = write_shard
+
+    def write(folder: Path) -> None:
+        done = {int(mark.stem.removeprefix("shard-")) for mark in (folder / "store").glob("shard-*.done")}
+        computed.clear()
+        rl.collect(model, statements, max_tokens=32, store=folder / "store")
+        assert not computed & done
+
+    def read(folder: Path) -> object:
+        try:
+            found = rl.HeadCache.load(folder / "store")
+        except ArtefactError:
+            return None
+        return "new" if _same_cache(found, expected) else "something else"
+
+    return Job("store", lambda folder: None, write, read)
 
 
 def ablation() -> tuple[rl.Evaluation, Job]:

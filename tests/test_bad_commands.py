@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import signal
 from collections.abc import Callable
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
+from conftest import files_no_larger_than
 from plain_models import random_steering
 from test_bad_input import LONG, STATEMENTS, files, write_bad_artefacts, write_bad_files
 
@@ -168,17 +167,6 @@ def test_stopped(number, status, when, place, monkeypatch, command_line):
     assert "Traceback" not in err
     assert files(place) == before
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
-
-
-@contextmanager
-def files_no_larger_than(n_bytes: int):
-    """The system itself refuses to write more, in the midst of a file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("line", ["collect --data good.jsonl --out cache", "report --steering steering --out file"])

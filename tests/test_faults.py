@@ -50,5 +50,12 @@ def test_a_study_keeps_what_was_complete_and_computes_the_rest(found):
     assert {again for _, _, again, _ in steps} == {"new"}
 
 
+def test_a_store_keeps_its_shards_and_computes_the_rest(found):
+    steps = found["store"]
+    assert len(steps) > 40
+    assert {after for _, after, _, _ in steps} == {None, "new"}
+    assert {again for _, _, again, _ in steps} == {"new"}
+
+
 def test_a_careless_write_would_be_seen(found):
     assert {after for _, after, _, _ in found["careless"]} - {"old", "new"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import files_no_larger_than
 from safetensors.torch import load_file
 
 import radiant_lens as rl
-from radiant_lens import runs
-from radiant_lens.errors import ArtefactError, DataError, InvalidArgumentError
+from radiant_lens import runs, stores
+from radiant_lens.errors import ArtefactError, DataError, InvalidArgumentError, OutputError
 from radiant_lens.stores import CacheStore
 
 COLUMNS = {name: torch.arange(5) for name in ("labels", "text_index", "positions")}
@@ -131,6 +133,13 @@ def test_what_is_finished_is_only_loaded(model, statements, tmp_path, written, m
     assert len(written) == n
 
 
+def test_marks_that_a_killed_run_left_are_removed(model, statements, tmp_path):
+    first = collect(model, statements, store=tmp_path / "s")
+    (tmp_path / "s" / "shard-000003.done").touch()
+    assert_same(first, collect(model, statements, store=tmp_path / "s"))
+    assert sorted(os.listdir(tmp_path / "s")) == ["meta.json", "plan.json", "tensors.safetensors"]
+
+
 def test_an_interrupted_run_is_taken_up_where_it_stopped(model, statements, tmp_path, written, monkeypatch):
     class StopError(Exception):
         pass
@@ -230,6 +239,42 @@ def test_what_is_no_store_is_left_alone(model, statements, tmp_path, gaussian_ca
     with pytest.raises(ArtefactError, match="exists and is no store; it is left alone"):
         collect(model, statements, store=path)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_no_room_for_the_store_at_all(model, statements, tmp_path):
+    with files_no_larger_than(1000), pytest.raises(OutputError, match="/s' cannot be written .File too large.; what "):
+        collect(model, statements, store=tmp_path / "s")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("at", ["a shard", "its mark", "the end"])
+def test_a_disk_that_fills_up_later_leaves_what_is_done(model, statements, tmp_path, written, monkeypatch, at):
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        if at == "a shard":
+            write = CacheStore.write
+
+            # The system is out of room from the third shard on.
+            def crowded(self, i, *args):
+                patched.setattr(os, "fsync", full if i == 2 else os.fsync)
+                write(self, i, *args)
+
+            patched.setattr(CacheStore, "write", crowded)
+        elif at == "its mark":
+            patched.setattr(Path, "touch", full)
+        else:
+            patched.setattr(stores, "write_meta", full)
+        words = r"/s' cannot be written \(No space left on device\); its shards that are done stay, and the same call"
+        with pytest.raises(OutputError, match=words):
+            collect(model, statements, store=tmp_path / "s")
+    done = len(list((tmp_path / "s").glob("shard-*.done")))
+    again = len(written)
+    assert_same(collect(model, statements, store=tmp_path / "s"), collect(model, statements))
+    recomputed = written[again:]
+    assert {"a shard": done == 2, "its mark": done == 0, "the end": done > 3}[at]
+    assert recomputed[0:1] == ([] if at == "the end" else [done])
 
 
 def test_hooks_cannot_be_resumed(model, statements, tmp_path):
