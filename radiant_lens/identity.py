@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -42,7 +43,7 @@ def signature(model: AnyModel) -> dict[str, Any]:
 
     A plain model and its bridge have the same. Weights in another precision are the same, up to `dtype`.
     """
-    return {**_description(model), "weights": _weight_hashes(plain_model(model))}
+    return {**_description(model), "weights": _weight_hashes(model)}
 
 
 def plain_model(model: AnyModel) -> PreTrainedModel:
@@ -78,60 +79,71 @@ def _description(model: AnyModel) -> dict[str, Any]:
 
 
 def _config_values(config: Any) -> dict[str, Any]:
-    values = {key: getattr(config, key, None) for key in _CONFIG_KEYS}
-    return {key: json.loads(json.dumps(value, default=str)) for key, value in values.items() if value is not None}
+    values = {key: value for key in _CONFIG_KEYS if (value := getattr(config, key, None)) is not None}
+    return json.loads(json.dumps(values, default=str))
 
 
-def _weight_hashes(model: torch.nn.Module) -> list[str]:
+@torch.no_grad()
+def _weight_hashes(model: AnyModel) -> list[str]:
     """Hashes of a sample of the weights, rounded so that the same checkpoint in another precision shares one.
 
     Single precision has the one of bfloat16 (the first) and, rounded twice, the one of float16 (the second).
     """
-    samples: dict[torch.device, list[Tensor]] = defaultdict(list)
-    for p in _parameters(model):
-        # A copy: a view would keep the whole of an offloaded parameter in memory.
-        samples[p.device].append(p.detach().flatten()[:64].to(torch.float32, copy=True))
-    fetched = [(torch.cat(parts).cpu(), [len(part) for part in parts]) for parts in samples.values()]
+    # Every `steer` waits for this: one copy for each kind of sample, however many parameters there are.
+    samples: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
+    for sample in _samples(plain_model(model), _copies(model) if isinstance(model, TransformerBridge) else ()):
+        samples[sample.device, sample.dtype].append(sample)
+    fetched = [(torch.cat(parts).cpu().float(), [len(part) for part in parts]) for parts in samples.values()]
     return [
-        _hash([part for values, sizes in fetched for part in rounded(values).float().split(sizes)])
+        _hash([part for values, sizes in fetched for part in _split(rounded(values).float(), sizes)])
         for rounded in (Tensor.bfloat16, lambda values: values.half().bfloat16())
     ]
 
 
-def _hash(samples: Sequence[Tensor]) -> str:
-    digest = hashlib.sha256()
+def _split(values: Tensor, sizes: Sequence[int]) -> list[bytes]:
+    content, ends = values.numpy().tobytes(), [4 * end for end in accumulate(sizes)]
+    return [content[begin:end] for begin, end in zip([0, *ends], ends)]
+
+
+def _hash(samples: Iterable[bytes]) -> str:
     # Sorted: a bridge may hold the parts of an attention in another order.
-    for sample in sorted(sample.numpy().tobytes() for sample in samples):
-        digest.update(sample)
-    return digest.hexdigest()[:16]
+    return hashlib.sha256(b"".join(sorted(samples))).hexdigest()[:16]
 
 
-def _parameters(model: torch.nn.Module) -> Iterator[Tensor]:
-    """The parameters of the plain model; those that are offloaded are fetched."""
-    copies = {f"{name}.{part}" for name, module in model.named_modules() for part in _copied_parts(module)}
+def _samples(model: torch.nn.Module, skipped: tuple[str, ...]) -> Iterator[Tensor]:
+    """The beginning of every parameter whose name does not begin as skipped; those that are offloaded are fetched."""
     seen: set[int] = set()
-    tied = getattr(model, "all_tied_weights_keys", {})
-    for name, module in model.named_modules():
-        if any(name == copy or name.startswith(f"{copy}.") for copy in copies):
+    offloaded: dict[str, list[str]] = defaultdict(list)
+    for name, p in model.named_parameters(remove_duplicate=False):
+        if id(p) in seen or name.startswith(skipped):
             continue
-        own = [p for p in module.parameters(recurse=False) if id(p) not in seen]
-        seen |= {id(p) for p in own}
-        if any(p.is_meta for p in own):
-            from accelerate.utils import align_module_device
-
-            # Offloaded, tied parameters are no longer one object.
-            plain = name.removesuffix("._original_component")
-            with align_module_device(module, torch.device("cpu")):
-                yield from [p for key, p in module.named_parameters(recurse=False) if f"{plain}.{key}" not in tied]
+        seen.add(id(p))
+        if p.is_meta:
+            module, _, key = name.rpartition(".")
+            offloaded[module].append(key)
         else:
-            yield from own
+            yield p.flatten()[:64]
+    # Offloaded, tied parameters are no longer one object.
+    tied = getattr(model, "all_tied_weights_keys", {})
+    for name, keys in offloaded.items():
+        from accelerate.utils import align_module_device
+
+        plain, module = name.removesuffix("._original_component"), model.get_submodule(name)
+        with align_module_device(module, torch.device("cpu")):
+            # A copy: a view would keep the whole of it in memory.
+            yield from [getattr(module, k).flatten()[:64].clone() for k in keys if f"{plain}.{k}" not in tied]
 
 
-def _copied_parts(module: torch.nn.Module) -> tuple[str, ...]:
-    """Where one matrix serves several purposes, a bridge holds copies of its parts beside it."""
-    if isinstance(module, JointQKVAttentionBridge):
-        return ("q", "k", "v")
-    return ("gate", "in") if isinstance(module, JointGateUpMLPBridge) else ()
+def _copies(bridge: TransformerBridge) -> tuple[str, ...]:
+    """Beginnings of the names of parameters that hold parts of a matrix which serves several purposes, beside it."""
+    parts = {JointQKVAttentionBridge: ("q", "k", "v"), JointGateUpMLPBridge: ("gate", "in")}
+    return tuple(
+        f"{name}.{part}."
+        for name, module in plain_model(bridge).named_modules()
+        for kind, copied in parts.items()
+        if isinstance(module, kind)
+        for part in copied
+    )
 
 
 def require_same(expected: dict[str, Any], model: AnyModel) -> None:
