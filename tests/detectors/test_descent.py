@@ -201,3 +201,10 @@ def test_a_head_that_takes_many_halvings_takes_the_same_step_among_others():
     alone = torch.cat([solve(x[i : i + 1], logistic(sign), max_iterations=3) for i in range(3)])
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-12)
     assert bool((objective(x, logistic(sign), together) < objective(x, logistic(sign), start(x))).all())
+
+
+def test_the_penalty_on_the_starting_weights_counts():
+    x, sign = problem()
+    begin = torch.tensor([3.0, -2.0, 1.0, 2.0, 0.0], dtype=x.dtype).repeat(3, 1)
+    end = minimize(x, logistic(sign), begin, l2=5.0, max_iterations=1)
+    assert bool((objective(x, logistic(sign), end, 5.0) < 0.9 * objective(x, logistic(sign), begin, 5.0)).all())

@@ -10,7 +10,9 @@ import torch
 from scipy import stats
 
 import radiant_lens as rl
-from radiant_lens.errors import DataError, InvalidArgumentError, NotFittedError, NothingToEditError
+from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentError, NotFittedError, NothingToEditError
+from radiant_lens.policies import radiant
+from radiant_lens.policies._problem import UncertifiedError
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,20 @@ def test_cantelli_holds_for_truncated_data(problem):
     cache, detector, held_out = problem
     steering = rl.RadiantPolicy(gamma=0.05, tail="cantelli", heads=[(0, 1)]).fit(cache, detector)
     assert steering.certify(held_out).overall.upper <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("geometry", "solver"), [("mahalanobis", "solve_transport"), ("procrustes", "solve_procrustes")]
+)
+def test_a_solution_that_is_not_certified_is_told_with_its_head(problem, geometry, solver, monkeypatch):
+    cache, detector, _ = problem
+
+    def failing(*args, **kwargs):
+        raise UncertifiedError("the solver failed", [(1,)])
+
+    monkeypatch.setattr(radiant, solver, failing)
+    with pytest.raises(ConvergenceError, match=r"^L0H1: the solver failed$"):
+        rl.RadiantPolicy(geometry=geometry, heads=[(0, 0), (0, 1)]).fit(cache, detector)
 
 
 def test_a_stronger_promise_moves_further_and_leaves_less(problem):
