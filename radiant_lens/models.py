@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +223,7 @@ def _checked(bridge: TransformerBridge) -> TransformerBridge:
         raise ModelLoadError(f"Model {name!r} does not generate text: there is nothing to steer.")
     if bridge.tokenizer is None:
         raise ModelLoadError(f"Model {name!r} has no tokenizer; pass one as `tokenizer`.")
+    _check_cache(bridge)
     return bridge
 
 
@@ -233,6 +236,21 @@ def _check_width(bridge: TransformerBridge) -> None:
                 f"Model {bridge.cfg.model_name!r} has {heads[0]} heads of {heads[1]}, but its output projection in "
                 f"layer {layer} reads {width} values: they cannot be told apart by head."
             )
+
+
+def _check_cache(bridge: TransformerBridge) -> None:
+    """A bridge that does not fill the KV cache generates each token as if it were the first."""
+    plain = plain_model(bridge)
+    if "cache" not in inspect.signature(plain.forward).parameters:
+        # By the name that it had before transformers 5.24, every TransformerLens fills it.
+        return
+    with torch.no_grad():
+        made = plain(torch.zeros((1, 1), dtype=torch.long, device=bridge.cfg.device), use_cache=True).cache
+    if made is None or not int(made.get_seq_length()):
+        raise ModelLoadError(
+            f"TransformerLens {version('transformer-lens')} leaves the KV cache of transformers "
+            f"{version('transformers')} empty: generated text would be wrong. `pip install 'transformers<5.24'`."
+        )
 
 
 def load_plain(model: str | Path, like: TransformerBridge) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,9 @@ from radiant_lens import _checks
 from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.policies.editing import LayerEdit
 from radiant_lens.tracing import TraceRecord
+
+_CACHE_NAMES = ("cache", "past_key_values")
+"""What transformers calls the KV cache of a pass, by its new and its old name: who runs a model may use either."""
 
 
 class Calls:
@@ -58,11 +62,12 @@ class Passes(threading.local):
 
     def begin(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the model: see what this pass is."""
-        tokens = kwargs.get("input_ids", args[0] if args else None)
+        given = _named(module, args, kwargs)
+        tokens = given.get("input_ids")
         if tokens is None:
-            tokens = kwargs["inputs_embeds"][..., 0]
+            tokens = given["inputs_embeds"][..., 0]
         n_rows, n = tokens.shape[:2]
-        self._offset = self._length(kwargs.get("past_key_values"), n)
+        self._offset = self._length(next((given[c] for c in _CACHE_NAMES if given.get(c) is not None), None), n)
         self._last = self._offset + n - 1
         if self._offset > 0:
             self._previous, self._fresh = None, True
@@ -72,7 +77,7 @@ class Passes(threading.local):
             tokens = tokens.detach().cpu()
             self._fresh = not self._continues(tokens)
             if self._fresh:
-                self._new_prompt(tokens, kwargs.get("attention_mask"), kwargs.get("logits_to_keep"))
+                self._new_prompt(tokens, given.get("attention_mask"), given.get("logits_to_keep"))
             self._previous = tokens
         last = self._last
         self._newest_only = (n == 1 and self._latest <= last) or self._earliest == self._latest == last
@@ -134,6 +139,13 @@ class Passes(threading.local):
             shown[:, :-1] = False
         on_cpu = edit._replace(**{k: v.detach().cpu() for k, v in edit._asdict().items() if isinstance(v, Tensor)})
         return TraceRecord(self._call, on_cpu, columns, shown, self._padding)
+
+
+def _named(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a pass by their names."""
+    if len(args) < 2:
+        return {"input_ids": args[0], **kwargs} if args else kwargs
+    return {**dict(zip(inspect.signature(module.forward).parameters, args)), **kwargs}
 
 
 def _real(mask: Any, n_rows: int, n: int) -> Bool[Tensor, "batch pos"] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, Cache, PreTrainedModel
 
 import radiant_lens as rl
 from radiant_lens.policies.gates import HeadScores
@@ -68,6 +69,12 @@ def random_model(model_type: str, *, seed: int = 0, **changes: Any) -> PreTraine
             parameter.add_(0.1 * torch.randn_like(parameter))
     model.config.architectures = [type(model).__name__]
     return model
+
+
+def on_cache(model: PreTrainedModel, cache: Cache) -> dict[str, Cache]:
+    """A cache by the name that the installed transformers has for it."""
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    return {name: cache}
 
 
 def shape(model: PreTrainedModel) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_models import random_model, random_steering, shape
+from plain_models import on_cache, random_model, random_steering, shape
 from transformers import DynamicCache
 
 import radiant_lens as rl
@@ -127,12 +127,12 @@ def test_a_cache_does_not_matter(plain, row, more, gate):
             expected = plain(whole).logits[:, n - 1 :]
         with rl.steer(plain, steering):
             cache = DynamicCache()
-            steps = [plain(whole[:, :n], past_key_values=cache).logits[:, -1:]]
-            steps += [plain(whole[:, i : i + 1], past_key_values=cache).logits for i in range(n, n + len(more))]
+            steps = [plain(whole[:, :n], **on_cache(plain, cache)).logits[:, -1:]]
+            steps += [plain(whole[:, i : i + 1], **on_cache(plain, cache)).logits for i in range(n, n + len(more))]
         with rl.steer(plain, steering):
             cache = DynamicCache()
-            first = plain(whole[:, :n], past_key_values=cache).logits[:, -1:]
-            at_once = torch.cat([first, plain(whole[:, n:], past_key_values=cache).logits], dim=1)
+            first = plain(whole[:, :n], **on_cache(plain, cache)).logits[:, -1:]
+            at_once = torch.cat([first, plain(whole[:, n:], **on_cache(plain, cache)).logits], dim=1)
         with rl.steer(plain, steering):
             growing = [plain(whole[:, : n + i]).logits[:, -1:] for i in range(len(more) + 1)]
     for found in (torch.cat(steps, 1), at_once, torch.cat(growing, 1)):

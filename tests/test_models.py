@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 import radiant_lens as rl
 from radiant_lens.datasets.world import make_fact_world, vocabulary
@@ -87,3 +90,19 @@ def test_a_tokenizer_that_was_never_saved_is_refused_with_the_remedy(foreign_fol
     made.save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert rl.load_model(foreign_folder, tokenizer=tokenizer).tokenizer.get_vocab() == made.get_vocab()
+
+
+@pytest.mark.parametrize("filled", [True, False])
+def test_a_bridge_that_does_not_fill_the_cache_is_refused(foreign_folder, monkeypatch, filled):
+    """As TransformerLens 4.3 does with transformers 5.24, where the cache has another name."""
+    bridge = rl.load_model(foreign_folder)
+    made = DynamicCache()
+    if filled:
+        made.update(torch.zeros(1, 4, 1, 8), torch.zeros(1, 4, 1, 8), 0)
+
+    def forward(input_ids, cache=None, use_cache=None):
+        return SimpleNamespace(cache=made)
+
+    monkeypatch.setattr(bridge.original_model, "forward", forward)
+    with nullcontext() if filled else pytest.raises(ModelLoadError, match="leaves the KV cache of .* empty"):
+        assert rl.load_model(bridge) is bridge

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from plain_models import random_model, random_steering, shape
+from plain_models import on_cache, random_model, random_steering, shape
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -18,6 +18,7 @@ from transformers import (
 )
 
 import radiant_lens as rl
+from radiant_lens.passes import Calls, Passes
 from radiant_lens.tiny import model_folder
 
 MODES = {
@@ -201,13 +202,36 @@ def test_several_tokens_on_a_cache_continue_the_prompt(plain, ids, kind):
         expected = plain(tokens).logits
     cache = DynamicCache() if kind == "dynamic" else StaticCache(config=plain.config, max_cache_len=n + 8)
     with torch.no_grad(), rl.steer(plain, steering):
-        plain(tokens[:, : n - 4], past_key_values=cache)
+        plain(tokens[:, : n - 4], **on_cache(plain, cache))
         if kind == "dynamic":
-            plain(tokens[:, n - 4 :].flip(1), past_key_values=cache)
+            plain(tokens[:, n - 4 :].flip(1), **on_cache(plain, cache))
             cache.crop(-4)
-        several = plain(tokens[:, n - 4 : n - 1], past_key_values=cache).logits
-        last = plain(tokens[:, n - 1 :], past_key_values=cache).logits
+        several = plain(tokens[:, n - 4 : n - 1], **on_cache(plain, cache)).logits
+        last = plain(tokens[:, n - 1 :], **on_cache(plain, cache)).logits
     torch.testing.assert_close(torch.cat([several, last], 1), expected[:, n - 4 :], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_a_cache_goes_on_with_its_prompt_by_either_of_its_names(plain, ids, name):
+    tokens = ids(PROMPTS[1], return_tensors="pt")["input_ids"]
+    cache, calls = DynamicCache(), Calls()
+    plain(tokens, **on_cache(plain, cache))
+    passes = Passes(None, None, calls)
+    passes.begin(plain, (tokens,), {})
+    for given, expected in ({name: cache}, 1), ({"no_such_cache": cache}, 2):
+        passes.begin(plain, (tokens[:, -1:],), given)
+        assert calls.n == expected
+
+
+def test_a_mask_given_without_its_name_counts(plain, ids, always):
+    batch = ids(PROMPTS, return_tensors="pt", padding=True, padding_side="right")
+    tokens, mask = batch["input_ids"], batch["attention_mask"]
+    with torch.no_grad(), rl.steer(plain, always):
+        named, unnamed = plain(tokens, attention_mask=mask).logits, plain(tokens, mask).logits
+        unmasked = plain(tokens).logits
+    n = int(mask[0].sum())
+    assert torch.equal(named, unnamed)
+    assert (named - unmasked)[0, n - 1].abs().max() > 0.1
 
 
 def test_a_cache_from_before_the_block_is_continued(plain, ids):
@@ -217,9 +241,9 @@ def test_a_cache_from_before_the_block_is_continued(plain, ids):
         with rl.steer(plain, steering):
             expected = plain(tokens).logits[:, -1]
         cache = DynamicCache()
-        plain(tokens[:, :-3], past_key_values=cache)
+        plain(tokens[:, :-3], **on_cache(plain, cache))
         with rl.steer(plain, steering):
-            found = plain(tokens[:, -3:], past_key_values=cache).logits[:, -1]
+            found = plain(tokens[:, -3:], **on_cache(plain, cache)).logits[:, -1]
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
