@@ -91,7 +91,7 @@ def _weight_hashes(model: AnyModel) -> list[str]:
     """
     # Every `steer` waits for this: one copy for each kind of sample, however many parameters there are.
     samples: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
-    for sample in _samples(plain_model(model), _copies(model) if isinstance(model, TransformerBridge) else ()):
+    for sample in _samples(plain_model(model), _copies(model) if isinstance(model, TransformerBridge) else set()):
         samples[sample.device, sample.dtype].append(sample)
     fetched = [(torch.cat(parts).cpu().float(), [len(part) for part in parts]) for parts in samples.values()]
     return [
@@ -110,14 +110,12 @@ def _hash(samples: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join(sorted(samples))).hexdigest()[:16]
 
 
-def _samples(model: torch.nn.Module, skipped: tuple[str, ...]) -> Iterator[Tensor]:
-    """The beginning of every parameter whose name does not begin as skipped; those that are offloaded are fetched."""
-    seen: set[int] = set()
+def _samples(model: torch.nn.Module, copies: set[int]) -> Iterator[Tensor]:
+    """The beginning of every parameter that is no copy; those that are offloaded are fetched."""
     offloaded: dict[str, list[str]] = defaultdict(list)
-    for name, p in model.named_parameters(remove_duplicate=False):
-        if id(p) in seen or name.startswith(skipped):
+    for name, p in model.named_parameters():
+        if id(p) in copies:
             continue
-        seen.add(id(p))
         if p.is_meta:
             module, _, key = name.rpartition(".")
             offloaded[module].append(key)
@@ -134,16 +132,17 @@ def _samples(model: torch.nn.Module, skipped: tuple[str, ...]) -> Iterator[Tenso
             yield from [getattr(module, k).flatten()[:64].clone() for k in keys if f"{plain}.{k}" not in tied]
 
 
-def _copies(bridge: TransformerBridge) -> tuple[str, ...]:
-    """Beginnings of the names of parameters that hold parts of a matrix which serves several purposes, beside it."""
+def _copies(bridge: TransformerBridge) -> set[int]:
+    """Identities of the parameters that hold parts of a matrix which serves several purposes, beside it."""
     parts = {JointQKVAttentionBridge: ("q", "k", "v"), JointGateUpMLPBridge: ("gate", "in")}
-    return tuple(
-        f"{name}.{part}."
-        for name, module in plain_model(bridge).named_modules()
+    return {
+        id(p)
+        for module in plain_model(bridge).modules()
         for kind, copied in parts.items()
         if isinstance(module, kind)
         for part in copied
-    )
+        for p in getattr(module, part).parameters()
+    }
 
 
 def require_same(expected: dict[str, Any], model: AnyModel) -> None:

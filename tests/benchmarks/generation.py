@@ -79,26 +79,41 @@ def detector_alone(steering: rl.Steering, layer: int) -> Callable:
     return detect
 
 
+class Probe(torch.nn.Module):
+    """One head's probability of being undesirable."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(len(weight), 1)
+        self.linear.weight.data, self.linear.bias.data = weight[None].clone(), bias[None].clone()
+
+    def forward(self, a: torch.Tensor) -> torch.Tensor:
+        return self.linear(a).sigmoid()
+
+
 def naive(steering: rl.Steering, layer: int) -> Callable:
-    """The layer as the paper's code edits it: head by head, constants made anew from arrays at every token."""
-    arrays = {
-        site.head: (
-            steering.scores.weights[site].numpy(),
-            float(steering.scores.biases[site]),
-            mapped.G.numpy(),
-            mapped.g.numpy(),
-        )
-        for site, mapped in steering.maps().items()
+    """The layer as the paper's released code proceeds at every token: two loops over heads.
+
+    The first asks each head's probe, a module that is moved to the device, for its vote; the second makes the constants
+    of each head anew from arrays and moves those rows whose head and layer vote, if there are any.
+    """
+    heads = {
+        site.head: (Probe(steering.scores.weights[site], steering.scores.biases[site]), m.G.numpy(), m.g.numpy())
+        for site, m in steering.maps().items()
         if site.layer == layer
     }
+    threshold = int(steering.scores.thresholds[layer])
 
     def edit(z: torch.Tensor, hook: object) -> torch.Tensor:
-        z = z.clone()
-        for head, (theta, bias, matrix, shift) in arrays.items():
-            a = z[:, -1, head]
-            gate = a @ torch.tensor(theta).to(z) + bias >= 0
-            moved = a @ torch.tensor(matrix).to(z).T + torch.tensor(shift).to(z)
-            z[:, -1, head] = torch.where(gate[:, None], moved, a)
+        votes = [probe.to(z.device)(z[:, -1, head]) > 0.5 for head, (probe, _, _) in heads.items()]
+        votes = torch.cat(votes, dim=1)
+        layer_votes = votes.sum(1) >= threshold
+        for own, (head, (_, matrix, shift)) in zip(votes.T, heads.items()):
+            matrix, shift = torch.tensor(matrix).to(z), torch.tensor(shift).to(z)
+            rows = own & layer_votes
+            if rows.sum().item() > 0:
+                a = z[rows, -1, head]
+                z[rows, -1, head] += a @ matrix.T + shift - a
         return z
 
     return edit
