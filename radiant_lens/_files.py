@@ -24,7 +24,9 @@ from radiant_lens.errors import ArtefactError, OutputError
 TENSORS, META = "tensors.safetensors", "meta.json"
 _CARD = "README.md"
 ARTEFACT_FILES = (TENSORS, META, _CARD)
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+UNHASHED = "not taken"
+"""In place of the hash of tensors that were written piece by piece."""
 
 
 def save_folder(
@@ -179,8 +181,9 @@ def load_folder(path: str | Path, kind: str, *, verify: bool = True) -> tuple[di
     try:
         meta = parsed(json.loads, (path / META).read_text(encoding="utf-8"))
         _check_head(meta, path, kind)
-        tensors, saved_as = load_file(path / TENSORS), meta.pop("sha256", None)
-        if verify and saved_as is not None and saved_as != _digest(path / TENSORS):
+        # The first format had no hash at first; since then one that is missing was lost.
+        tensors, saved_as = load_file(path / TENSORS), meta.pop("sha256", UNHASHED if meta["format"] == 1 else None)
+        if verify and saved_as != UNHASHED and saved_as != _digest(path / TENSORS):
             raise ArtefactError(f"The saved {kind} at {str(path)!r} is damaged: {TENSORS} is not what was saved.")
         return tensors, meta
     except ArtefactError:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from radiant_lens._files import META, TENSORS, parsed, write_errors, write_meta, write_text
+from radiant_lens._files import META, TENSORS, UNHASHED, parsed, write_errors, write_meta, write_text
 from radiant_lens.errors import ArtefactError
 
 _PLAN, _DONE = "plan.json", "shard-*.done"
@@ -114,7 +114,7 @@ class CacheStore:
     def finish(self, meta: Mapping[str, Any]) -> None:
         """Make the folder a head cache; the marks have served."""
         with write_errors(self.path, _KEPT):
-            write_meta(self.path, _KIND, meta)
+            write_meta(self.path, _KIND, {"sha256": UNHASHED, **meta})
         self.tidy()
 
     def tidy(self) -> None:

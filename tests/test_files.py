@@ -151,6 +151,16 @@ def test_a_later_format_is_named_even_where_its_files_have_other_names(saved):
         load_folder(saved, "thing")
 
 
+def test_a_hash_that_was_lost_is_missed_but_not_in_the_first_format(saved):
+    meta = json.loads((saved / "meta.json").read_text())
+    del meta["sha256"]
+    (saved / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(ArtefactError, match="damaged: tensors.safetensors is not what was saved"):
+        load_folder(saved, "thing")
+    rewrite_meta(saved, format=1)
+    assert load_folder(saved, "thing")[0].keys() == TENSORS.keys()
+
+
 @pytest.mark.parametrize("version", [None, "1"])
 def test_a_format_that_is_no_number_is_refused(saved, version):
     rewrite_meta(saved, format=version)

@@ -209,6 +209,23 @@ def test_every_head_needs_its_certificate(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"policy": 0.5}, "`policy` must be a dict; got float 0.5"),
+        ({"model": None}, "`model` must be a dict; got NoneType"),
+        ({"seen_groups": [1]}, "`seen_groups` must hold str alone; got 1"),
+        ({"gamma": "much"}, "`gamma` must be an int or a float or a NoneType; got str 'much'"),
+    ],
+)
+def test_a_steering_of_other_provenance_is_incomplete(tmp_path, change, words):
+    path = random_steering(2, 2, 3).save(tmp_path / "it")
+    meta = json.loads((path / "meta.json").read_text())
+    (path / "meta.json").write_text(json.dumps({**meta, "meta": {**meta["meta"], **change}}))
+    with pytest.raises(ArtefactError, match=f"is incomplete: {words}"):
+        rl.Steering.load(path)
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"parts": {}},

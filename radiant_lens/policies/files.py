@@ -85,7 +85,7 @@ def _checked(tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]
         _check_axes(stored, {"site": len(sites), "d_head": d_head})
     if len(meta["certificates"]) != len(sites):
         raise InvalidArgumentError(f"{len(sites)} heads need as many certificates; got {len(meta['certificates'])}")
-    _checks.each("meta", [meta["meta"]], dict)
+    _check_provenance(meta["meta"])
     return {
         "sites": sites,
         "head_maps": head_maps,
@@ -95,6 +95,15 @@ def _checked(tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]
         "trust": trusted,
         "meta": meta["meta"],
     }
+
+
+def _check_provenance(meta: Any) -> None:
+    """What is read of it by name is of the kind that is read."""
+    _checks.instance("meta", meta, dict)
+    for name in ("policy", "detector", "model", "metrics", "versions"):
+        _checks.instance(name, meta.get(name, {}), dict)
+    _checks.each("seen_groups", meta.get("seen_groups", []), str)
+    _checks.instance("gamma", meta.get("gamma"), (int, float, type(None)))
 
 
 def _check_axes(stored: HeadMaps | TrustRegion, sizes: dict[str, int]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import radiant_lens as rl
+from radiant_lens._files import FORMAT_VERSION
 from radiant_lens.errors import ArtefactError, InvalidArgumentError, UnknownNameError
 from radiant_lens.evaluation import Verdict, get_judge, pool
 from radiant_lens.evaluation.answers import answer_table, judge_table, verdict_parts
@@ -225,7 +226,7 @@ def test_what_cannot_be_loaded(plain, tmp_path):
     for text, words in (
         (whole[:-40], "cannot be read"),
         (whole.replace('"kind": "evaluation"', '"kind": "steering"'), "is not a saved evaluation"),
-        (whole.replace('"format": 1', '"format": 99'), "has format 99; .* update radiant-lens"),
+        (whole.replace(f'"format": {FORMAT_VERSION}', '"format": 99'), "has format 99; .* update radiant-lens"),
         (json.dumps({k: v for k, v in json.loads(whole).items() if k != "table"}), "is damaged: KeyError"),
         (whole.replace('"condition"', '"state"', 1), "is damaged: TypeError"),
     ):

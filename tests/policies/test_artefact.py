@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import radiant_lens as rl
+from radiant_lens._files import FORMAT_VERSION
 from radiant_lens.errors import ArtefactError, InvalidArgumentError, ModelMismatchError
 from radiant_lens.identity import signature
 from radiant_lens.tiny import model_folder
@@ -22,7 +23,7 @@ def test_what_a_saved_steering_says_of_itself(steering, experiment, tmp_path):
     path = steering.save(tmp_path / "mine", metrics={"correct": {"value": 0.7, "low": 0.6, "high": 0.8}})
     saved = json.loads((path / "meta.json").read_text())
     meta = saved["meta"]
-    assert saved["format"] == 1
+    assert saved["format"] == FORMAT_VERSION
     assert saved["hook"] == "blocks.{layer}.attn.hook_z"
     assert meta["model"]["name"] == "tiny"
     assert {"revision", "config", "weights", "dtype"} <= set(meta["model"])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -255,8 +256,14 @@ def test_a_study_killed_in_the_middle_goes_on_where_it_was(tmp_path):
 
 def children(pid: int) -> set[int]:
     """Processes that compute cells (the other child keeps account of shared resources)."""
-    found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return {int(line.split()[0]) for line in found.stdout.splitlines() if "spawn_main" in line}
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            # The name in parentheses may hold spaces; the parent is the second field after it.
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid and b"spawn_main" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return set(found)
 
 
 def alive(pid: int) -> bool:
