@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from radiant_lens.ranks import moments_rank
+from radiant_lens.ranks import fitting_rank
 
 PART_BYTES = 2**24
 
@@ -123,7 +123,7 @@ def parts(shape: Sequence[int]) -> Iterator[slice]:
 
 def masked_mean(x: Rows, mask: Bool[Tensor, " example *batch"]) -> Float[Tensor, "*batch d"]:
     """Mean of the masked rows in float64; zeros where there are none."""
-    rank, total = moments_rank(), torch.zeros(tuple(x.shape[1:]), dtype=torch.float64, device=mask.device)
+    rank, total = fitting_rank(), torch.zeros(tuple(x.shape[1:]), dtype=torch.float64, device=mask.device)
     for part in rank.part(list(parts(x.shape))):
         total += torch.einsum("n...,n...d->...d", mask[part].double(), x[part].double())
     return rank.sum(total) / mask.sum(0).clamp_min(1)[..., None]
@@ -145,7 +145,7 @@ def masked_moments(x: Rows, mask: Bool[Tensor, " example *batch"], *, shrink_bel
     count, mean = mask.sum(0).double(), masked_mean(x, mask)
     safe = count.clamp_min(1)
     covariance = torch.zeros((*mean.shape, mean.shape[-1]), dtype=torch.float64, device=mean.device)
-    rank, fourth = moments_rank(), torch.zeros_like(count)
+    rank, fourth = fitting_rank(), torch.zeros_like(count)
     for part in rank.part(list(parts(x.shape))):
         centred = (x[part].double() - mean) * mask[part].double()[..., None]
         covariance += torch.einsum("n...i,n...j->...ij", centred, centred)

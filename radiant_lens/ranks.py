@@ -104,13 +104,13 @@ def alone() -> Generator[None]:
 
 @contextmanager
 def together() -> Generator[None]:
-    """Share the reading of activations meanwhile: moments are sums over the parts that each rank has read.
+    """Share fits meanwhile: each rank reads some of the activations for moments, and fits and solves for some heads.
 
     Every rank must make the same fits, of the same cache. Outside, a rank may fit by itself what the others do not.
 
     Example:
         >>> with together():
-        ...     pass  # steering = policy.fit(HeadCache.load("store"), detector)
+        ...     pass  # detector.fit(cache, validation), policy.fit(cache, detector); cache = HeadCache.load("store")
     """
     token = _TOGETHER.set(True)
     try:
@@ -119,22 +119,25 @@ def together() -> Generator[None]:
         _TOGETHER.reset(token)
 
 
-def moments_rank() -> Rank:
-    """Who reads a share of the activations: this rank inside `together`, else a process by itself."""
+def fitting_rank() -> Rank:
+    """Who does a share of a fit: this rank inside `together`, else a process by itself."""
     return this_rank() if _TOGETHER.get() else Rank(0, 1)
 
 
-def shared(items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[Result]]) -> list[Result]:
+def shared(
+    items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[Result]], rank: Rank | None = None
+) -> list[Result]:
     """One result for each item: every rank works on every n-th item, and all get all results in order.
 
     Args:
         items: the same in every rank.
         work: from some of the items to their results; not called without items.
+        rank: who does a share; default this rank.
 
     Raises:
         RankError: another rank has died.
     """
-    rank = this_rank()
+    rank = this_rank() if rank is None else rank
     mine = items[rank.number :: rank.n]
     with alone():
         done = list(work(mine)) if len(mine) else []

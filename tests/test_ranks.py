@@ -22,6 +22,8 @@ import torch
 import radiant_lens as rl
 from radiant_lens import linalg, ranks
 from radiant_lens.errors import RankError
+from radiant_lens.policies import solutions
+from radiant_lens.policies._problem import UncertifiedError
 from radiant_lens.ranks import Rank, alone, launched, shared, this_rank
 from radiant_lens.studies import Study, grid
 
@@ -239,34 +241,52 @@ def test_accelerate_launches_as_well(model, data, tmp_path, launch):
 MOMENTS = """
 import sys
 import radiant_lens as rl
-from radiant_lens import linalg
+from radiant_lens import detectors, linalg
 from radiant_lens.ranks import this_rank, together
 
-linalg.PART_BYTES = 2**12
-rank = this_rank()
+# Several parts of the activations, and of the heads.
+linalg.PART_BYTES = detectors.parts.HEADS_BYTES = 2**12
+rank, n_fits, fit_heads = this_rank(), 0, detectors.detector.fit_heads
 cache = rl.HeadCache.load(sys.argv[1])
-detector = rl.RiskAwareDetector().fit(cache)
-policy = rl.RadiantPolicy(gamma=0.05, heads=4)
 
-if rank.number == 0:
-    policy.fit(cache, detector).save(sys.argv[2] + "-alone")
-with together():
-    policy.fit(cache, detector).save(f"{sys.argv[2]}-{rank.number}")
+def counting(*args, **kwargs):
+    global n_fits
+    n_fits += 1
+    return fit_heads(*args, **kwargs)
+
+def fit(name, heads):
+    detector = rl.RiskAwareDetector().fit(cache)
+    for geometry in ("mahalanobis", "procrustes"):
+        policy = rl.RadiantPolicy(gamma=0.05, heads=heads, geometry=geometry)
+        policy.fit(cache, detector).save(f"{sys.argv[2]}-{geometry}-{heads}-{name}")
+
+detectors.detector.fit_heads = counting
+for heads in (1, 3):
+    if rank.number == 0:
+        fit("alone", heads)
+        assert n_fits == 6
+    n_fits = 0
+    with together():
+        fit(rank.number, heads)
+    assert n_fits == 3
+    n_fits = 0
 """
 
 
-def test_ranks_fit_a_policy_together(gaussian_cache, tmp_path, launch):
+def test_ranks_fit_detectors_and_policies_together(gaussian_cache, tmp_path, launch):
     gaussian_cache(400).save(tmp_path / "cache")
     (tmp_path / "script.py").write_text(MOMENTS)
     finished = launch(tmp_path / "cache", tmp_path / "steering")
     assert finished.returncode == 0, finished.stderr
-    steerings = {name: rl.Steering.load(tmp_path / f"steering-{name}") for name in ("alone", 0, 1)}
     z = gaussian_cache(50, seed=1).z
-    for layer in steerings["alone"].layers:
-        expected = steerings["alone"].edit(z[:, layer], layer)
-        assert not torch.equal(expected, z[:, layer])
-        for number in (0, 1):
-            torch.testing.assert_close(steerings[number].edit(z[:, layer], layer), expected, rtol=1e-4, atol=1e-5)
+    # One head: a rank has none to solve for.
+    for kind in (f"{geometry}-{heads}" for geometry in ("mahalanobis", "procrustes") for heads in (1, 3)):
+        alone, *both = (rl.Steering.load(tmp_path / f"steering-{kind}-{name}") for name in ("alone", 0, 1))
+        for layer in alone.layers:
+            expected = alone.edit(z[:, layer], layer)
+            assert not torch.equal(expected, z[:, layer])
+            for found in both:
+                torch.testing.assert_close(found.edit(z[:, layer], layer), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("shrink_below", [0.0, 1e9])
@@ -288,7 +308,7 @@ def test_moments_are_sums_over_what_each_rank_has_read(monkeypatch, shrink_below
         here.rank = Rank(number, 3)
         return linalg.masked_moments(x, mask, shrink_below=shrink_below)
 
-    monkeypatch.setattr(linalg, "moments_rank", lambda: here.rank)
+    monkeypatch.setattr(linalg, "fitting_rank", lambda: here.rank)
     monkeypatch.setattr(Rank, "sum", add)
     with ThreadPoolExecutor(3) as pool:
         for found in pool.map(turn, range(3)):
@@ -296,6 +316,17 @@ def test_moments_are_sums_over_what_each_rank_has_read(monkeypatch, shrink_below
             torch.testing.assert_close(found.covariance, expected.covariance)
     monkeypatch.setattr(Rank, "sum", lambda self, mine: mine)
     assert not torch.allclose(turn(1).mean, expected.mean)
+
+
+def test_a_problem_that_a_rank_cannot_solve_has_its_place_among_all(monkeypatch):
+    def failing(x):
+        assert x.tolist() == [2, 3, 4]
+        raise UncertifiedError("no", [(0,), (2,)])
+
+    monkeypatch.setattr(solutions, "fitting_rank", lambda: Rank(1, 2))
+    with pytest.raises(UncertifiedError) as failed:
+        solutions.solved(failing, torch.arange(5))
+    assert failed.value.index == [(2,), (4,)]
 
 
 # Refusals

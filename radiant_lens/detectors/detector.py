@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +13,11 @@ from torch import Tensor
 from radiant_lens import _checks
 from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
-from radiant_lens.detectors.heads import LOSSES, fit_heads
+from radiant_lens.detectors.heads import LOSSES, AffineScores, fit_heads
 from radiant_lens.detectors.parts import Part, head_chunks
 from radiant_lens.detectors.votes import VOTE_RULES, LayerVotes, VotingData, choose_thresholds
 from radiant_lens.errors import InvalidArgumentError, NotFittedError
+from radiant_lens.ranks import fitting_rank, shared
 from radiant_lens.risks import ErrorRates, benjamini_hochberg, detection_p_values, error_rates
 from radiant_lens.sites import hook_name, layer_of
 
@@ -162,20 +163,24 @@ class RiskAwareDetector(BaseEstimator):
     def _fit_scores(
         self, train: Part, stop: Part
     ) -> tuple[Float[Tensor, "layer head d_head"], Float[Tensor, "layer head"]]:
-        """All heads together, or as many at a time as memory is meant to hold."""
+        """All heads together, or as many at a time as memory is meant to hold; ranks fit `together`."""
         n_layers, n_heads, d_head = train.cache.z.shape[1:]
-        fitted = [
-            fit_heads(
-                train.sample(heads),
-                loss=self.loss,
-                fnr_weight=self.fnr_weight,
-                stop=stop.sample(heads),
-                l2=self.l2,
-                max_iterations=self.max_iterations,
-            )
-            for heads in head_chunks(n_layers * n_heads, len(train.index) + len(stop.index), d_head)
-        ]
-        weights, biases = (torch.cat(tensors) for tensors in zip(*fitted))
+
+        def fit(chunks: Sequence[slice]) -> list[AffineScores]:
+            return [
+                fit_heads(
+                    train.sample(heads),
+                    loss=self.loss,
+                    fnr_weight=self.fnr_weight,
+                    stop=stop.sample(heads),
+                    l2=self.l2,
+                    max_iterations=self.max_iterations,
+                )
+                for heads in chunks
+            ]
+
+        chunks = head_chunks(n_layers * n_heads, len(train.index) + len(stop.index), d_head)
+        weights, biases = (torch.cat(tensors) for tensors in zip(*shared(chunks, fit, fitting_rank())))
         return weights.unflatten(0, (n_layers, n_heads)), biases.unflatten(0, (n_layers, n_heads))
 
     def _choose_votes(self, test: Part, flags: Bool[Tensor, "example layer head"]) -> LayerVotes:

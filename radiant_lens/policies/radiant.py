@@ -23,7 +23,7 @@ from radiant_lens.policies.choosing import HeadChoice, HeadSample, assemble, pre
 from radiant_lens.policies.gates import GATES, TrustRegion
 from radiant_lens.policies.maps import Certificate, DenseMaps, HeadMaps, RankOneMaps
 from radiant_lens.policies.procrustes import solve_procrustes
-from radiant_lens.policies.solutions import ProcrustesSolution, TransportSolution
+from radiant_lens.policies.solutions import ProcrustesSolution, TransportSolution, solved
 from radiant_lens.policies.steering import Steering
 from radiant_lens.policies.transport import solve_transport
 
@@ -151,15 +151,16 @@ class RadiantPolicy:
         spread = quadratic_form(sample.weights, desirable.covariance).sqrt()
         # Without a floor the image would lie on the boundary itself.
         biases = sample.biases if self.floor else sample.biases + 1e-3 * spread
-        problem = (moments.mean, moments.covariance, sample.weights, biases, kappa)
+        problem = (moments.mean, moments.covariance, sample.weights, biases, torch.full_like(biases, kappa))
         try:
             if self.geometry == "procrustes":
-                solution = solve_procrustes(*problem, floor=desirable.covariance if self.floor else None)
+                floor = desirable.covariance if self.floor else None
+                solution = solved(solve_procrustes, *problem, floor=floor)
                 eye = torch.eye(sample.weights.shape[-1], dtype=torch.float64)
                 maps: HeadMaps = DenseMaps(solution.G - eye, solution.g)
             else:
                 metric = sample.within_class_covariance() if self.geometry == "mahalanobis" else None
-                solution = solve_transport(*problem, metric=metric, floor_std=spread if self.floor else None)
+                solution = solved(solve_transport, *problem, metric=metric, floor_std=spread if self.floor else None)
                 maps = rank_one(solution)
         except UncertifiedError as error:
             raise _naming_heads(error, sample) from error
