@@ -111,9 +111,9 @@ class RankOneEditor(LayerEditor):
         """The activations after the edit: all heads', split (`*batch head d_head`) or not (`*batch d_in`)."""
         flat, rows = z.reshape(-1, self.rows.shape[1]), self.rows
         if flat.dtype == rows.dtype:
-            return torch.addmm(flat, self._gated(flat)[2], rows).view(z.shape)
+            return torch.addmm(flat, self._gated(flat)[2], rows).view_as(z)
         change = self._gated(flat.to(rows.dtype))[2] @ rows
-        return (flat + change.to(flat.dtype)).view(z.shape)
+        return (flat + change.to(flat.dtype)).view_as(z)
 
 
 def make_editor(

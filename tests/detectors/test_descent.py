@@ -208,3 +208,17 @@ def test_the_penalty_on_the_starting_weights_counts():
     begin = torch.tensor([3.0, -2.0, 1.0, 2.0, 0.0], dtype=x.dtype).repeat(3, 1)
     end = minimize(x, logistic(sign), begin, l2=5.0, max_iterations=1)
     assert bool((objective(x, logistic(sign), end, 5.0) < 0.9 * objective(x, logistic(sign), begin, 5.0)).all())
+
+
+def test_one_step_in_the_exact_metric_solves_least_squares():
+    """Far from the origin, where the metric's entries between weights and bias matter, and near the solution."""
+    x, target = problem()[0] + 2.0, torch.linspace(-0.01, 0.03, 60, dtype=torch.float64)
+
+    def squares(scores):
+        return 0.5 * (scores - target).square().sum(1), scores - target
+
+    found = solve(x, squares, l2=0.3, max_iterations=1, curvature=torch.ones_like)
+    wide = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
+    penalty = torch.diag(torch.tensor([0.3] * 4 + [0.0], dtype=x.dtype))
+    expected = torch.linalg.solve(wide.mT @ wide + penalty, (wide.mT @ target[:, None])[..., 0])
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-6)

@@ -245,6 +245,14 @@ def test_heads_that_flag_everything_are_counted_and_never_significant(gaussian_c
     assert f"{int(d.head_constant_.sum())} flag all or none" in str(d)
 
 
+@pytest.mark.parametrize("bias", [1e9, -1e9])
+def test_a_head_that_flags_all_or_none_is_constant_and_no_other(gaussian_cache, bias):
+    d = RiskAwareDetector().fit(gaussian_cache(60), gaussian_cache(60, seed=1))
+    assert not d.head_constant_.any()
+    d.biases_[1, 2] = bias
+    assert d.judge(gaussian_cache(60, seed=2)).head_constant_.nonzero().tolist() == [[1, 2]]
+
+
 def test_it_is_cloned_as_scikit_learn_does(fitted):
     copy = clone(RiskAwareDetector(fnr_weight=3.0, loss="lda", vote_layer=1))
     assert copy.get_params() == {**RiskAwareDetector().get_params(), "fnr_weight": 3.0, "loss": "lda", "vote_layer": 1}

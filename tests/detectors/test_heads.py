@@ -215,3 +215,17 @@ def test_with_weak_heads_a_great_weight_makes_flagging_everything_best():
     train, stop, test = (gaussians(n=600, shift=0.2, seed=seed) for seed in (0, 1, 2))
     assert bool((rates(fit_heads(train, loss="risk", fnr_weight=6.0, stop=stop), test).fpr > 0.95).all())
     assert bool((rates(fit_heads(train, loss="risk", fnr_weight=1.0, stop=stop), test).fpr < 0.95).all())
+
+
+def test_the_start_is_among_the_states_that_the_stop_half_chooses_from():
+    """Labels that the start gets all right: no later state is better."""
+    train, first = gaussians(shift=0.6), gaussians(n=800, shift=0.6, seed=5)
+    begin = fit_heads(train, loss="cross_entropy")
+    found = scores(begin, first)
+    sure = (found.abs() > 0.1).all(1) & ((found >= 0).all(1) | (found < 0).all(1))
+    stop = Sample(first.x[:, sure], (found[sure, 0] >= 0).long())
+    kept, last = fit_heads(train, stop=stop), fit_heads(train)
+    assert bool((rates(kept, stop).risk(1.0) == 0).all())
+    # Scores of another size are another state.
+    assert bool((last.weights.norm(dim=1) > 1.5 * begin.weights.norm(dim=1)).all())
+    torch.testing.assert_close(kept.weights, begin.weights, rtol=0.1, atol=1e-3)

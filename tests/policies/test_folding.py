@@ -70,6 +70,16 @@ def test_maps_without_a_constant_part_need_no_bias(tmp_path):
     assert "o_proj.bias" not in json.dumps(list(dict(model.named_parameters())))
 
 
+def test_a_constant_part_that_is_nought_in_places_is_folded():
+    model = random_model("gpt2")
+    steering = random_steering(*shape(model), gate="none", kind="dense", sites=[(0, 1)])
+    maps = steering.head_maps
+    steering = replace(steering, head_maps=replace(maps, shift=maps.shift * torch.tensor([0.0, 1, 1, 1, 1, 1, 1, 1])))
+    expected = edited_everywhere(model, steering)
+    steering.fold_into(model)
+    torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_folding_edits_the_prompt_too():
     model = random_model("gpt2")
     steering = random_steering(*shape(model), gate="none")

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from radiant_lens.policies.heldout import Events, certificate
+from radiant_lens.policies.heldout import Events, certificate, overall_counts
 
 
 @pytest.fixture
@@ -30,6 +30,17 @@ def test_shares_are_counted_by_hand(events):
     # P(at most 1 of 10) = 5% where (1 - p)^10 + 10 p (1 - p)^9 = 0.05.
     p = first.upper
     assert (1 - p) ** 10 + 10 * p * (1 - p) ** 9 == pytest.approx(0.05)
+
+
+def test_one_token_of_each_group_counts_by_the_seed():
+    """Of two tokens one is still flagged: which is counted is drawn anew for each seed, the same for the same."""
+    events, groups = (
+        Events(torch.ones(40, 1, dtype=torch.bool), torch.arange(40)[:, None] % 2 == 0),
+        torch.arange(40) // 2,
+    )
+    counts = [overall_counts(events, groups, seed=seed) for seed in (0, 0, 1, 2, 3)]
+    assert counts[0] == counts[1] == overall_counts(events, groups)
+    assert {n for _, n in counts} == {20} and len(set(counts)) > 1
 
 
 def test_a_head_that_is_never_gated_promises_nothing(events):

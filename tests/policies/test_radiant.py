@@ -65,6 +65,14 @@ def test_a_solution_that_is_not_certified_is_told_with_its_head(problem, geometr
         rl.RadiantPolicy(geometry=geometry, heads=[(0, 0), (0, 1)]).fit(cache, detector)
 
 
+def test_the_ridge_is_recorded(problem):
+    cache, detector, _ = problem
+    (certificate,) = rl.RadiantPolicy(heads=[(0, 1)]).fit(cache, detector).certificates
+    z = cache.z[detector.flags(cache)[:, 0, 1], 0, 1].double()
+    assert (certificate.n_flagged, certificate.shrunk) == (len(z), False)
+    assert certificate.ridge == pytest.approx(1e-6 * float(z.var(0, correction=0).mean()), rel=1e-4)
+
+
 def test_a_stronger_promise_moves_further_and_leaves_less(problem):
     cache, detector, held_out = problem
     results = []

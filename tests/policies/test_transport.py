@@ -392,6 +392,7 @@ def test_cantelli_margin_holds_for_skewed_and_heavy_tails(kind):
         ({"sigma": -torch.eye(2)}, InvalidArgumentError, "`sigma` must be positive semidefinite"),
         ({"sigma": torch.eye(3)}, InvalidArgumentError, r"`sigma` must end in axes \(2, 2\)"),
         ({"metric": -torch.eye(2)}, InvalidArgumentError, "`metric` must be positive definite"),
+        ({"metric": torch.zeros(2, 2)}, InvalidArgumentError, "`metric` must be positive definite"),
         ({"metric": torch.full((2, 2), float("nan"))}, DataError, "`metric` must be finite"),
         ({"metric": torch.eye(3)}, InvalidArgumentError, "`metric` must broadcast to shape"),
         ({"mu": torch.zeros(3, 2), "bias": torch.zeros(4)}, InvalidArgumentError, "Leading axes must broadcast"),
