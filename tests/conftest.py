@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import shape_checker
 import torch
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -19,6 +20,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 shape_checker.install("radiant_lens")
+# The same examples in every run; `--hypothesis-profile explore` looks for new ones.
+settings.register_profile("same", derandomize=True, database=None, deadline=None)
+settings.register_profile("explore", deadline=None, max_examples=500)
+settings.load_profile("same")
 
 import radiant_lens as rl
 from radiant_lens import studies

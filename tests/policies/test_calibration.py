@@ -9,7 +9,7 @@ import torch
 
 import radiant_lens as rl
 from radiant_lens.errors import GuaranteeError, InvalidArgumentError, LeakageError
-from radiant_lens.policies.calibration import RELATIVE_STEP
+from radiant_lens.policies.calibration import RELATIVE_STEP, Calibration
 from radiant_lens.risks import binomial_upper, groups_needed
 
 SHAPE = {"n_layers": 1, "n_heads": 2, "shift": 1.0}
@@ -102,3 +102,13 @@ def test_refusals(problem, options, words):
     cache, detector, part, _ = problem
     with pytest.raises(InvalidArgumentError, match=words):
         rl.RadiantPolicy(heads=[(0, 1)]).fit(cache, detector, calibrate=part, **options)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.99])
+def test_the_bound_has_the_confidence_that_was_asked_for(problem, confidence):
+    cache, detector, part, _ = problem
+    steering = rl.RadiantPolicy(gamma=0.05, heads=[(0, 1)]).fit(cache, detector)
+    share = steering.certify(part).overall
+    upper, n_groups = Calibration(part, 0.05, confidence, 1000.0).upper(steering)
+    assert upper == pytest.approx(binomial_upper(share.n_still_flagged, share.n_groups, confidence=confidence))
+    assert n_groups == share.n_groups and upper != pytest.approx(share.upper)

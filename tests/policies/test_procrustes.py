@@ -89,6 +89,21 @@ def test_two_scalar_roots_suffice_without_a_floor(monkeypatch, alignment):
             assert solve_procrustes(**problem).gap.abs().max() <= 1e-9
 
 
+@pytest.mark.parametrize(("mean", "size"), [(3.0, 10.0), (-0.999, 1e-3)])
+def test_the_gap_is_relative_to_the_value_and_at_least_to_a_thousandth_of_the_trace(monkeypatch, mean, size):
+    """One dimension, deviation 1, margin 1: from mean 3 all goes to the origin, from -0.999 hardly anything moves."""
+    problem = {"mu": torch.tensor([mean]), "sigma": torch.eye(1), "theta": torch.ones(1), "bias": 0.0, "margin": 1.0}
+    exact, solve_moving = solve_procrustes(**problem), procrustes._solve_moving
+    assert max(float(exact.value), 1e-3) == pytest.approx(size, rel=1e-4)
+
+    def with_a_lower_bound(*given):
+        root, bound = solve_moving(*given)
+        return root, bound - 1e-10
+
+    monkeypatch.setattr(procrustes, "_solve_moving", with_a_lower_bound)
+    assert float(solve_procrustes(**problem).gap - exact.gap) == pytest.approx(1e-10 / size, rel=1e-3)
+
+
 def test_missing_tolerance_names_the_problems(monkeypatch):
     problem = draw(8, 1e4, "other", "random", 1.645, 7)
     problem = {k: v.reshape(2, 3, *v.shape[1:]) if isinstance(v, torch.Tensor) else v for k, v in problem.items()}

@@ -15,7 +15,7 @@ from reference.conic import transport_value
 from radiant_lens.errors import DataError, InvalidArgumentError
 from radiant_lens.policies import transport
 from radiant_lens.policies._problem import UncertifiedError
-from radiant_lens.policies.transport import ScoreMoments, project_score, solve_transport
+from radiant_lens.policies.transport import ScoreMoments, _lower_bound, project_score, solve_transport
 
 CASES = st.fixed_dictionaries(
     {
@@ -181,6 +181,16 @@ def test_gap_is_measured_and_not_assumed(monkeypatch):
     monkeypatch.setattr(transport, "project_score", too_far)
     with pytest.raises(UncertifiedError, match=r"transport solver failed on 1 of 1 problems, the first at index \(\)"):
         solve_transport(**problem)
+
+
+@pytest.mark.parametrize(("mean", "size"), [(3.0, 10.0), (-0.999, 1e-3)])
+def test_the_gap_is_relative_to_the_value_and_at_least_to_a_thousandth_of_the_spread(monkeypatch, mean, size):
+    """One dimension, deviation 1, margin 1: from mean 3 all goes to the origin, from -0.999 hardly anything moves."""
+    problem = {"mu": torch.tensor([mean]), "sigma": torch.eye(1), "theta": torch.ones(1), "bias": 0.0, "margin": 1.0}
+    exact = solve_transport(**problem)
+    assert max(float(exact.value), 1e-3) == pytest.approx(size, rel=1e-4)
+    monkeypatch.setattr(transport, "_lower_bound", lambda *given: _lower_bound(*given) - 1e-10)
+    assert float(solve_transport(**problem).gap - exact.gap) == pytest.approx(1e-10 / size, rel=1e-3)
 
 
 def test_violated_constraint_is_refused_with_its_place(monkeypatch):
