@@ -121,6 +121,8 @@ def test_a_head_without_flagged_examples_is_left_alone(problem):
     shy.biases_[0, 0] = -1e6
     steering = rl.RadiantPolicy(heads=[(0, 0), (0, 1)]).fit(cache, shy)
     assert [c.method for c in steering.certificates] == ["identity", "mahalanobis"]
+    left = steering.certificates[0]
+    assert (left.value, left.gap, left.n_flagged) == (0.0, 0.0, 0) and math.isnan(left.slack)
     assert torch.equal(steering.edit(cache.z[:, 0], 0)[:, 0], cache.z[:, 0, 0])
     with pytest.raises(NothingToEditError, match="No training activation passes the gate"):
         rl.RadiantPolicy(heads=[(0, 0)]).fit(cache, shy)
