@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import radiant_lens as rl
 from radiant_lens import studies
+from radiant_lens._files import FORMAT_VERSION
 from radiant_lens.errors import (
     ArtefactError,
     DataError,
@@ -520,7 +521,7 @@ ARTEFACTS = [
           ArtefactError, "cannot be read"),
     Wrong("a pickle by another name", lambda w: rl.Steering.load(w.place / "pickled"), ArtefactError, "is damaged"),
     Wrong("a later format", lambda w: rl.Steering.load(w.place / "later"),
-          ArtefactError, "has format 99; this version reads up to 1: update radiant-lens"),
+          ArtefactError, f"has format 99; this version reads up to {FORMAT_VERSION}: update radiant-lens"),
     Wrong("a cache for a steering", lambda w: rl.Steering.load(w.place / "cache"),
           ArtefactError, "is not a saved steering"),
     Wrong("a path out of the folder", lambda w: rl.Steering.load(w.place / "climbing"),
