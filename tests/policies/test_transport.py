@@ -183,20 +183,16 @@ def test_gap_is_measured_and_not_assumed(monkeypatch):
         solve_transport(**problem)
 
 
-@pytest.mark.parametrize(("mean", "size"), [(6.0, 40.0), (-1.998, 4e-3)])
+@pytest.mark.parametrize(("mean", "size"), [(3.0, 10.0), (-0.999, 1e-3)])
 def test_the_gap_is_relative_to_the_value_and_at_least_to_a_thousandth_of_the_spread(monkeypatch, mean, size):
-    """One dimension, deviation 2, margin 1: from mean 6 all goes to the origin, from -1.998 hardly anything moves."""
-    problem = {
-        "mu": torch.tensor([mean]),
-        "sigma": 4 * torch.eye(1),
-        "theta": torch.ones(1),
-        "bias": 0.0,
-        "margin": 1.0,
-    }
+    """One dimension, deviation 1, weight 2, margin 1: from mean 3 all goes to the origin, from -0.999 hardly anywhere."""
+    one = torch.ones(1)
+    problem = {"mu": mean * one, "sigma": one[:, None], "theta": 2 * one, "bias": 0.0, "margin": 1.0}
     exact = solve_transport(**problem)
-    assert max(float(exact.value), 4e-3) == pytest.approx(size, rel=1e-4)
+    assert max(float(exact.value), 1e-3) == pytest.approx(size, rel=1e-4)
+    # Of scores; a unit of them is half a unit of activations.
     monkeypatch.setattr(transport, "_lower_bound", lambda *given: _lower_bound(*given) - 1e-10)
-    assert float(solve_transport(**problem).gap - exact.gap) == pytest.approx(1e-10 / size, rel=1e-3)
+    assert float(solve_transport(**problem).gap - exact.gap) == pytest.approx(1e-10 / 4 / size, rel=1e-3)
 
 
 def test_violated_constraint_is_refused_with_its_place(monkeypatch):
