@@ -185,7 +185,7 @@ def test_gap_is_measured_and_not_assumed(monkeypatch):
 
 @pytest.mark.parametrize(("mean", "size"), [(3.0, 10.0), (-0.999, 1e-3)])
 def test_the_gap_is_relative_to_the_value_and_at_least_to_a_thousandth_of_the_spread(monkeypatch, mean, size):
-    """One dimension, deviation 1, weight 2, margin 1: from mean 3 all goes to the origin, from -0.999 hardly anywhere."""
+    """One dimension, deviation 1, weight 2, margin 1: from 3 all goes to the origin, from -0.999 hardly far."""
     one = torch.ones(1)
     problem = {"mu": mean * one, "sigma": one[:, None], "theta": 2 * one, "bias": 0.0, "margin": 1.0}
     exact = solve_transport(**problem)
