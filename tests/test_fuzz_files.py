@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -308,3 +309,14 @@ def test_an_evaluation_too_deep_or_too_long_cannot_be_read(tmp_path, value, word
 def test_a_study_of_values_that_yaml_cannot_make_is_refused(tmp_path, value, words):
     with pytest.raises(DataError, match=f"Study file 's.yaml' cannot be read: .*{words}"):
         READERS["study"]().read(f"n_samples: {value}".encode(), tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), None], ids=["no number", "one too few"])
+def test_maps_that_are_not_one_finite_map_for_each_head_are_refused(tmp_path, value):
+    steering = random_steering(2, 2, 3)
+    maps = steering.head_maps
+    broken = maps.take(torch.arange(3)) if value is None else replace(maps, shift=maps.shift * value)
+    path = replace(steering, head_maps=broken).save(tmp_path / "it")
+    words = "`write` must have axes" if value is None else "`shift` must be finite"
+    with pytest.raises(ArtefactError, match=f"is incomplete: {words}"):
+        rl.Steering.load(path)

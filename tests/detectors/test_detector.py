@@ -382,3 +382,8 @@ def test_validation_data_of_one_group_cannot_be_halved(train, validation):
     one = altered(validation, group_names=("only",) * len(validation.texts))
     with pytest.raises(InvalidArgumentError, match="2 parts need as many groups; the data has 1"):
         RiskAwareDetector().fit(train, one)
+
+
+def test_validation_that_is_no_cache_is_refused(gaussian_cache):
+    with pytest.raises(InvalidArgumentError, match="`validation` must be a HeadCache"):
+        RiskAwareDetector().fit(gaussian_cache(20), gaussian_cache(20, seed=1).z)

@@ -235,3 +235,11 @@ def test_random_direction_of_resampling_is_refused(fitted):
 def test_refusals(fitted, policy, words):
     with pytest.raises(InvalidArgumentError, match=words):
         policy.fit(*fitted)
+
+
+@pytest.mark.parametrize("n_heads", [0, 2.5])
+def test_the_number_of_heads_that_iti_takes_is_checked_by_its_name(gaussian_cache, n_heads):
+    cache = gaussian_cache(60)
+    detector = rl.RiskAwareDetector().fit(cache, gaussian_cache(60, seed=1))
+    with pytest.raises(InvalidArgumentError, match="`n_heads` must be a whole number"):
+        rl.ITIPolicy(n_heads=n_heads).fit(cache, detector)

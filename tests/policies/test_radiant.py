@@ -234,3 +234,8 @@ def test_refusals_of_data(problem):
         rl.RadiantPolicy().fit(replace(cache, z=broken), detector)
     with pytest.raises(DataError, match="no undesirable"):
         rl.RadiantPolicy().fit(cache.select(cache.labels == 0), detector)
+
+
+def test_a_gate_is_checked_before_anything_is_fitted():
+    with pytest.raises(InvalidArgumentError, match="`gate` must be one of"):
+        rl.RadiantPolicy(gate="always").check()
