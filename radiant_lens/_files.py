@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,8 +116,9 @@ def write_errors(path: Path, kept: str = "what stood there is as it was") -> Gen
 
 def write_meta(folder: Path, kind: str, meta: Mapping[str, Any]) -> None:
     """Write the meta data by which a folder is an artefact of this kind."""
-    text = json.dumps({"format": FORMAT_VERSION, "kind": kind, **meta}, indent=1, ensure_ascii=False)
-    write_text(folder / META, text)
+    encoder = json.JSONEncoder(indent=1, ensure_ascii=False)
+    # Piece by piece: the whole as one text would be several copies of all texts of a cache.
+    write_text(folder / META, encoder.iterencode({"format": FORMAT_VERSION, "kind": kind, **meta}))
 
 
 def _take_name(beside: Path, path: Path) -> None:
@@ -236,8 +237,8 @@ def load_json(path: str | Path, kind: str) -> dict[str, Any]:
     return content
 
 
-def write_text(path: str | Path, text: str) -> Path:
-    """Write a text file beside and rename it, so that a good file is never replaced by half of one.
+def write_text(path: str | Path, text: str | Iterable[str]) -> Path:
+    """Write a text, or its pieces, beside and rename the file, so that a good one is never replaced by half of one.
 
     Raises:
         OutputError: it cannot be written; what was there is left.
@@ -249,7 +250,7 @@ def write_text(path: str | Path, text: str) -> Path:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+                file.writelines([text] if isinstance(text, str) else text)
             os.chmod(name, 0o644)
             os.replace(name, path)
         finally:

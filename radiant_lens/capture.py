@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -87,19 +89,13 @@ def collect(
     wanted = _wanted_layers(layers, model.cfg.n_layers)
     if steering is not None:
         require_fitting(steering, model)
-    rows, chosen, starts = Ragged(), Ragged(), list[int]()
+    rows, chosen, starts = Ragged(), Ragged(), array("q")
     for i, (encoded, statement) in enumerate(zip(encode_each(model, [s.text for s in statements]), statements)):
         rows.append(encoded.ids)
         chosen.append(_chosen(encoded, statement, positions, i))
         starts.append(answer_positions(encoded, statement.answer_start).start)
     edits = None if steering is None else _edits(steering, starts)
     run = Run(model, rows, chosen, wanted, max_tokens, edits, tuple(fwd_hooks))
-    text_index = torch.arange(len(chosen)).repeat_interleave(torch.tensor([len(c) for c in chosen]))
-    columns: dict[str, Tensor] = {
-        "labels": torch.tensor([s.label for s in statements])[text_index],
-        "text_index": text_index,
-        "positions": torch.tensor([p for c in chosen for p in c]),
-    }
     described: dict[str, Any] = {
         "texts": tuple(s.text for s in statements),
         "group_names": tuple(s.group for s in statements),
@@ -107,17 +103,34 @@ def collect(
     }
     if store is None:
         z = run.in_memory(progress)
-        return HeadCache(z=z, **columns, **described)
+        return HeadCache(z=z, **_columns(statements, chosen), **described)
+    run.into(_opened(store, run, _columns(statements, chosen), described, steering), described, progress, this_rank())
+    # The caller's own texts: a second copy of all of them would stay.
+    return replace(HeadCache.load(store), texts=described["texts"], group_names=described["group_names"])
+
+
+def _columns(statements: Sequence[Statement], chosen: Ragged) -> dict[str, Tensor]:
+    """Label, text and position of every example."""
+    text_index = torch.arange(len(chosen)).repeat_interleave(torch.tensor([len(c) for c in chosen]))
+    return {
+        "labels": torch.tensor([s.label for s in statements])[text_index],
+        "text_index": text_index,
+        "positions": torch.tensor([p for c in chosen for p in c]),
+    }
+
+
+def _opened(
+    store: str | Path, run: Run, columns: dict[str, Tensor], described: dict[str, Any], steering: Steering | None
+) -> CacheStore:
+    """The store, laid out by the first rank."""
     rank, plan = this_rank(), _plan(described, columns, run, steering)
     if rank.number > 0:
-        # The first rank lays the store out.
         rank.wait()
         _require_shared(store, rank)
-    opened = CacheStore(store, plan, run.shape, model.cfg.dtype, columns)
+    opened = CacheStore(store, plan, run.shape, run.model.cfg.dtype, columns)
     if rank.number == 0:
         rank.wait()
-    run.into(opened, described, progress, rank)
-    return HeadCache.load(store)
+    return opened
 
 
 def _require_shared(store: str | Path, rank: Rank) -> None:
@@ -199,7 +212,7 @@ def _plan(described: dict[str, Any], columns: dict[str, Tensor], run: Run, steer
 def _data_digest(texts: Sequence[str], groups: Sequence[str], columns: dict[str, Tensor]) -> str:
     # Text by text: all of them as one would be a second copy of the data.
     rows = (json.dumps(row).encode() for row in zip(texts, groups))
-    return _digest(chain(rows, (column.numpy().tobytes() for column in columns.values())))
+    return _digest(chain(rows, (column.numpy().data for column in columns.values())))
 
 
 def _steering_digest(steering: Steering) -> str:
@@ -210,7 +223,7 @@ def _steering_digest(steering: Steering) -> str:
     return _digest([named, *(t.detach().cpu().double().numpy().tobytes() for t in tensors)])
 
 
-def _digest(parts: Iterable[bytes]) -> str:
+def _digest(parts: Iterable[bytes | memoryview]) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)

@@ -91,7 +91,7 @@ def _weight_hashes(model: AnyModel) -> list[str]:
     """
     # Every `steer` waits for this: one copy for each kind of sample, however many parameters there are.
     samples: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
-    for sample in _samples(plain_model(model), _copies(model) if isinstance(model, TransformerBridge) else set()):
+    for sample in _samples(plain_model(model)):
         samples[sample.device, sample.dtype].append(sample)
     fetched = [(torch.cat(parts).cpu().float(), [len(part) for part in parts]) for parts in samples.values()]
     return [
@@ -110,17 +110,14 @@ def _hash(samples: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join(sorted(samples))).hexdigest()[:16]
 
 
-def _samples(model: torch.nn.Module, copies: set[int]) -> Iterator[Tensor]:
+def _samples(model: torch.nn.Module) -> Iterator[Tensor]:
     """The beginning of every parameter that is no copy; those that are offloaded are fetched."""
-    offloaded: dict[str, list[str]] = defaultdict(list)
-    for name, p in model.named_parameters():
-        if id(p) in copies:
-            continue
-        if p.is_meta:
-            module, _, key = name.rpartition(".")
-            offloaded[module].append(key)
-        else:
-            yield p.flatten()[:64]
+    offloaded: dict[str, list[str]] = {}
+    for name, parameters in _own_parameters(model):
+        yield from [p.flatten()[:64] for p in parameters.values() if not p.is_meta]
+        absent = [key for key, p in parameters.items() if p.is_meta]
+        if absent:
+            offloaded[name] = absent
     # Offloaded, tied parameters are no longer one object.
     tied = getattr(model, "all_tied_weights_keys", {})
     for name, keys in offloaded.items():
@@ -132,17 +129,21 @@ def _samples(model: torch.nn.Module, copies: set[int]) -> Iterator[Tensor]:
             yield from [getattr(module, k).flatten()[:64].clone() for k in keys if f"{plain}.{k}" not in tied]
 
 
-def _copies(bridge: TransformerBridge) -> set[int]:
-    """Identities of the parameters that hold parts of a matrix which serves several purposes, beside it."""
-    parts = {JointQKVAttentionBridge: ("q", "k", "v"), JointGateUpMLPBridge: ("gate", "in")}
-    return {
-        id(p)
-        for module in plain_model(bridge).modules()
-        for kind, copied in parts.items()
-        if isinstance(module, kind)
-        for part in copied
-        for p in getattr(module, part).parameters()
-    }
+_COPYING = {JointQKVAttentionBridge: ("q", "k", "v"), JointGateUpMLPBridge: ("gate", "in")}
+"""Bridges of a matrix that serves several purposes, and where they hold its parts beside it."""
+
+
+def _own_parameters(model: torch.nn.Module) -> Iterator[tuple[str, dict[str, torch.nn.Parameter]]]:
+    """Each module's parameters, every one once, without copies; in one walk, as every `steer` waits for it."""
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        for kind, parts in _COPYING.items():
+            if isinstance(module, kind):
+                # What is inside a module comes after it.
+                seen.update(id(p) for part in parts for p in getattr(module, part).parameters())
+        own = {key: p for key, p in module.named_parameters(recurse=False) if id(p) not in seen}
+        seen.update(map(id, own.values()))
+        yield name, own
 
 
 def require_same(expected: dict[str, Any], model: AnyModel) -> None:

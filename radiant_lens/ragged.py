@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 
 
 class Ragged(Sequence[Sequence[int]]):
-    """A list of rows of whole numbers in less than half the memory, to which rows can be appended.
+    """A list of rows of whole numbers in a fraction of the memory, to which rows can be appended.
+
+    Numbers take two bytes each until one needs four.
 
     Args:
         rows: to begin with.
@@ -20,13 +22,21 @@ class Ragged(Sequence[Sequence[int]]):
     """
 
     def __init__(self, rows: Iterable[Sequence[int]] = ()) -> None:
-        self._values, self._ends = array("i"), array("q", [0])
+        self._values, self._ends = array("H"), array("q", [0])
         for row in rows:
             self.append(row)
 
     def append(self, row: Sequence[int]) -> None:
         """Add a row at the end."""
-        self._values.extend(row)
+        try:
+            self._values.extend(row)
+        except OverflowError:
+            del self._values[self._ends[-1] :]
+            if self._values.typecode == "i":
+                raise
+            self._values = array("i", self._values)
+            self.append(row)
+            return
         self._ends.append(len(self._values))
 
     def __len__(self) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from itertools import chain
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -19,18 +21,11 @@ from radiant_lens.errors import RankError
 from radiant_lens.ranks import Rank
 from radiant_lens.sites import hook_name
 from radiant_lens.stores import CacheStore
-from radiant_lens.tokens import TokenBatch, batch_rows, pad_id, padded
+from radiant_lens.tokens import batch_rows, pad_id, padded
 
 SHARD_BYTES = 2**25
 
 Hooks = Sequence[tuple[str, HookFunction]]
-
-
-class Shard(NamedTuple):
-    """Batches of texts that are written together, and their examples in ascending order."""
-
-    batches: list[list[int]]
-    examples: Int[Tensor, " kept"]
 
 
 class _LastLayerDone(Exception):  # noqa: N818 - no error: it ends a pass early
@@ -67,10 +62,10 @@ class Run:
 
     def in_memory(self, progress: bool) -> Float[Tensor, "example layer head d_head"]:
         """All activations; zero at layers that are not wanted."""
-        whole = Shard(self._batches(), torch.arange(self.shape[0]))
         with Progress(transient=True, disable=not progress) as bar:
-            kept = self._room(len(whole.examples))
-            self._keep(whole, bar.track(whole.batches, description="collecting activations"), kept)
+            kept = self._room(self.shape[0])
+            batches = bar.track(self._batches(), description="collecting activations")
+            self._keep(batches, torch.arange(len(kept)), kept)
         if len(self.layers) == self.shape[1]:
             z = kept
         else:
@@ -88,15 +83,16 @@ class Run:
         done = store.done
         missing = [shard for shard in shards if shard[0] not in done]
         # One for all shards: memory that is given back and taken anew grows all the same.
-        room = self._room(max((len(shard.examples) for _, shard in missing), default=0))
+        room = self._room(max((int(self._counts[list(chain(*batches))].sum()) for _, batches in missing), default=0))
         # Nobody may write before all have seen what is missing.
         rank.wait()
         with Progress(transient=True, disable=not progress or rank.number > 0) as bar:
-            for i, shard in bar.track(missing[rank.number :: rank.n], description="collecting activations"):
-                kept = room[: len(shard.examples)]
-                self._keep(shard, shard.batches, kept)
+            for i, batches in bar.track(missing[rank.number :: rank.n], description="collecting activations"):
+                examples = self._examples(sorted(chain(*batches)))
+                kept = room[: len(examples)]
+                self._keep(batches, examples, kept)
                 _checks.finite(f"activations of shard {i}", kept)
-                store.write(i, shard.examples, self.layers, kept)
+                store.write(i, examples, self.layers, kept)
         rank.wait()
         if rank.number == 0 and shards:
             if len(store.done) < len(shards):
@@ -110,41 +106,54 @@ class Run:
     def _batches(self) -> list[list[int]]:
         return batch_rows(self.rows, max_tokens=self.max_tokens)
 
-    def _shards(self) -> list[Shard]:
-        """Batches one after the other until a shard is full; the same ones in every run."""
-        starts = self._starts()
+    def _shards(self) -> list[list[list[int]]]:
+        """Batches one after the other until a shard is full, which is written as one; the same ones in every run."""
         size = len(self.layers) * self.shape[2] * self.shape[3] * self.model.cfg.dtype.itemsize
         shards, batches, n_kept = [], [], 0
         for batch in self._batches():
-            n = sum(len(self.chosen[i]) for i in batch)
+            n = int(self._counts[batch].sum())
             if batches and (n_kept + n) * size > SHARD_BYTES:
                 shards.append(batches)
                 batches, n_kept = [], 0
-            batches, n_kept = [*batches, batch], n_kept + n
-        return [Shard(group, self._examples(group, starts)) for group in [*shards, batches]]
+            batches.append(batch)
+            n_kept += n
+        return [*shards, batches]
 
-    def _examples(self, batches: list[list[int]], starts: Int[Tensor, " text"]) -> Int[Tensor, " kept"]:
-        texts = sorted(i for batch in batches for i in batch)
-        return torch.cat([starts[i] + torch.arange(len(self.chosen[i])) for i in texts])
+    @cached_property
+    def _counts(self) -> Int[Tensor, " text"]:
+        """Examples of each text."""
+        return torch.tensor([len(c) for c in self.chosen])
 
-    def _starts(self) -> Int[Tensor, " text"]:
-        """Number of each text's first example."""
-        counts = torch.tensor([len(c) for c in self.chosen])
-        return counts.cumsum(0) - counts
+    @cached_property
+    def _ends(self) -> Int[Tensor, " text"]:
+        """Number of examples up to and with each text."""
+        return self._counts.cumsum(0)
+
+    def _examples(self, texts: Sequence[int]) -> Int[Tensor, " kept"]:
+        """Numbers of the examples of some texts, one text after the other."""
+        counts = self._counts[texts]
+        ends = counts.cumsum(0)
+        return torch.arange(int(ends[-1])) + (self._ends[texts] - ends).repeat_interleave(counts)
 
     def _room(self, n: int) -> Float[Tensor, "kept chosen head d_head"]:
         return torch.empty((n, len(self.layers), *self.shape[2:]), dtype=self.model.cfg.dtype)
 
-    def _keep(self, shard: Shard, batches: Any, z: Float[Tensor, "kept chosen head d_head"]) -> None:
-        """Run the model over the batches of a shard, and write to `z`."""
+    def _keep(
+        self,
+        batches: Iterable[list[int]],
+        examples: Int[Tensor, " kept"],
+        z: Float[Tensor, "kept chosen head d_head"],
+    ) -> None:
+        """Run the model over some batches, and write their `examples` (ascending) to `z`."""
         config = self.model.cfg
         keeper = _Keeper(z, self.layers, stops=not self.before)
-        starts, pad = self._starts(), pad_id(self.model)
+        pad = pad_id(self.model)
         # Hooks are put on once: finding their points costs more than a short pass.
         with torch.no_grad(), self.model.hooks(fwd_hooks=[*self.before, *keeper.hooks()]):
             for index in batches:
                 batch = padded(self.rows, index, pad)
-                keeper.turn_to(batch, self.chosen, starts, shard.examples, config.device)
+                target = torch.searchsorted(examples, self._examples(index))
+                keeper.turn_to([self.chosen[i] for i in index], target, config.device)
                 edited = self.model.hooks(fwd_hooks=self.edits(index)) if self.edits else nullcontext()
                 with edited, suppress(_LastLayerDone):
                     self.model(batch.tokens.to(config.device), attention_mask=batch.mask.long().to(config.device))
@@ -158,20 +167,13 @@ class _Keeper:
         self._rows = self._columns = self._target = torch.zeros(0, dtype=torch.long)
 
     def turn_to(
-        self,
-        batch: TokenBatch,
-        chosen: Sequence[Sequence[int]],
-        starts: Int[Tensor, " text"],
-        examples: Int[Tensor, " kept"],
-        device: torch.device | str | None,
+        self, chosen: Sequence[Sequence[int]], target: Int[Tensor, " kept"], device: torch.device | str | None
     ) -> None:
-        """Row and column of each kept position of a batch, and which row of `z` it is."""
-        counts = torch.tensor([len(chosen[i]) for i in batch.texts])
-        self._rows = torch.arange(len(batch.texts)).repeat_interleave(counts).to(device)
-        self._columns = torch.tensor([p for i in batch.texts for p in chosen[i]]).to(device)
-        first = starts[batch.texts].repeat_interleave(counts)
-        within = torch.arange(len(first)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-        self._target = torch.searchsorted(examples, first + within)
+        """The positions to keep in each row of the next batch, and which rows of `z` they are."""
+        counts = torch.tensor([len(c) for c in chosen])
+        self._rows = torch.arange(len(chosen)).repeat_interleave(counts).to(device)
+        self._columns = torch.tensor([p for c in chosen for p in c]).to(device)
+        self._target = target
 
     def hooks(self) -> list[tuple[str, HookFunction]]:
         """One for each wanted layer."""

@@ -78,7 +78,7 @@ def take_writes_apart() -> None:
         file = fdopen(*arguments, **options)
         raw = file.buffer.raw if hasattr(file, "buffer") else None
         if raw is not None and file.writable():
-            file.write = lambda text: in_halves(raw.write, text.encode())
+            file.writelines = lambda pieces: in_halves(raw.write, "".join(pieces).encode())
         return file
 
     def write_text(path: Path, text: str, **options: Any) -> None:
