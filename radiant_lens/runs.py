@@ -23,7 +23,7 @@ from radiant_lens.sites import hook_name
 from radiant_lens.stores import CacheStore
 from radiant_lens.tokens import batch_rows, pad_id, padded
 
-SHARD_BYTES = 2**25
+SHARD_BYTES = 2**23
 
 Hooks = Sequence[tuple[str, HookFunction]]
 

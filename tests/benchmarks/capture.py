@@ -134,7 +134,7 @@ class Peak:
         return self
 
     def _watch(self) -> None:
-        while not self._over.wait(0.002):
+        while not self._over.wait(0.004):
             self.most = max(self.most, anonymous_mib())
 
     def __exit__(self, *_: object) -> None:

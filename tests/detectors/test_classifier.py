@@ -72,3 +72,15 @@ def test_parameters_out_of_range_are_refused_by_fit(parameters, message):
 def test_two_classes_are_needed(y, message):
     with pytest.raises(ValueError, match=f"Only binary classification is supported.*{message}"):
         RiskAwareClassifier().fit(blobs(n=9)[0], y)
+
+
+@pytest.mark.parametrize(("y", "kind"), [(np.zeros(9), "a single class"), (np.arange(9) % 3, "multiclass")])
+def test_the_type_of_other_targets_is_named(y, kind):
+    with pytest.raises(ValueError, match=f"type of the target is {kind}:"):
+        RiskAwareClassifier().fit(blobs(n=9)[0], y)
+
+
+@pytest.mark.parametrize("parameters", [{"l2": 1.0}, {"max_iterations": 1}])
+def test_parameters_reach_the_fit(parameters):
+    X, y = blobs()
+    assert not np.allclose(RiskAwareClassifier(**parameters).fit(X, y).coef_, RiskAwareClassifier().fit(X, y).coef_)

@@ -387,3 +387,20 @@ def test_validation_data_of_one_group_cannot_be_halved(train, validation):
 def test_validation_that_is_no_cache_is_refused(gaussian_cache):
     with pytest.raises(InvalidArgumentError, match="`validation` must be a HeadCache"):
         RiskAwareDetector().fit(gaussian_cache(20), gaussian_cache(20, seed=1).z)
+
+
+def test_judging_measures_what_layers_predict(fitted, gaussian_cache):
+    held_out = gaussian_cache(150, seed=5)
+    thresholds = fitted.vote_thresholds_.clone()
+    fitted.judge(held_out)
+    assert torch.equal(fitted.vote_thresholds_, thresholds)
+    for layer in range(held_out.n_layers):
+        rates = error_rates(fitted.predict(held_out, layer).bool()[:, None], held_out.labels)
+        assert (fitted.vote_fpr_[layer], fitted.vote_fnr_[layer]) == (rates.fpr[0], rates.fnr[0])
+
+
+def test_hooks_take_the_layers_of_the_detector_only(fitted):
+    n_layers, n_heads, d_head = fitted.weights_.shape
+    detect = fitted.hook([].append)
+    with pytest.raises(InvalidArgumentError, match=f"`layer` must be a whole number between 0 and {n_layers - 1}"):
+        detect(torch.zeros(1, 1, n_heads, d_head), SimpleNamespace(name=f"blocks.{n_layers}.attn.hook_z"))

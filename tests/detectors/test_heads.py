@@ -229,3 +229,13 @@ def test_the_start_is_among_the_states_that_the_stop_half_chooses_from():
     # Scores of another size are another state.
     assert bool((last.weights.norm(dim=1) > 1.5 * begin.weights.norm(dim=1)).all())
     torch.testing.assert_close(kept.weights, begin.weights, rtol=0.1, atol=1e-3)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_dimension_that_is_always_zero_changes_nothing(loss):
+    sample = gaussians()
+    dead = Sample(torch.cat([sample.x, torch.zeros_like(sample.x[..., :1])], dim=-1), sample.labels)
+    one, other = fit_heads(sample, loss=loss, fnr_weight=1.0), fit_heads(dead, loss=loss, fnr_weight=1.0)
+    assert bool(other.weights.isfinite().all())
+    # The discriminant's ridge is an average over dimensions.
+    torch.testing.assert_close(other.weights[:, :-1], one.weights, rtol=0.05, atol=1e-4)

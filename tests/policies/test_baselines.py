@@ -243,3 +243,57 @@ def test_the_number_of_heads_that_iti_takes_is_checked_by_its_name(gaussian_cach
     detector = rl.RiskAwareDetector().fit(cache, gaussian_cache(60, seed=1))
     with pytest.raises(InvalidArgumentError, match="`n_heads` must be a whole number"):
         rl.ITIPolicy(n_heads=n_heads).fit(cache, detector)
+
+
+@pytest.mark.parametrize("direction", ["mass_mean", "probe", "random"])
+def test_iti_moves_every_head_by_alpha_deviations_along_its_own_direction(fitted, direction):
+    cache, detector = fitted
+    sites = [(0, 0), (1, 2)]
+    steering = rl.ITIPolicy(alpha=3.0, direction=direction, heads=sites).fit(cache, detector)
+    for site in sites:
+        shift = steering.maps()[site].g
+        unit = shift / shift.norm()
+        spread = (cache.z[:, site[0], site[1]].double() @ unit).std()
+        assert float(shift.norm() / spread) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda fitted, seed: rl.ITIPolicy(direction="random", seed=seed),
+        lambda fitted, seed: rl.RandomDirectionPolicy(rl.MeanShiftPolicy().fit(*fitted), seed=seed),
+    ],
+)
+def test_random_directions_are_those_of_their_seed(fitted, make):
+    def shifts(seed):
+        return torch.stack([m.g for m in make(fitted, seed).fit(*fitted).maps().values()])
+
+    torch.manual_seed(1)
+    first = shifts(0)
+    torch.manual_seed(2)
+    assert torch.equal(shifts(0), first)
+    assert not torch.allclose(shifts(1), first)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda reference: rl.ITIPolicy(direction="up"), "`direction` must be one of .* got 'up'"),
+        (lambda reference: rl.ITIPolicy(seed=-1), "`seed` must be .* got -1"),
+        (lambda reference: rl.RandomDirectionPolicy(reference, metric="l1"), "`metric` must be one of .* got 'l1'"),
+        (lambda reference: rl.RandomDirectionPolicy(reference, seed=-1), "`seed` must be .* got -1"),
+        (lambda reference: rl.IdentityPolicy(None), "`reference` must be a Steering"),
+    ],
+)
+def test_parameters_of_controls_out_of_range_are_refused(fitted, make, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        make(rl.MeanShiftPolicy().fit(*fitted)).fit(*fitted)
+
+
+def test_the_identity_keeps_all_but_the_edit(fitted):
+    reference = rl.MeanShiftPolicy().fit(*fitted)
+    control = rl.IdentityPolicy(reference).fit(*fitted)
+    assert (control.sites, control.gate) == (reference.sites, reference.gate)
+    assert control.meta["policy"] == {"name": "identity", "of": reference.meta["policy"]}
+    for m in control.maps().values():
+        assert torch.equal(m.G, torch.eye(len(m.g), dtype=m.G.dtype)) and not bool(m.g.any())

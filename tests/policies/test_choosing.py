@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from sklearn.covariance import empirical_covariance, ledoit_wolf
 
 import radiant_lens as rl
-from radiant_lens.policies.choosing import prepare
+from radiant_lens.policies.choosing import _data_hash, choose_heads, prepare
 
 
 def sample(gaussian_cache, n_groups):
@@ -33,3 +35,19 @@ def test_fewer_than_ten_examples_a_dimension_are_shrunk_as_scikit_learn_does(gau
     around = np.concatenate([part - part.mean(0) for part in parts])
     shrunk = ridged(ledoit_wolf(around, assume_centered=True)[0] if len(around) < 40 else empirical_covariance(around))
     torch.testing.assert_close(made.within_class_covariance()[0], shrunk, rtol=1e-6, atol=1e-9)
+
+
+def test_among_equals_the_first_heads_and_layers_are_chosen(gaussian_cache):
+    cache = gaussian_cache(100, n_layers=40, n_heads=2)
+    detector = rl.RiskAwareDetector(loss="lda").fit(cache)
+    detector.head_risk_, detector.layer_risk_ = torch.full((40, 2), 0.5), torch.full((40,), 0.5)
+    assert choose_heads(detector, 30, 1) == tuple(divmod(i, 2) for i in range(30))
+    assert choose_heads(detector, "layer", 20) == tuple((layer, head) for layer in range(20) for head in range(2))
+
+
+@pytest.mark.parametrize("name", ["texts", "text_index", "positions", "labels"])
+def test_the_hash_of_the_data_depends_on_all_of_it(gaussian_cache, name):
+    cache = gaussian_cache(20)
+    value = getattr(cache, name)
+    other = ("another", *value[1:]) if name == "texts" else 1 - value if name == "labels" else value.clamp_max(0) + 1
+    assert _data_hash(replace(cache, **{name: other})) != _data_hash(cache)

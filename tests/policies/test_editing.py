@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_models import random_steering
 
-from radiant_lens.policies.editing import LayerEditor, RankOneEditor
+from radiant_lens.policies.editing import LayerEdit, LayerEditor, RankOneEditor, masked
 from radiant_lens.policies.gates import TrustRegion
 
 
@@ -67,3 +67,13 @@ def test_a_trust_region_is_an_ellipsoid_around_its_mean_with_its_edge():
     region = TrustRegion(torch.tensor([[3.0, 1.0]]), whiten, torch.tensor([4.0]))
     z = torch.tensor([[3.0, 1.0], [5.0, 1.0], [5.1, 1.0], [3.0, 2.0], [3.0, 2.1], [-3.0, -1.0]])[:, None]
     assert region.holds(z)[:, 0].tolist() == [True, True, False, True, False, False]
+
+
+def test_a_masked_edit_is_one_at_the_positions_of_the_mask():
+    flags = torch.ones(1, 3, 2, dtype=torch.bool)
+    edit = LayerEdit(0, torch.tensor([0, 1]), flags, flags, flags, torch.ones(1, 3, 2, 4))
+    found = masked(edit, torch.tensor([[False, True, False]]))
+    at = torch.tensor([[[False], [True], [False]]]).expand(1, 3, 2)
+    assert torch.equal(found.flagged, flags)
+    assert torch.equal(found.gated, at) and torch.equal(found.untrusted, at)
+    assert torch.equal(found.displacement, at[..., None].expand(1, 3, 2, 4).float())

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from radiant_lens.policies.heldout import Events, certificate, overall_counts
+from radiant_lens.risks import binomial_upper, bootstrap_ratio, clopper_pearson, group_sums, groups_needed
 
 
 @pytest.fixture
@@ -63,3 +64,14 @@ def test_the_table_has_a_row_for_each_head_and_one_over_all(events):
     assert table["head"].tolist() == ["L0H0", "L0H1", "all"]
     assert table["groups"].tolist() == [10, 0, 10]
     assert table["still flagged"].tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.99])
+def test_every_interval_has_the_confidence_asked_for(events, confidence):
+    found = certificate(["L0H0", "L0H1"], events, torch.arange(10), gamma=0.05, confidence=confidence)
+    first = found.heads[0]
+    assert first.interval == clopper_pearson(1, 10, confidence=confidence)
+    assert first.upper == binomial_upper(1, 10, confidence=confidence)
+    groups = group_sums(events.still_flagged[:, 0], torch.arange(10)), group_sums(torch.ones(10), torch.arange(10))
+    assert first.token_share == bootstrap_ratio(*groups, confidence=confidence)
+    assert f"; {groups_needed(0.05, confidence=confidence)} groups without a failure" in str(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from scipy import stats
 
 import radiant_lens as rl
 from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentError, NotFittedError, NothingToEditError
+from radiant_lens.linalg import Moments, masked_moments
 from radiant_lens.policies import radiant
 from radiant_lens.policies._problem import UncertifiedError
+from radiant_lens.policies.choosing import prepare
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +242,64 @@ def test_refusals_of_data(problem):
 def test_a_gate_is_checked_before_anything_is_fitted():
     with pytest.raises(InvalidArgumentError, match="`gate` must be one of"):
         rl.RadiantPolicy(gate="always").check()
+
+
+def test_displacements_go_along_the_weight_in_the_metric_of_the_geometry(problem):
+    cache, detector, _ = problem
+    sample = prepare(cache, detector, [(0, 1)], 1, "head")
+    for geometry, metric in {
+        "wasserstein": torch.eye(sample.weights.shape[1], dtype=torch.float64),
+        "mahalanobis": sample.within_class_covariance()[0],
+    }.items():
+        maps = rl.RadiantPolicy(geometry=geometry, heads=[(0, 1)]).fit(cache, detector).head_maps
+        along = maps.write[0] / maps.write[0].norm()
+        expected = metric @ sample.weights[0].double()
+        assert abs(float(along @ expected / expected.norm())) == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("geometry", ["mahalanobis", "wasserstein", "procrustes"])
+def test_without_a_floor_images_end_a_thousandth_of_a_deviation_inside(problem, geometry):
+    cache, detector, _ = problem
+    policy = rl.RadiantPolicy(margin=2.0, geometry=geometry, heads=[(0, 1)], floor=None)
+    m = policy.fit(cache, detector).maps()[0, 1]
+    sample = prepare(cache, detector, [(0, 1)], 1, "head")
+    moments = masked_moments(sample.rows, sample.gated, shrink_below=radiant.SHRINK_BELOW).ridged(radiant.RIDGE)
+    weight = sample.weights[0].double()
+    mean = weight @ (m.G @ moments.mean[0] + m.g) + sample.biases[0]
+    deviation = (weight @ m.G @ moments.covariance[0] @ m.G.T @ weight).clamp_min(0).sqrt()
+    spread = (weight @ sample.class_moments(undesirable=False).covariance[0] @ weight).sqrt()
+    assert float((mean + 2 * deviation) / spread) == pytest.approx(-1e-3, rel=1e-2)
+
+
+def test_a_transport_becomes_its_map():
+    """`a + direction ((scale - 1) (theta'a + bias) + offset)`."""
+    draw = torch.Generator().manual_seed(0)
+    theta, direction, a = torch.randn(3, 2, 4, dtype=torch.float64, generator=draw)
+    scale, bias, offset = torch.rand(3, 2, dtype=torch.float64, generator=draw)
+    solution = SimpleNamespace(theta=theta, direction=direction, scale=scale, bias=bias, offset=offset)
+    expected = direction * ((scale - 1) * ((theta * a).sum(-1) + bias) + offset)[:, None]
+    torch.testing.assert_close(radiant.rank_one(solution).displacement(a), expected)
+
+
+def test_only_heads_without_examples_get_another_covariance_and_trust_nothing():
+    eye = torch.eye(2, dtype=torch.float64)
+    moments = Moments(
+        torch.tensor([0.0, 1.0, 5.0]).double(), torch.zeros(3, 2, dtype=torch.float64), 4 * eye.expand(3, 2, 2)
+    )
+    usable = radiant._usable(moments)
+    assert torch.equal(usable.covariance, torch.stack([eye, 4 * eye, 4 * eye]))
+    rows = torch.tensor([[[3.0, 4.0]] * 3])
+    gated = torch.tensor([[False, True, True]])
+    trust = radiant._trust_region(SimpleNamespace(rows=rows, gated=gated), usable, 0.5)
+    torch.testing.assert_close(trust.radius2, torch.tensor([0.0, 6.25, 6.25], dtype=torch.float64))
+
+
+def test_the_papers_recipe_is_one_voted_layer_and_procrustes():
+    paper = rl.RadiantPolicy.paper(margin=3.0)
+    assert (paper.margin, paper.geometry, paper.heads, paper.n_layers, paper.gate) == (
+        3.0,
+        "procrustes",
+        "layer",
+        1,
+        "vote",
+    )

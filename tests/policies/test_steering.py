@@ -166,3 +166,38 @@ def test_what_the_trust_region_leaves_alone_is_counted(fitted, gaussian_cache):
         events = [s.events(held_out) for s in (free, bound)]
         assert torch.equal(events[0].gated, events[1].gated)
         assert int(events[1].still_flagged.sum()) > int(events[0].still_flagged.sum())
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 1.5])
+def test_certificates_need_a_confidence_between_nought_and_one(fitted, gaussian_cache, confidence):
+    steering = rl.RadiantPolicy(gamma=0.1).fit(*fitted)
+    with pytest.raises(InvalidArgumentError, match="`confidence` must lie strictly between 0 and 1"):
+        steering.certify(gaussian_cache(50, seed=7), confidence=confidence)
+
+
+@pytest.mark.parametrize("gate", ["head", "none"])
+def test_a_hook_edits_the_newest_position_and_shows_what_it_did(fitted, gate):
+    cache, detector = fitted
+    steering = rl.RadiantPolicy(gamma=0.1, gate=gate).fit(cache, detector)
+    layer, shown = steering.layers[0], []
+    z = cache.z[:12, layer].view(4, 3, *cache.z.shape[2:])
+    recorded = steering.hook(layer, recorder=lambda edit, mask: shown.append((edit, mask)))(z, None)
+    expected = torch.cat([z[:, :-1], steering.edit(z[:, -1:], layer)], dim=1)
+    torch.testing.assert_close(steering.hook(layer)(z, None), expected)
+    torch.testing.assert_close(recorded, expected)
+    ((edit, mask),) = shown
+    assert mask is None and edit.gated.shape[:2] == (4, 1)
+
+
+def test_hooks_edit_each_row_from_its_start_on(fitted):
+    cache, detector = fitted
+    steering = rl.RadiantPolicy(gamma=0.1, gate="none").fit(cache, detector)
+    layer = steering.layers[0]
+    z = cache.z[:10, layer].view(2, 5, *cache.z.shape[2:])
+    hook = dict(steering.hooks(torch.tensor([1, 4])))[f"blocks.{layer}.attn.hook_z"]
+    after, everywhere = hook(z, None), steering.edit(z, layer)
+    edited = torch.arange(5) >= torch.tensor([[1], [4]])
+    assert torch.equal(after[~edited], z[~edited])
+    torch.testing.assert_close(after[edited], everywhere[edited])
+    with pytest.raises(InvalidArgumentError, match="one position for each of the 2 rows"):
+        dict(steering.hooks(torch.tensor([1, 4, 2])))[f"blocks.{layer}.attn.hook_z"](z, None)

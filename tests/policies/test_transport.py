@@ -14,7 +14,7 @@ from reference.conic import transport_value
 
 from radiant_lens.errors import DataError, InvalidArgumentError
 from radiant_lens.policies import transport
-from radiant_lens.policies._problem import UncertifiedError
+from radiant_lens.policies._problem import UncertifiedError, certify
 from radiant_lens.policies.transport import ScoreMoments, _lower_bound, project_score, solve_transport
 
 CASES = st.fixed_dictionaries(
@@ -415,3 +415,23 @@ def test_refusals(change, error, message):
     assert not solve_transport(**sound).identity
     with pytest.raises(error, match=message):
         solve_transport(**{**sound, **change})
+
+
+def test_rounding_beside_an_entry_of_nought_is_no_asymmetry():
+    sigma = torch.tensor([[4.0, 0.0], [1e-9, 1.0]], dtype=torch.float64)
+    weight = torch.tensor([1.0, 1.0], dtype=torch.float64)
+    found = solve_transport(torch.ones(2, dtype=torch.float64), sigma, weight, torch.tensor(0.0), torch.tensor(1.0))
+    assert float(found.gap) < 1e-9
+    sigma[1, 0] = 1e-3
+    with pytest.raises(InvalidArgumentError, match="must be symmetric; entries differ from their mirror by 0.001"):
+        solve_transport(torch.ones(2, dtype=torch.float64), sigma, weight, torch.tensor(0.0), torch.tensor(1.0))
+
+
+def test_violations_are_measured_against_the_size_of_the_problem():
+    """1e-8 of the size is allowed: of 100 that is 1e-6, of 1 it is 1e-8."""
+    gap = torch.zeros(2, dtype=torch.float64)
+    slack, size = torch.tensor([-5e-7, -5e-9]).double(), torch.tensor([100.0, 1.0]).double()
+    certify(gap, slack, size, "a solver")
+    with pytest.raises(UncertifiedError) as error:
+        certify(gap, slack, size.flip(0), "a solver")
+    assert error.value.index == [(0,)]
