@@ -6,7 +6,6 @@ import hashlib
 import json
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -104,9 +103,14 @@ def collect(
     if store is None:
         z = run.in_memory(progress)
         return HeadCache(z=z, **_columns(statements, chosen), **described)
-    run.into(_opened(store, run, _columns(statements, chosen), described, steering), described, progress, this_rank())
+    opened = _opened(store, run, _columns(statements, chosen), described, steering)
+    complete = opened.complete
+    run.into(opened, described, progress, this_rank())
+    if complete:
+        # The run that completed it may have been one of other versions.
+        described["meta"] = HeadCache.load(store).meta
     # The caller's own texts: a second copy of all of them would stay.
-    return replace(HeadCache.load(store), texts=described["texts"], group_names=described["group_names"])
+    return HeadCache(**opened.tensors(), **described)
 
 
 def _columns(statements: Sequence[Statement], chosen: Ragged) -> dict[str, Tensor]:

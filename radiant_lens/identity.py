@@ -19,7 +19,7 @@ from radiant_lens import _checks
 from radiant_lens._typing import HookFunction
 from radiant_lens.errors import InvalidArgumentError, ModelMismatchError
 from radiant_lens.policies.steering import Steering
-from radiant_lens.sites import input_width, output_projections
+from radiant_lens.sites import input_width, output_projections, walk
 from radiant_lens.tiny import model_folder
 
 AnyModel = TransformerBridge | PreTrainedModel
@@ -112,38 +112,46 @@ def _hash(samples: Iterable[bytes]) -> str:
 
 def _samples(model: torch.nn.Module) -> Iterator[Tensor]:
     """The beginning of every parameter that is no copy; those that are offloaded are fetched."""
-    offloaded: dict[str, list[str]] = {}
-    for name, parameters in _own_parameters(model):
+    offloaded: dict[torch.nn.Module, list[str]] = {}
+    for module, parameters in _own_parameters(model):
         yield from [p.flatten()[:64] for p in parameters.values() if not p.is_meta]
         absent = [key for key, p in parameters.items() if p.is_meta]
         if absent:
-            offloaded[name] = absent
+            offloaded[module] = absent
+    if offloaded:
+        yield from _fetched(model, offloaded)
+
+
+def _fetched(model: torch.nn.Module, offloaded: dict[torch.nn.Module, list[str]]) -> Iterator[Tensor]:
+    from accelerate.utils import align_module_device
+
     # Offloaded, tied parameters are no longer one object.
     tied = getattr(model, "all_tied_weights_keys", {})
-    for name, keys in offloaded.items():
-        from accelerate.utils import align_module_device
-
-        plain, module = name.removesuffix("._original_component"), model.get_submodule(name)
+    paths = {module: name.removesuffix("._original_component") for name, module in model.named_modules()}
+    for module, keys in offloaded.items():
         with align_module_device(module, torch.device("cpu")):
             # A copy: a view would keep the whole of it in memory.
-            yield from [getattr(module, k).flatten()[:64].clone() for k in keys if f"{plain}.{k}" not in tied]
+            yield from [getattr(module, k).flatten()[:64].clone() for k in keys if f"{paths[module]}.{k}" not in tied]
 
 
-_COPYING = {JointQKVAttentionBridge: ("q", "k", "v"), JointGateUpMLPBridge: ("gate", "in")}
-"""Bridges of a matrix that serves several purposes, and where they hold its parts beside it."""
+_COPYING = (JointQKVAttentionBridge, JointGateUpMLPBridge)
+"""Bridges of a matrix that serves several purposes, which hold its parts beside it."""
 
 
-def _own_parameters(model: torch.nn.Module) -> Iterator[tuple[str, dict[str, torch.nn.Parameter]]]:
+def _own_parameters(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, dict[str, torch.nn.Parameter]]]:
     """Each module's parameters, every one once, without copies; in one walk, as every `steer` waits for it."""
     seen: set[int] = set()
-    for name, module in model.named_modules():
-        for kind, parts in _COPYING.items():
-            if isinstance(module, kind):
-                # What is inside a module comes after it.
-                seen.update(id(p) for part in parts for p in getattr(module, part).parameters())
-        own = {key: p for key, p in module.named_parameters(recurse=False) if id(p) not in seen}
-        seen.update(map(id, own.values()))
-        yield name, own
+    for _, module in walk(model):
+        if isinstance(module, _COPYING):
+            # What is inside a module comes after it.
+            parts = ("q", "k", "v") if isinstance(module, JointQKVAttentionBridge) else ("gate", "in")
+            seen.update(id(p) for part in parts for p in getattr(module, part).parameters())
+        # Most modules have none, and `named_parameters` takes a while to say so.
+        held: dict[str, torch.nn.Parameter | None] = vars(module)["_parameters"]
+        if held:
+            own = {key: p for key, p in held.items() if p is not None and id(p) not in seen}
+            seen.update(map(id, own.values()))
+            yield module, own
 
 
 def require_same(expected: dict[str, Any], model: AnyModel) -> None:

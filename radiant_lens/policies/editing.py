@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import glu
 
 from radiant_lens.policies.gates import HeadScores, TrustRegion, opens
 from radiant_lens.policies.maps import HeadMaps, RankOneMaps
@@ -74,35 +75,37 @@ class LayerEditor:
         return flagged, opens(self.gate, flagged, flags.sum(-1, keepdim=True), self.threshold)
 
 
+_STEEP, _SURE = 2.0**64, 2.0**11
+"""What a score and a margin of votes are multiplied by, so that a sigmoid of them is a step, 0 or 1 to the last bit."""
+
+
 @dataclass(frozen=True)
 class RankOneEditor(LayerEditor):
-    """Rank-one maps of all heads as two thin products with the unsplit activation.
+    """Rank-one maps of all heads as three thin products with the unsplit activation, the gate as a gated linear unit.
+
+    Operations are few and plain, as every token waits for them: a comparison, a count and a choice cost more than a
+    product in which they are sigmoids so steep that they are steps.
 
     Attributes:
-        columns, offsets: give the voting heads' scores, then each edited head's strength `read . a + shift`.
+        columns, offsets: give the voting heads' scores, made steep, then the strength `read . a + shift` of each edited
+            head.
+        opening, closing: give, from flags and strengths, the strengths again, then how far each edited head's gate is
+            open (above 0) or shut, made sure.
         rows: what each edited head writes.
     """
 
     columns: Float[Tensor, "d_in column"]
     offsets: Float[Tensor, " column"]
+    opening: Float[Tensor, "column gate"]
+    closing: Float[Tensor, " gate"]
     rows: Float[Tensor, "site d_in"]
-
-    def _gated(self, flat: Float[Tensor, "row d_in"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Flags and gates of the edited heads, and their strengths: 0 where the gate is shut."""
-        # Few and plain operations: this is what every token waits for.
-        products = torch.addmm(self.offsets, flat, self.columns)
-        scores, strengths = products.split_with_sizes(self._sizes, 1)
-        flagged, gated = self._gate(scores)
-        return flagged, gated, strengths * gated
-
-    @cached_property
-    def _sizes(self) -> tuple[int, int]:
-        return len(self.biases), len(self.heads)
 
     def look(self, z: Float[Tensor, "*batch head d_head"]) -> LayerEdit:
         """What would be added to each edited head; 0 where its gate is shut."""
-        found = self._gated(z.to(self.rows.dtype).reshape(-1, len(self.columns)))
-        flagged, gated, strength = (value.reshape(*z.shape[:-2], -1) for value in found)
+        products = torch.addmm(self.offsets, z.to(self.rows.dtype).reshape(-1, len(self.columns)), self.columns)
+        scores, strengths = products.split_with_sizes((self._n_voting, len(self.heads)), 1)
+        flagged, gated = self._gate(scores)
+        flagged, gated, strength = (value.reshape(*z.shape[:-2], -1) for value in (flagged, gated, strengths * gated))
         assert isinstance(self.maps, RankOneMaps)
         displacement = strength[..., None] * self.maps.write
         return LayerEdit(self.layer, self.heads, flagged, gated, torch.zeros_like(gated), displacement)
@@ -111,9 +114,20 @@ class RankOneEditor(LayerEditor):
         """The activations after the edit: all heads', split (`*batch head d_head`) or not (`*batch d_in`)."""
         flat, rows = z.reshape(-1, self.rows.shape[1]), self.rows
         if flat.dtype == rows.dtype:
-            return torch.addmm(flat, self._gated(flat)[2], rows).view_as(z)
-        change = self._gated(flat.to(rows.dtype))[2] @ rows
+            return torch.addmm(flat, self._strengths(flat), rows).view_as(z)
+        change = self._strengths(flat.to(rows.dtype)) @ rows
         return (flat + change.to(flat.dtype)).view_as(z)
+
+    def _strengths(self, flat: Float[Tensor, "row d_in"]) -> Float[Tensor, "row site"]:
+        """Strengths of the edited heads; 0 where the gate is shut."""
+        products = torch.addmm(self.offsets, flat, self.columns)
+        # Scores to flags, 1 from a score of 0 on.
+        products.narrow(1, 0, self._n_voting).sigmoid_()
+        return glu(torch.addmm(self.closing, products, self.opening))
+
+    @cached_property
+    def _n_voting(self) -> int:
+        return len(self.biases)
 
 
 def make_editor(
@@ -157,14 +171,36 @@ def make_editor(
     on_device = editor.maps
     if trust is not None or not isinstance(on_device, RankOneMaps):
         return editor
+    opening, closing = _gate_as_product(editor)
     return RankOneEditor(
         **vars(editor),
         columns=torch.cat(
-            [_unsplit(editor.weights, editor.voting, n_heads), _unsplit(on_device.read, editor.heads, n_heads)]
+            [_STEEP * _unsplit(editor.weights, editor.voting, n_heads), _unsplit(on_device.read, editor.heads, n_heads)]
         ).T.contiguous(),
-        offsets=torch.cat([editor.biases, on_device.shift]),
+        # A score of 0 flags.
+        offsets=torch.cat([_STEEP * editor.biases + _SURE, on_device.shift]),
+        opening=opening,
+        closing=closing,
         rows=_unsplit(on_device.write, editor.heads, n_heads),
     )
+
+
+def _gate_as_product(editor: LayerEditor) -> tuple[Float[Tensor, "column gate"], Float[Tensor, " gate"]]:
+    """From flags (0 or 1) and strengths: the strengths, and for each head a number below 0 where its gate is shut."""
+    n_voting, n = len(editor.voting), len(editor.heads)
+    own, all_votes = torch.eye(n_voting, n).to(editor.weights), editor.weights.new_ones(n_voting, n)
+    # What no count of votes makes up for; a power of 2, which all precisions hold.
+    veto = 2.0 ** (n_voting + abs(editor.threshold)).bit_length()
+    votes, needed = {
+        "head": (own, 0.5),
+        "vote": (all_votes + veto * own, editor.threshold - 0.5 + veto),
+        "layer": (all_votes, editor.threshold - 0.5),
+        "none": (0 * own, -0.5),
+    }[editor.gate]
+    strengths = torch.cat([own.new_zeros(n_voting, n), torch.eye(n).to(own)])
+    logits = _SURE * torch.cat([votes, own.new_zeros(n, n)])
+    closing = torch.cat([own.new_zeros(n), own.new_full((n,), -_SURE * needed)])
+    return torch.cat([strengths, logits], dim=1), closing
 
 
 def _unsplit(

@@ -3,8 +3,9 @@
 Tokens per second of greedy generation with a KV cache: unsteered, with an empty hook, with a detector alone, and with
 detector and edit, on the plain model and on its bridge, at one layer and at all layers, beside a naive hook as the
 paper's code has it (a loop over heads whose tensors are rebuilt at every token). The settings take turns in an
-order drawn anew in every round, each right after an unsteered run; overheads are medians of the ratios of such pairs,
-with 95% intervals of the median. For narrow ones: `--hooks "detector and edit" naive --rounds 100`.
+order drawn anew in every round, each beside an unsteered run, of which the one or the other comes first by chance;
+overheads are medians of the ratios of such pairs, with 95% intervals of the median. For narrow ones:
+`--hooks "detector and edit" naive --rounds 100`.
 """
 
 from __future__ import annotations
@@ -171,7 +172,13 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def measure(found: dict[Key, Setting], rounds: int, clock: Callable[[], float]) -> Times:
-    """Seconds of the unsteered run just before, and of each setting, in each round."""
+    """Seconds of the unsteered run beside it, and of each setting, in each round."""
+
+    def seconds(run: Setting) -> float:
+        start = clock()
+        run()
+        return clock() - start
+
     times: Times = {key: [] for key in found if key[2] != UNSTEERED}
     order = list(times)
     shuffled = random.Random(0)
@@ -181,11 +188,12 @@ def measure(found: dict[Key, Setting], rounds: int, clock: Callable[[], float]) 
         for _ in range(rounds):
             shuffled.shuffle(order)
             for key in order:
-                start = clock()
-                found[key[0], "-", UNSTEERED]()
-                middle = clock()
-                found[key]()
-                times[key].append((middle - start, clock() - middle))
+                runs = [found[key[0], "-", UNSTEERED], found[key]]
+                if shuffled.random() < 0.5:
+                    bare, taken = map(seconds, runs)
+                else:
+                    taken, bare = map(seconds, reversed(runs))
+                times[key].append((bare, taken))
     return times
 
 

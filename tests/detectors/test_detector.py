@@ -404,3 +404,48 @@ def test_hooks_take_the_layers_of_the_detector_only(fitted):
     detect = fitted.hook([].append)
     with pytest.raises(InvalidArgumentError, match=f"`layer` must be a whole number between 0 and {n_layers - 1}"):
         detect(torch.zeros(1, 1, n_heads, d_head), SimpleNamespace(name=f"blocks.{n_layers}.attn.hook_z"))
+
+
+def test_judging_refuses_what_it_cannot_measure_and_keeps_what_it_knew(fitted, gaussian_cache):
+    held_out = gaussian_cache(60, seed=5)
+    before = state(fitted)
+    one_class = held_out.select(held_out.labels == 0)
+    with pytest.raises(DataError, match="`cache`"):
+        fitted.judge(one_class)
+    held_out.z[1, 0, 0, 0] = float("nan")
+    with pytest.raises(DataError, match=r"`cache.z` must be finite; 1 values are not, .* at index \(1, 0, 0, 0\)"):
+        fitted.judge(held_out)
+    assert same(before, state(fitted))
+
+
+def test_scores_are_those_of_caches_of_the_same_heads(fitted, gaussian_cache):
+    with pytest.raises(InvalidArgumentError, match="`cache` must be a HeadCache"):
+        fitted.decision_function(gaussian_cache(20).z)
+    wide = gaussian_cache(20, n_heads=5, seed=9)
+    for answer in (fitted.decision_function, fitted.flags):
+        with pytest.raises(InvalidArgumentError, match=r"`cache.z` must have axes .* of lengths \(any, 2, 3, 4\)"):
+            answer(wide)
+
+
+def test_hooks_need_someone_to_tell_and_activations_split_into_heads(fitted):
+    with pytest.raises(InvalidArgumentError, match="`recorder` must be callable.* got 3"):
+        fitted.hook(3)
+    n_heads, d_head = fitted.weights_.shape[1:]
+    seen = []
+    for shape in ((1, n_heads, d_head), (1, 1, n_heads + 1, d_head), (1, 1, n_heads * d_head)):
+        with pytest.raises(InvalidArgumentError, match="`z of layer 1` must have axes `batch pos head d_head`"):
+            fitted.hook(seen.append)(torch.zeros(shape), SimpleNamespace(name="blocks.1.attn.hook_z"))
+    assert not seen
+
+
+def test_a_promise_that_cannot_be_kept_tells_how_many_it_missed(gaussian_cache):
+    # Without signal a head misses about half, and so does a count of one vote some.
+    train, validation = (gaussian_cache(120, seed=seed, shift=0.1) for seed in (0, 1))
+    detector = RiskAwareDetector(vote_layer=0).fit(train, validation)
+    with pytest.raises(GuaranteeError) as error:
+        RiskAwareDetector(vote_rule="certified", target_fnr=0.001, vote_layer=0).fit(train, validation)
+    said = re.search(r"on (\d+) undesirable groups \(tau = 1 misses at least (\d+)\)", str(error.value))
+    n_groups, missed = int(said[1]), int(said[2])
+    silent = detector.flags(validation).sum(-1)[validation.labels == 1][:, 0] < 1
+    assert 0 < missed <= int(silent.sum())
+    assert n_groups == 60

@@ -297,3 +297,26 @@ def test_the_identity_keeps_all_but_the_edit(fitted):
     assert control.meta["policy"] == {"name": "identity", "of": reference.meta["policy"]}
     for m in control.maps().values():
         assert torch.equal(m.G, torch.eye(len(m.g), dtype=m.G.dtype)) and not bool(m.g.any())
+
+
+def test_a_random_direction_tells_what_it_was_drawn_from(fitted):
+    reference = rl.MeanShiftPolicy().fit(*fitted)
+    control = rl.RandomDirectionPolicy(reference, metric="wasserstein", seed=3).fit(*fitted)
+    wanted = {"name": "random direction", "metric": "wasserstein", "seed": 3, "of": reference.meta["policy"]}
+    assert control.meta == {**reference.meta, "policy": wanted}
+
+
+def test_iti_may_take_one_head(fitted):
+    assert len(rl.ITIPolicy(n_heads=1).fit(*fitted).sites) == 1
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5])
+def test_the_seed_of_an_ablation_is_checked(fitted, seed):
+    with pytest.raises(InvalidArgumentError, match=f"`seed` must be .* got {seed}"):
+        rl.AblationPolicy("resample", seed=seed).fit(*fitted)
+
+
+def test_the_whole_of_a_linear_transport_may_be_applied_and_no_part_of_it_not(fitted):
+    assert len(rl.LinearActPolicy(1.0).fit(*fitted).sites) > 0
+    with pytest.raises(InvalidArgumentError, match=r"`strength` must lie in \(0, 1\]; got 0.0"):
+        rl.LinearActPolicy(0.0).fit(*fitted)

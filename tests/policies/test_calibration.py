@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import radiant_lens as rl
-from radiant_lens.errors import GuaranteeError, InvalidArgumentError, LeakageError
+from radiant_lens.errors import DataError, GuaranteeError, InvalidArgumentError, LeakageError
 from radiant_lens.policies.calibration import RELATIVE_STEP, Calibration
 from radiant_lens.risks import binomial_upper, groups_needed
 
@@ -112,3 +112,18 @@ def test_the_bound_has_the_confidence_that_was_asked_for(problem, confidence):
     upper, n_groups = Calibration(part, 0.05, confidence, 1000.0).upper(steering)
     assert upper == pytest.approx(binomial_upper(share.n_still_flagged, share.n_groups, confidence=confidence))
     assert n_groups == share.n_groups and upper != pytest.approx(share.upper)
+
+
+def test_activations_to_calibrate_on_must_be_finite(problem, gaussian_cache):
+    cache, detector, *_ = problem
+    part = gaussian_cache(100, seed=5, **SHAPE)
+    part.z[4, 0, 1, 2] = math.inf
+    with pytest.raises(DataError, match=r"`calibrate.z` must be finite; 1 values are not, .* at index \(4, 0, 1,"):
+        rl.RadiantPolicy(heads=[(0, 1)]).fit(cache, detector, calibrate=part)
+
+
+def test_what_cannot_be_confirmed_is_told_with_its_confidence(problem, gaussian_cache):
+    cache, detector, *_ = problem
+    few = gaussian_cache(40, seed=4, **SHAPE)
+    with pytest.raises(GuaranteeError, match=r"a share of at most 0.01 with confidence 0.9 takes 230 flagged"):
+        rl.RadiantPolicy(gamma=0.01, heads=[(0, 1)]).fit(cache, detector, calibrate=few, confidence=0.9)

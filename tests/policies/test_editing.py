@@ -53,6 +53,27 @@ def test_a_shut_gate_leaves_every_bit(gate):
     assert torch.equal(fast.edited(z)[shut], z[shut])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("threshold", [0, 1, 3, 5, 6])
+@pytest.mark.parametrize("gate", ["head", "vote", "layer", "none"])
+def test_gates_as_products_open_where_votes_say(gate, threshold, dtype):
+    steering = random_steering(2, 5, 3, gate=gate, sites=[(1, head) for head in (0, 2, 3)])
+    scores = replace(steering.scores, thresholds=torch.full((2,), threshold), biases=torch.zeros(2, 5))
+    fast = replace(steering, scores=scores)._editor(1, torch.zeros((), dtype=dtype))
+    z = torch.randn(3000, 5, 3, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    # Scores of exactly 0, which flag, and activations of every size.
+    z[::7, ::2] = 0
+    z[1::7] *= 1e-6
+    z[2::7] *= 1e6
+    assert isinstance(fast, RankOneEditor)
+    edit = fast.look(z)
+    written = z.index_add(-2, edit.heads, edit.displacement)
+    torch.testing.assert_close(fast.edited(z), written)
+    shut = ~edit.gated.any(-1)
+    assert torch.equal(fast.edited(z)[shut], z[shut])
+    assert shut.any() == ((gate != "none" and threshold > 0) or gate in ("head", "vote"))
+
+
 def test_a_trust_region_is_looked_at_head_by_head():
     steering = random_steering(2, 5, 3, gate="head", sites=[(1, 0)])
     trust = TrustRegion(torch.zeros(1, 3), torch.eye(3)[None], torch.full((1,), 0.5))

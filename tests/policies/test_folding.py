@@ -108,3 +108,11 @@ def test_refusals():
     with pytest.raises(ModelMismatchError, match="for 3 layers"):
         random_steering(3, *sizes[1:], gate="none").fold_into(model)
     assert torch.equal(logits(model), before)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_new_bias_is_trained_where_its_weight_is(trained):
+    model = random_model("llama").requires_grad_(trained)
+    random_steering(*shape(model), gate="none").fold_into(model)
+    biases = {name: p for name, p in model.named_parameters() if name.endswith("o_proj.bias")}
+    assert biases and all(p.requires_grad == trained for p in biases.values())

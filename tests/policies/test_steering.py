@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import radiant_lens as rl
-from radiant_lens.errors import ArtefactError, InvalidArgumentError, LeakageError, NothingToEditError
+from radiant_lens.errors import ArtefactError, DataError, InvalidArgumentError, LeakageError, NothingToEditError
 from radiant_lens.policies.steering import joined
 
 
@@ -201,3 +201,10 @@ def test_hooks_edit_each_row_from_its_start_on(fitted):
     torch.testing.assert_close(after[edited], everywhere[edited])
     with pytest.raises(InvalidArgumentError, match="one position for each of the 2 rows"):
         dict(steering.hooks(torch.tensor([1, 4, 2])))[f"blocks.{layer}.attn.hook_z"](z, None)
+
+
+def test_certificates_need_finite_activations(fitted, gaussian_cache):
+    held_out = gaussian_cache(60, seed=7)
+    held_out.z[2, 1, 0, 3] = float("nan")
+    with pytest.raises(DataError, match=r"`cache.z` must be finite; 1 values are not, .* at index \(2, 1, 0, 3\)"):
+        rl.RadiantPolicy(gamma=0.1).fit(*fitted).certify(held_out)
