@@ -183,14 +183,30 @@ def load_folder(path: str | Path, kind: str, *, verify: bool = True) -> tuple[di
         meta = parsed(json.loads, (path / META).read_text(encoding="utf-8"))
         _check_head(meta, path, kind)
         # The first format had no hash at first; since then one that is missing was lost.
-        tensors, saved_as = load_file(path / TENSORS), meta.pop("sha256", UNHASHED if meta["format"] == 1 else None)
+        tensors, saved_as = read_tensors(path, kind), meta.pop("sha256", UNHASHED if meta["format"] == 1 else None)
         if verify and saved_as != UNHASHED and saved_as != _digest(path / TENSORS):
             raise ArtefactError(f"The saved {kind} at {str(path)!r} is damaged: {TENSORS} is not what was saved.")
         return tensors, meta
     except ArtefactError:
         raise
+    except (OSError, ValueError) as error:
+        raise _damaged(path, kind, error) from error
+
+
+def read_tensors(path: Path, kind: str) -> dict[str, Tensor]:
+    """The tensors of an artefact alone, memory-mapped.
+
+    Raises:
+        ArtefactError: they are missing or damaged.
+    """
+    try:
+        return load_file(path / TENSORS)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ArtefactError(f"The saved {kind} at {str(path)!r} is damaged: {error}.") from error
+        raise _damaged(path, kind, error) from error
+
+
+def _damaged(path: Path, kind: str, error: Exception) -> ArtefactError:
+    return ArtefactError(f"The saved {kind} at {str(path)!r} is damaged: {error}.")
 
 
 def parsed(parse: Callable[[str], Any], text: str) -> Any:

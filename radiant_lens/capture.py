@@ -73,7 +73,7 @@ def collect(
         UnknownNameError: a hook that the model does not have.
         ModelMismatchError: a steering for another model.
         DataError: no statements, a text beyond the context, activations that are not finite.
-        ArtefactError: the store was begun with other settings, or is something else.
+        ArtefactError: the store was begun with other settings, is damaged, or is something else.
         OutputError: the store cannot be written; its shards that are done stay.
         RankError: another rank has died, or does not see the store.
     """

@@ -134,18 +134,18 @@ def _fetched(model: torch.nn.Module, offloaded: dict[torch.nn.Module, list[str]]
             yield from [getattr(module, k).flatten()[:64].clone() for k in keys if f"{paths[module]}.{k}" not in tied]
 
 
-_COPYING = (JointQKVAttentionBridge, JointGateUpMLPBridge)
-"""Bridges of a matrix that serves several purposes, which hold its parts beside it."""
+_COPYING = {JointQKVAttentionBridge: ("q", "k", "v"), JointGateUpMLPBridge: ("gate", "in")}
+"""Bridges of a matrix that serves several purposes, and where they hold its parts beside it."""
 
 
 def _own_parameters(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, dict[str, torch.nn.Parameter]]]:
     """Each module's parameters, every one once, without copies; in one walk, as every `steer` waits for it."""
     seen: set[int] = set()
     for _, module in walk(model):
-        if isinstance(module, _COPYING):
-            # What is inside a module comes after it.
-            parts = ("q", "k", "v") if isinstance(module, JointQKVAttentionBridge) else ("gate", "in")
-            seen.update(id(p) for part in parts for p in getattr(module, part).parameters())
+        for kind, parts in _COPYING.items():
+            if isinstance(module, kind):
+                # What is inside a module comes after it.
+                seen.update(id(p) for part in parts for p in getattr(module, part).parameters())
         # Most modules have none, and `named_parameters` takes a while to say so.
         held: dict[str, torch.nn.Parameter | None] = vars(module)["_parameters"]
         if held:

@@ -17,10 +17,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file
 from torch import Tensor
 
-from radiant_lens._files import META, TENSORS, UNHASHED, parsed, write_errors, write_meta, write_text
+from radiant_lens._files import META, TENSORS, UNHASHED, parsed, read_tensors, write_errors, write_meta, write_text
 from radiant_lens.errors import ArtefactError
 
 _PLAN, _DONE = "plan.json", "shard-*.done"
@@ -93,8 +92,12 @@ class CacheStore:
         return {int(mark.stem.removeprefix("shard-")) for mark in self.path.glob(_DONE)}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything of a head cache that is no text, memory-mapped."""
-        return load_file(self.path / TENSORS)
+        """Everything of a head cache that is no text, memory-mapped.
+
+        Raises:
+            ArtefactError: the file is damaged.
+        """
+        return read_tensors(self.path, _KIND)
 
     def write(
         self,

@@ -125,6 +125,30 @@ def test_a_store_under_a_steering(model, statements, tmp_path, steering):
     assert not torch.equal(stored.z, collect(model, statements).z)
 
 
+def test_a_store_keeps_the_provenance_of_the_run_that_finished_it(model, statements, tmp_path):
+    first = collect(model, statements, store=tmp_path / "s")
+    path = tmp_path / "s" / "meta.json"
+    saved = json.loads(path.read_text())
+    saved["meta"]["versions"]["torch"] = "an older one"
+    path.write_text(json.dumps(saved))
+    again = collect(model, statements, store=tmp_path / "s")
+    assert again.meta == {**first.meta, "versions": {**first.meta["versions"], "torch": "an older one"}}
+    assert again.meta == rl.HeadCache.load(tmp_path / "s").meta
+
+
+def test_a_store_that_was_damaged_while_it_grew_is_told_as_such(model, statements, tmp_path, monkeypatch):
+    write = CacheStore.write
+
+    def damaging(self, shard, *args):
+        write(self, shard, *args)
+        with open(self.path / "tensors.safetensors", "r+b") as file:
+            file.write(b"\xff" * 16)
+
+    monkeypatch.setattr(CacheStore, "write", damaging)
+    with pytest.raises(ArtefactError, match="The saved head cache at .*s' is damaged"):
+        collect(model, statements, store=tmp_path / "s")
+
+
 def test_what_is_finished_is_only_loaded(model, statements, tmp_path, written, monkeypatch):
     first = collect(model, statements, store=tmp_path / "s")
     n = len(written)

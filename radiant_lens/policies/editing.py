@@ -189,8 +189,8 @@ def _gate_as_product(editor: LayerEditor) -> tuple[Float[Tensor, "column gate"],
     """From flags (0 or 1) and strengths: the strengths, and for each head a number below 0 where its gate is shut."""
     n_voting, n = len(editor.voting), len(editor.heads)
     own, all_votes = torch.eye(n_voting, n).to(editor.weights), editor.weights.new_ones(n_voting, n)
-    # What no count of votes makes up for; a power of 2, which all precisions hold.
-    veto = 2.0 ** (n_voting + abs(editor.threshold)).bit_length()
+    # No count of votes beyond the threshold makes up for it; a power of 2, since products may be rounded to few digits.
+    veto = 2.0 ** max(n_voting - editor.threshold, 0).bit_length()
     votes, needed = {
         "head": (own, 0.5),
         "vote": (all_votes + veto * own, editor.threshold - 0.5 + veto),
