@@ -21,7 +21,7 @@ from radiant_lens.passes import Calls, Passes
 from radiant_lens.policies.editing import LayerEdit
 from radiant_lens.policies.layer_hooks import LayerHook
 from radiant_lens.policies.steering import Steering
-from radiant_lens.sites import hook_name, output_projections
+from radiant_lens.sites import head_hook, output_projections
 from radiant_lens.tracing import Trace
 
 
@@ -129,13 +129,15 @@ def _by_one_thread(model: nn.Module) -> Generator[None]:
 
 @contextmanager
 def _on_bridge(model: TransformerBridge, functions: Mapping[int, HookFunction], passes: Passes) -> Generator[None]:
-    hooks = [(hook_name(layer), function) for layer, function in functions.items()]
-    handle = model.original_model.register_forward_pre_hook(passes.begin, with_kwargs=True)
-    try:
-        with model.hooks(fwd_hooks=hooks):
-            yield
-    finally:
-        handle.remove()
+    # Told apart from all others by their level.
+    level = id(passes)
+    with ExitStack() as handles:
+        handles.callback(model.original_model.register_forward_pre_hook(passes.begin, with_kwargs=True).remove)
+        for layer, function in functions.items():
+            point = head_hook(model, layer)
+            handles.callback(point.remove_hooks, level=level)
+            point.add_hook(function, level=level)  # pyright: ignore[reportArgumentType] (it is called by position)
+        yield
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components import JointGateUpMLPBridge, JointQKVAttentionBridge
@@ -30,12 +31,6 @@ _CONFIG_KEYS = (
     *("num_key_value_heads", "head_dim", "vocab_size", "hidden_act", "layer_norm_eps", "rms_norm_eps"),
     *("rope_parameters", "sliding_window", "tie_word_embeddings"),
 )
-_COMPARED = ("architecture", "n_layers", "n_heads", "d_head", "config", "weights")
-
-
-def text_config(model: PreTrainedModel) -> Any:
-    """The configuration of a model's language part."""
-    return model.config.get_text_config()
 
 
 def signature(model: AnyModel) -> dict[str, Any]:
@@ -43,7 +38,14 @@ def signature(model: AnyModel) -> dict[str, Any]:
 
     A plain model and its bridge have the same. Weights in another precision are the same, up to `dtype`.
     """
-    return {**_description(model), "weights": _weight_hashes(model)}
+    described, plain = _description(model), plain_model(model)
+    return {
+        "name": _name(model),
+        "revision": getattr(getattr(plain, "config", None), "_commit_hash", None),
+        **described,
+        "dtype": str(next(plain.parameters()).dtype).removeprefix("torch."),
+        "weights": list(_weight_hashes(plain)),
+    }
 
 
 def plain_model(model: AnyModel) -> PreTrainedModel:
@@ -52,52 +54,65 @@ def plain_model(model: AnyModel) -> PreTrainedModel:
     return cast(PreTrainedModel, model.original_model) if isinstance(model, TransformerBridge) else model
 
 
+def _name(model: AnyModel) -> str:
+    name = str(model.cfg.model_name) if isinstance(model, TransformerBridge) else model.config.name_or_path
+    return "tiny" if name == str(model_folder()) else name or _architecture(model)
+
+
+def _architecture(model: AnyModel) -> str:
+    return str(model.cfg.architecture) if isinstance(model, TransformerBridge) else type(model).__name__
+
+
 def _description(model: AnyModel) -> dict[str, Any]:
-    """`signature` without looking at the weights."""
-    plain = plain_model(model)
-    if isinstance(model, TransformerBridge):
-        name, architecture = str(model.cfg.model_name), str(model.cfg.architecture)
-        shape = (model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_head)
-    elif isinstance(model, PreTrainedModel):
-        name, architecture, projections = model.config.name_or_path, type(model).__name__, output_projections(model)
-        n_heads = text_config(model).num_attention_heads
-        shape = (len(projections), n_heads, input_width(projections[0]) // n_heads)
-    else:
+    """Architecture, shape and configuration, which must be the same of two models whatever their weights."""
+    if not isinstance(model, (TransformerBridge, PreTrainedModel)):
         raise InvalidArgumentError(
             f"`model` must be a TransformerBridge or a PreTrainedModel; got {type(model).__name__}: "
             "use `load_model(model)`, and of a compiled model what was compiled."
         )
-    config = getattr(plain, "config", None)
+    whole = getattr(plain_model(model), "config", None)
+    config: Any = None if whole is None else whole.get_text_config()
+    if isinstance(model, TransformerBridge):
+        shape = (model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_head)
+    else:
+        projections, n_heads = output_projections(model), config.num_attention_heads
+        shape = (len(projections), n_heads, input_width(projections[0]) // n_heads)
     return {
-        "name": "tiny" if name == str(model_folder()) else name or architecture,
-        "revision": getattr(config, "_commit_hash", None),
-        "architecture": architecture,
+        "architecture": _architecture(model),
         **dict(zip(("n_layers", "n_heads", "d_head"), map(int, shape))),
-        "config": {} if config is None else _config_values(config.get_text_config()),
-        "dtype": str(next(plain.parameters()).dtype).removeprefix("torch."),
+        "config": {} if config is None else _config_values(config),
     }
 
 
 def _config_values(config: Any) -> dict[str, Any]:
-    values = {key: value for key in _CONFIG_KEYS if (value := getattr(config, key, None)) is not None}
-    return json.loads(json.dumps(values, default=str))
+    held, names = vars(config), config.attribute_map
+    # To ask for what is not there takes a while, and no configuration has all.
+    there = [key for key in _CONFIG_KEYS if (name := names.get(key, key)) in held or hasattr(type(config), name)]
+    return {key: _as_json(value) for key in there if (value := getattr(config, key)) is not None}
 
 
-@torch.no_grad()
-def _weight_hashes(model: AnyModel) -> list[str]:
+def _as_json(value: Any) -> Any:
+    return value if type(value) in (bool, int, float, str) else json.loads(json.dumps(value, default=str))
+
+
+def _weight_hashes(model: PreTrainedModel) -> Iterator[str]:
     """Hashes of a sample of the weights, rounded so that the same checkpoint in another precision shares one.
 
     Single precision has the one of bfloat16 (the first) and, rounded twice, the one of float16 (the second).
     """
+    sampled = _sampled(model)
+    for rounded in (Tensor.bfloat16, lambda values: values.half().bfloat16()):
+        yield _hash([part for values, sizes in sampled for part in _split(rounded(values).float(), sizes)])
+
+
+@torch.no_grad()
+def _sampled(model: PreTrainedModel) -> list[tuple[Float[Tensor, " value"], list[int]]]:
+    """Samples of all weights, those of one kind as one tensor, with their sizes."""
     # Every `steer` waits for this: one copy for each kind of sample, however many parameters there are.
     samples: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
-    for sample in _samples(plain_model(model)):
+    for sample in _samples(model):
         samples[sample.device, sample.dtype].append(sample)
-    fetched = [(torch.cat(parts).cpu().float(), [len(part) for part in parts]) for parts in samples.values()]
-    return [
-        _hash([part for values, sizes in fetched for part in _split(rounded(values).float(), sizes)])
-        for rounded in (Tensor.bfloat16, lambda values: values.half().bfloat16())
-    ]
+    return [(torch.cat(parts).cpu().float(), [len(part) for part in parts]) for parts in samples.values()]
 
 
 def _split(values: Tensor, sizes: Sequence[int]) -> list[bytes]:
@@ -141,11 +156,12 @@ _COPYING = {JointQKVAttentionBridge: ("q", "k", "v"), JointGateUpMLPBridge: ("ga
 def _own_parameters(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, dict[str, torch.nn.Parameter]]]:
     """Each module's parameters, every one once, without copies; in one walk, as every `steer` waits for it."""
     seen: set[int] = set()
+    copying = tuple(_COPYING)
     for _, module in walk(model):
-        for kind, parts in _COPYING.items():
-            if isinstance(module, kind):
-                # What is inside a module comes after it.
-                seen.update(id(p) for part in parts for p in getattr(module, part).parameters())
+        if isinstance(module, copying):
+            # What is inside a module comes after it.
+            parts = next(parts for kind, parts in _COPYING.items() if isinstance(module, kind))
+            seen.update(id(p) for part in parts for p in getattr(module, part).parameters())
         # Most modules have none, and `named_parameters` takes a while to say so.
         held: dict[str, torch.nn.Parameter | None] = vars(module)["_parameters"]
         if held:
@@ -160,10 +176,37 @@ def require_same(expected: dict[str, Any], model: AnyModel) -> None:
     Raises:
         ModelMismatchError: names the first difference that matters; names of the same weights may differ.
     """
-    actual = signature(model) if "weights" in expected else _description(model)
-    for key in _COMPARED:
-        if key in expected:
-            _compare(key, expected[key], actual[key], expected.get("name"), actual["name"])
+    difference = next(_differences(expected, model), None)
+    if difference is not None:
+        key, wanted, found = difference
+        made_for = f"This was made for model {expected.get('name')!r}"
+        if key == "weights" and isinstance(wanted, str):
+            raise ModelMismatchError(
+                f"{made_for} by an earlier version, whose hash of weights cannot be compared: make it anew, or pass "
+                "`allow_mismatch=True` to `steer` if you are sure."
+            )
+        raise ModelMismatchError(f"{made_for} with {key} = {wanted!r}; {_name(model)!r} has {found!r}.")
+
+
+def _differences(expected: dict[str, Any], model: AnyModel) -> Iterator[tuple[str, Any, Any]]:
+    """Key, what was expected, and what the model has; the weights, which take longest to look at, last."""
+    yield from _unequal(expected, _description(model))
+    if "weights" in expected:
+        hashes = []
+        for made in _weight_hashes(plain_model(model)):
+            if made in expected["weights"]:
+                return
+            hashes.append(made)
+        yield "weights", expected["weights"], hashes
+
+
+def _unequal(expected: dict[str, Any], actual: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """What two descriptions both tell, and differently."""
+    for key, value in actual.items():
+        if isinstance(expected.get(key), dict):
+            yield from _unequal(expected[key], value, f"{path}{key}.")
+        elif key in expected and expected[key] != value:
+            yield path + key, expected[key], value
 
 
 def require_bridge(model: object) -> None:
@@ -197,20 +240,3 @@ def check_hooks(model: TransformerBridge, fwd_hooks: Sequence[tuple[Any, HookFun
     for name, _ in fwd_hooks:
         if isinstance(name, str):
             _checks.known("hook of this model", name, model.hook_dict)
-
-
-def _compare(key: str, expected: Any, actual: Any, made_for: str | None, name: str) -> None:
-    if isinstance(expected, dict):
-        for part in expected.keys() & actual.keys():
-            _compare(f"{key}.{part}", expected[part], actual[part], made_for, name)
-    elif expected == actual or (key == "weights" and set(expected) & set(actual)):
-        return
-    elif key == "weights" and isinstance(expected, str):
-        raise ModelMismatchError(
-            f"This was made for model {made_for!r} by an earlier version, whose hash of weights cannot be compared: "
-            "make it anew, or pass `allow_mismatch=True` to `steer` if you are sure."
-        )
-    else:
-        raise ModelMismatchError(
-            f"This was made for model {made_for!r} with {key} = {expected!r}; {name!r} has {actual!r}."
-        )

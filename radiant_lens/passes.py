@@ -16,10 +16,6 @@ from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.policies.editing import LayerEdit
 from radiant_lens.tracing import TraceRecord
 
-_CACHE_NAMES = ("cache", "past_key_values")
-"""What transformers calls the KV cache of a pass, by its new and its old name: who runs a model may use either."""
-
-
 class Calls:
     """Numbers prompts from 0, over all threads."""
 
@@ -67,7 +63,9 @@ class Passes(threading.local):
         if tokens is None:
             tokens = given["inputs_embeds"][..., 0]
         n_rows, n = tokens.shape[:2]
-        self._offset = self._length(next((given[c] for c in _CACHE_NAMES if given.get(c) is not None), None), n)
+        # The KV cache, by its new name in transformers and its old one: who runs a model may use either.
+        cache = given.get("cache")
+        self._offset = self._length(given.get("past_key_values") if cache is None else cache, n)
         self._last = self._offset + n - 1
         if self._offset > 0:
             self._previous, self._fresh = None, True

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 from torch import nn
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens import _checks
 from radiant_lens.errors import InvalidArgumentError, UnknownNameError
@@ -58,6 +60,11 @@ def hook_name(layer: int | str) -> str:
         'blocks.3.attn.hook_z'
     """
     return f"blocks.{layer}.attn.hook_z"
+
+
+def head_hook(bridge: TransformerBridge, layer: int) -> HookPoint:
+    """The hook point of that name, which a bridge's own `hooks` would look for among thousands."""
+    return bridge.blocks[layer].attn.hook_z
 
 
 def pattern_hook_name(layer: int) -> str:
@@ -121,7 +128,7 @@ def output_projections(model: nn.Module) -> list[nn.Module]:
     path, n_layers = PROJECTION_PATHS[config.model_type], config.get_text_config().num_hidden_layers
     blocks, inside = path.split(".{}.")
     found: dict[int, list[nn.Module]] = {layer: [] for layer in range(n_layers)}
-    for name, module in walk(model):
+    for name, module in walk(model, closed=blocks):
         if name == "_original_component":
             raise InvalidArgumentError(
                 "A TransformerBridge has taken this model over (`load_model`): steer the bridge."
@@ -138,17 +145,24 @@ def output_projections(model: nn.Module) -> list[nn.Module]:
     return [modules[0] for modules in found.values()]
 
 
-def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module once, after the one that it is in, by its name there; in a fraction of the time that paths take."""
-    seen: set[int] = set()
-    ahead: list[tuple[str, nn.Module | None]] = [("", model)]
-    while ahead:
-        name, module = ahead.pop()
-        if module is not None and id(module) not in seen:
-            seen.add(id(module))
-            yield name, module
-            # As `named_children` has them, which takes five times as long.
-            ahead.extend(vars(module)["_modules"].items())
+def walk(model: nn.Module, *, closed: str | None = None) -> list[tuple[str, nn.Module]]:
+    """Every module once, after the one that it is in, by its name there; in a fraction of the time that paths take.
+
+    Args:
+        model: where to begin.
+        closed: name of modules that are not entered.
+    """
+    found, seen = [("", model)], {model}
+    # Grows as it is gone through.
+    for name, module in found:
+        # As `named_children` has them, which takes five times as long.
+        inside: dict[str, nn.Module | None] = vars(module)["_modules"]
+        if inside and name != closed:
+            for key, inner in inside.items():
+                if inner is not None and inner not in seen:
+                    seen.add(inner)
+                    found.append((key, inner))
+    return found
 
 
 def has_rows_for_inputs(projection: nn.Module) -> bool:

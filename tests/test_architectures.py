@@ -14,7 +14,7 @@ from radiant_lens.checkup import CHECKS, check_up
 from radiant_lens.errors import InvalidArgumentError, ModelLoadError, RadiantError, UnknownNameError
 from radiant_lens.identity import signature
 from radiant_lens.models import load_plain, projection_paths
-from radiant_lens.sites import PROJECTION_PATHS, input_width, output_projections
+from radiant_lens.sites import PROJECTION_PATHS, head_hook, hook_name, input_width, output_projections
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,8 @@ def test_every_check_of_the_doctor_holds(pair):
 def test_hook_z_is_where_steer_edits_the_plain_model(pair):
     plain, bridge = pair
     assert [dict(plain.named_modules())[path] for path in projection_paths(bridge)] == output_projections(plain)
+    layers = range(bridge.cfg.n_layers)
+    assert [head_hook(bridge, layer) for layer in layers] == [bridge.hook_dict[hook_name(layer)] for layer in layers]
 
 
 @pytest.mark.parametrize("gate", ["head", "vote", "none"])
