@@ -16,6 +16,7 @@ from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.policies.editing import LayerEdit
 from radiant_lens.tracing import TraceRecord
 
+
 class Calls:
     """Numbers prompts from 0, over all threads."""
 
