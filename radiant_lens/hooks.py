@@ -136,7 +136,7 @@ def _on_bridge(model: TransformerBridge, functions: Mapping[int, HookFunction], 
         for layer, function in functions.items():
             point = head_hook(model, layer)
             handles.callback(point.remove_hooks, level=level)
-            point.add_hook(function, level=level)  # pyright: ignore[reportArgumentType] (it is called by position)
+            point.add_hook(function, level=level)
         yield
 
 

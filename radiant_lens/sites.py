@@ -9,8 +9,6 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from torch import nn
-from transformer_lens.hook_points import HookPoint
-from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens import _checks
 from radiant_lens.errors import InvalidArgumentError, UnknownNameError
@@ -62,8 +60,8 @@ def hook_name(layer: int | str) -> str:
     return f"blocks.{layer}.attn.hook_z"
 
 
-def head_hook(bridge: TransformerBridge, layer: int) -> HookPoint:
-    """The hook point of that name, which a bridge's own `hooks` would look for among thousands."""
+def head_hook(bridge: Any, layer: int) -> Any:
+    """The hook point of that name, which a bridge's own `hooks` looks for among all names of all points."""
     return bridge.blocks[layer].attn.hook_z
 
 
