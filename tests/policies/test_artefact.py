@@ -16,6 +16,8 @@ import radiant_lens as rl
 from radiant_lens._files import FORMAT_VERSION
 from radiant_lens.errors import ArtefactError, InvalidArgumentError, ModelMismatchError
 from radiant_lens.identity import signature
+from radiant_lens.policies.cards import model_card
+from radiant_lens.policies.maps import Certificate
 from radiant_lens.tiny import model_folder
 
 
@@ -43,6 +45,43 @@ def test_what_a_saved_steering_says_of_itself(steering, experiment, tmp_path):
     assert "base_model" not in card
     renamed = replace(steering, meta={**meta, "model": {**meta["model"], "name": "owner/model"}})
     assert "base_model: owner/model" in (renamed.save(tmp_path / "other") / "README.md").read_text()
+
+
+def test_a_card_says_what_is_known_and_what_is_not(steering):
+    known = {
+        "model": {"name": "a/b", "architecture": "GPT2LMHeadModel", "revision": "0f0f", "dtype": "bfloat16"},
+        "policy": {"name": "mine", "of": "Größe"},
+        "detector": {"loss": "smooth"},
+        "data": "facts-7",
+        "positions": "last",
+        "data_hash": "12ab",
+        "split_seed": 17,
+    }
+    certificates = (Certificate("one", gap=1e-9, slack=0.5), Certificate("two", slack=0.25), Certificate("one"))
+    card = model_card(replace(steering, meta=known, certificates=certificates))
+    for row in (
+        "| model | `a/b` (GPT2LMHeadModel), revision 0f0f |",
+        "| dtype of the activations | bfloat16 |",
+        "| data | facts-7, positions last, hash 12ab |",
+        "| split seed | 17 |",
+        "| solver | one, two; worst relative gap 1.0e-09; least slack 2.5e-01 |",
+        "# Steering of a/b: mine",
+    ):
+        assert row in card.splitlines()
+    settings = card.split("```json\n")[1].split("```")[0]
+    assert json.loads(settings) == {"policy": known["policy"], "detector": known["detector"]}
+    assert "Größe" in settings
+    card = model_card(replace(steering, meta={}, certificates=(Certificate("one"),)))
+    for row in (
+        "| model | `?` (?), revision not known |",
+        "| dtype of the activations | not known |",
+        "| data | not known, positions not known, hash not known |",
+        "| split seed | not known |",
+        "| solver | one |",
+        "# Steering of ?: ?",
+    ):
+        assert row in card.splitlines()
+    assert '"detector": {}' in card and "## Metrics" not in card
 
 
 def test_other_data_has_another_hash(experiment):

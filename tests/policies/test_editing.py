@@ -54,19 +54,23 @@ def test_a_shut_gate_leaves_every_bit(gate):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("threshold", [0, 1, 3, 5, 6])
+@pytest.mark.parametrize("threshold", [0, 1, 3, 9, 10])
 @pytest.mark.parametrize("gate", ["head", "vote", "layer", "none"])
 def test_gates_as_products_open_where_votes_say(gate, threshold, dtype):
-    steering = random_steering(2, 5, 3, gate=gate, sites=[(1, head) for head in (0, 2, 3)])
-    scores = replace(steering.scores, thresholds=torch.full((2,), threshold), biases=torch.zeros(2, 5))
+    steering = random_steering(2, 9, 3, gate=gate, sites=[(1, head) for head in (0, 2, 3)])
+    scores = replace(steering.scores, thresholds=torch.full((2,), threshold), biases=torch.zeros(2, 9))
     fast = replace(steering, scores=scores)._editor(1, torch.zeros((), dtype=dtype))
-    z = torch.randn(3000, 5, 3, generator=torch.Generator().manual_seed(0), dtype=dtype)
-    # Scores of exactly 0, which flag, and activations of every size.
+    assert isinstance(fast, RankOneEditor)
+    slow = LayerEditor(**{name: getattr(fast, name) for name in LayerEditor.__dataclass_fields__})
+    z = torch.randn(3000, 9, 3, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    # Scores of exactly 0, which flag; activations of every size; and heads that all flag but one.
     z[::7, ::2] = 0
     z[1::7] *= 1e-6
     z[2::7] *= 1e6
-    assert isinstance(fast, RankOneEditor)
+    z[3::7] *= (z[3::7] * scores.weights[1]).sum(-1, keepdim=True).sign()
+    z[3::7, 2] *= -1
     edit = fast.look(z)
+    assert torch.equal(edit.gated, slow.look(z).gated)
     written = z.index_add(-2, edit.heads, edit.displacement)
     torch.testing.assert_close(fast.edited(z), written)
     shut = ~edit.gated.any(-1)

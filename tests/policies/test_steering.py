@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from plain_models import random_steering
 
 import radiant_lens as rl
 from radiant_lens.errors import ArtefactError, DataError, InvalidArgumentError, LeakageError, NothingToEditError
@@ -63,6 +66,13 @@ def test_saved_and_loaded_steerings_edit_alike(fitted, tmp_path):
             assert torch.equal(loaded.edit(cache.z[:, layer], layer), steering.edit(cache.z[:, layer], layer))
 
 
+def test_a_trust_region_of_other_heads_is_refused(fitted, tmp_path):
+    steering = rl.RadiantPolicy(trust=0.9).fit(*fitted)
+    fewer = replace(steering, trust=steering.trust.take(torch.tensor([0])))
+    with pytest.raises(ArtefactError, match="mean"):
+        rl.Steering.load(fewer.save(tmp_path / "steering"))
+
+
 def test_no_artefact_is_read_that_is_not_one(fitted, tmp_path):
     cache, detector = fitted
     path = rl.RadiantPolicy().fit(cache, detector).save(tmp_path / "steering")
@@ -107,6 +117,7 @@ def test_selected_heads_keep_their_maps(fitted):
     site = steering.sites[-1]
     kept = steering.select([site])
     assert torch.equal(kept.maps()[site].G, steering.maps()[site].G)
+    assert kept.certificates == steering.certificates[-1:]
     z = cache.z[:, site.layer]
     assert torch.equal(kept.edit(z, site.layer)[:, site.head], steering.edit(z, site.layer)[:, site.head])
 
@@ -145,12 +156,51 @@ def test_joined_steerings_edit_as_each_does(fitted):
     assert len(parts) > 1
     again = joined(parts)
     assert again.sites == whole.sites
+    assert again.certificates == whole.certificates
+    assert again.meta == whole.meta
     for layer in whole.layers:
         assert torch.equal(again.edit(cache.z[:, layer], layer), whole.edit(cache.z[:, layer], layer))
     with pytest.raises(InvalidArgumentError, match="Only steerings of different heads"):
         joined([whole, parts[0]])
     with pytest.raises(InvalidArgumentError, match="same gate, kind of maps"):
         joined([parts[0], rl.ITIPolicy(heads=[(0, 0)]).fit(*fitted)])
+
+
+@pytest.mark.parametrize("trust", [None, 0.9])
+def test_the_first_of_joined_steerings_speaks_for_all_but_their_groups(fitted, trust):
+    whole = rl.RadiantPolicy(trust=trust).fit(*fitted)
+    first, last = (whole.select([site]) for site in (whole.sites[0], whole.sites[-1]))
+    first, last = (replace(s, meta={"data": name, "seen_groups": [name]}) for s, name in ((first, "b"), (last, "a")))
+    again = joined([last, first, replace(first, sites=(rl.HeadSite(0, 0),), meta={})])
+    assert again.meta == {"data": "a", "seen_groups": ["a", "b"]}
+    assert (again.trust is None) == (trust is None)
+    mixed = replace(first, trust=rl.RadiantPolicy(trust=0.8).fit(*fitted).trust if trust is None else None)
+    with pytest.raises(InvalidArgumentError, match="use of a trust region"):
+        joined([last, mixed])
+
+
+def test_a_steering_names_six_of_its_heads_and_its_policy():
+    steering = random_steering(1, 7, 2)
+    assert repr(steering) == "Steering(random, 7 heads: L0H0, L0H1, L0H2, L0H3, L0H4, L0H5, ...; gate 'head')"
+    six = replace(steering.select(steering.sites[:6]), meta={})
+    assert repr(six) == "Steering(?, 6 heads: L0H0, L0H1, L0H2, L0H3, L0H4, L0H5; gate 'head')"
+
+
+def test_hooks_are_refused_beyond_the_model_or_without_a_start():
+    steering = random_steering(2, 3, 2)
+    for layer in (-1, 2, 3):
+        with pytest.raises(InvalidArgumentError, match=rf"`layer` must .* got {layer}"):
+            steering.hook(layer)
+    with pytest.raises(InvalidArgumentError, match="`start` must be one of 'newest'; got 'oldest'"):
+        steering.hooks("oldest")
+    with pytest.raises(InvalidArgumentError, match=r"ending in \(3, 2\); got shape \(1, 1, 2, 3\)"):
+        steering.hook(1)(torch.zeros(1, 1, 2, 3), None)
+
+
+def test_heads_may_be_rows_of_a_tensor_or_an_array():
+    steering = random_steering(2, 3, 2)
+    for heads in (torch.tensor([[1, 2], [0, 1]]), np.array([[1, 2], [0, 1]])):
+        assert str(steering.select(heads).sites) == "(HeadSite(layer=0, head=1), HeadSite(layer=1, head=2))"
 
 
 def test_what_the_trust_region_leaves_alone_is_counted(fitted, gaussian_cache):
