@@ -27,7 +27,7 @@ from radiant_lens.ragged import Ragged
 from radiant_lens.ranks import Rank, this_rank
 from radiant_lens.runs import Run
 from radiant_lens.stores import CacheStore
-from radiant_lens.tokens import Encoded, answer_positions, encode_each
+from radiant_lens.tokens import Encoded, answer_positions, encode_each, pass_tokens
 
 POSITIONS = ("answer", "last", "all")
 
@@ -38,7 +38,7 @@ def collect(
     *,
     positions: str | Sequence[int] = "answer",
     layers: Sequence[int] | None = None,
-    max_tokens: int = 4096,
+    max_tokens: int | None = None,
     progress: bool = False,
     steering: Steering | None = None,
     fwd_hooks: Sequence[tuple[str, HookFunction]] = (),
@@ -54,7 +54,7 @@ def collect(
             indices into each text's tokens (negative ones count from the end).
         layers: keep these alone; no layer after the last of them is run. The axis `layer` stays that of the model:
             activations of other layers are zero, so that their heads detect nothing and are never significant.
-        max_tokens: tokens in one forward pass, padding included.
+        max_tokens: tokens in one forward pass, padding included; None: 1024 on the CPU, else 4096.
         progress: show a progress bar.
         steering: on meanwhile, from each answer's first edited position on. What is kept is what its own edits of
             the same layer start from.
@@ -79,7 +79,8 @@ def collect(
     """
     require_bridge(model)
     name, statements = (data.name, data.statements) if isinstance(data, Dataset) else ("statements", tuple(data))
-    _check_arguments(statements, positions, max_tokens)
+    _check_arguments(statements, positions)
+    max_tokens = pass_tokens(model, max_tokens)
     if store is not None and fwd_hooks:
         raise InvalidArgumentError(
             "`store` cannot be used with `fwd_hooks`: functions cannot be compared when resuming."
@@ -160,14 +161,13 @@ def _edits(steering: Steering, starts: Sequence[int]) -> Callable[[Sequence[int]
     return lambda texts: steering.hooks(torch.tensor([starts[i] for i in texts]))
 
 
-def _check_arguments(statements: Sequence[Statement], positions: str | Sequence[int], max_tokens: int) -> None:
+def _check_arguments(statements: Sequence[Statement], positions: str | Sequence[int]) -> None:
     if not statements:
         raise DataError("There are no statements to collect activations on.")
     for statement in statements:
         _checks.instance(
             "data", statement, Statement, hint="`collect` takes a Dataset, or Statements with their labels"
         )
-    _checks.whole("max_tokens", max_tokens, 1)
     if isinstance(positions, str):
         _checks.choice("positions", positions, POSITIONS)
     elif not isinstance(positions, Sequence) or not positions or any(type(p) is not int for p in positions):

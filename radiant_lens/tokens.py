@@ -138,6 +138,21 @@ def batched(rows: Sequence[Sequence[int]], pad_id: int, *, max_tokens: int) -> I
     return (padded(rows, index, pad_id) for index in batch_rows(rows, max_tokens=max_tokens))
 
 
+def pass_tokens(model: TransformerBridge, wanted: int | None) -> int:
+    """How many tokens go through the model at once: as many as are wanted, or (None) as run fastest.
+
+    On a CPU what a pass of more makes no longer fits the caches, and is taken from the system anew in every layer.
+
+    Raises:
+        InvalidArgumentError: no whole number of at least 1.
+    """
+    require_bridge(model)
+    if wanted is None:
+        return 1024 if torch.device(model.cfg.device or "cpu").type == "cpu" else 4096
+    _checks.whole("max_tokens", wanted, 1)
+    return wanted
+
+
 def pad_id(model: TransformerBridge) -> int:
     """Token with which to pad; what it is does not matter where it is masked."""
     given = model.tokenizer.pad_token_id

@@ -90,7 +90,7 @@ def collect(
     data: o.Data = "tiny-facts",
     positions: o.Positions = "answer",
     layers: o.Layers = None,
-    max_tokens: o.MaxTokens = 4096,
+    max_tokens: o.MaxTokens = None,
     device: o.Device = None,
     device_map: o.DeviceMap = None,
     as_json: o.Json = False,

@@ -29,7 +29,9 @@ Store = Annotated[
     typer.Option(help="Folder to write shard by shard, in bounded memory; the same command takes up where it stopped."),
 ]
 Layers = Annotated[str | None, typer.Option(help="Such as 0,1,2: keep these alone, and run none after the last.")]
-MaxTokens = Annotated[int, typer.Option(help="Tokens in one forward pass, padding included.")]
+MaxTokens = Annotated[
+    int | None, typer.Option(help="Tokens in one forward pass, padding included; 1024 on the CPU, else 4096.")
+]
 Samples = Annotated[int, typer.Option(help="Answers to each prompt.")]
 NewTokens = Annotated[int, typer.Option(help="Tokens of an answer at most.")]
 Temperature = Annotated[float, typer.Option(help="0 for greedy answers.")]

@@ -41,7 +41,11 @@ def choices(prompt: Prompt) -> Choices | None:
 
 
 def score_choices(
-    model: TransformerBridge, prompts: Sequence[Prompt], steering: Steering | None = None, *, max_tokens: int = 4096
+    model: TransformerBridge,
+    prompts: Sequence[Prompt],
+    steering: Steering | None = None,
+    *,
+    max_tokens: int | None = None,
 ) -> pd.DataFrame:
     """MC1 and MC2 of each prompt that has correct and incorrect answers (Lin et al., 2022).
 
@@ -53,7 +57,7 @@ def score_choices(
         model: from `load_model`.
         prompts: with reference answers.
         steering: None for the unsteered model.
-        max_tokens: tokens in one forward pass, padding included.
+        max_tokens: tokens in one forward pass, padding included; None: 1024 on the CPU, else 4096.
 
     Returns:
         One row for each such prompt, with its place among `prompts` as index: group, condition, mc1, mc2.

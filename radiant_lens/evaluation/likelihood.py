@@ -17,7 +17,7 @@ from radiant_lens.evaluation.generation import require_numbers
 from radiant_lens.hooks import steer
 from radiant_lens.policies.steering import Steering
 from radiant_lens.ranks import shared
-from radiant_lens.tokens import answer_positions, batched, encode, pad_id
+from radiant_lens.tokens import answer_positions, batched, encode, pad_id, pass_tokens
 from radiant_lens.tracing import Trace
 
 
@@ -43,7 +43,7 @@ def score_statements(
     *,
     fwd_hooks: Sequence[tuple[str, HookFunction]] = (),
     compare: bool = True,
-    max_tokens: int = 4096,
+    max_tokens: int | None = None,
 ) -> ScoredText:
     """Teacher-force statements, edited where edits would happen: from the token before the answer on.
 
@@ -55,14 +55,15 @@ def score_statements(
         steering: None for the unsteered model.
         fwd_hooks: one's own hooks, on together with the steering and off in the unsteered model.
         compare: also run the unsteered model, for the KL (unsteered || steered), and count edits; else they are 0.
-        max_tokens: tokens in one forward pass, padding included.
+        max_tokens: tokens in one forward pass, padding included; None: 1024 on the CPU, else 4096.
 
     Raises:
         RadiantError: logits that are no numbers.
     """
+    budget = pass_tokens(model, max_tokens)
     encoded = encode(model, [s.text for s in statements])
     texts = [(e.ids, answer_positions(e, s.answer_start).start) for e, s in zip(encoded, statements)]
-    rows = shared(texts, lambda mine: _sums(model, mine, steering, fwd_hooks, compare, max_tokens).T.tolist())
+    rows = shared(texts, lambda mine: _sums(model, mine, steering, fwd_hooks, compare, budget).T.tolist())
     return ScoredText(*torch.tensor(rows, dtype=torch.float64).reshape(-1, len(ScoredText._fields)).T)
 
 

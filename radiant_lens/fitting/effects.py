@@ -23,7 +23,7 @@ from radiant_lens.identity import require_fitting
 from radiant_lens.policies.steering import Steering
 from radiant_lens.risks import Interval, bootstrap_ratio, group_sums
 from radiant_lens.sites import HeadSite, hook_name
-from radiant_lens.tokens import TokenBatch, answer_positions, batched, encode, pad_id
+from radiant_lens.tokens import TokenBatch, answer_positions, batched, encode, pad_id, pass_tokens
 
 
 class _Answers(NamedTuple):
@@ -81,7 +81,12 @@ class HeadEffects:
 
 
 def head_effects(
-    model: TransformerBridge, data: Dataset, steering: Steering, *, max_tokens: int = 4096, progress: bool = False
+    model: TransformerBridge,
+    data: Dataset,
+    steering: Steering,
+    *,
+    max_tokens: int | None = None,
+    progress: bool = False,
 ) -> HeadEffects:
     """Estimate what editing each head does to what the model says, all heads in one backward pass.
 
@@ -93,7 +98,7 @@ def head_effects(
         model: from `load_model`.
         data: with prompts that have both kinds of answers.
         steering: from a policy's `fit`.
-        max_tokens: tokens in one pass, padding included.
+        max_tokens: tokens in one forward pass, padding included; None: 1024 on the CPU, else 4096.
         progress: show a progress bar.
 
     Returns:
@@ -103,9 +108,9 @@ def head_effects(
         DataError: no prompt has both correct and incorrect answers.
         ModelMismatchError: a steering for another model.
     """
-    _checks.whole("max_tokens", max_tokens, 1)
     _checks.instance("data", data, Dataset, hint="its prompts are needed")
     require_fitting(steering, model)
+    max_tokens = pass_tokens(model, max_tokens)
     answers = _answers([p for p in data.prompts if p.correct_answers and p.incorrect_answers], data.name)
     by_answer = _first_order(model, answers, steering, max_tokens, progress)
     sums = group_sums(by_answer * answers.weights[:, None], answers.groups)

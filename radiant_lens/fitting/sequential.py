@@ -54,7 +54,7 @@ def fit_sequential(
     policy: RadiantPolicy | HeadPolicy,
     *,
     positions: str | Sequence[int] = "answer",
-    max_tokens: int = 4096,
+    max_tokens: int | None = None,
     progress: bool = False,
 ) -> SequentialFit:
     """Fit a policy's layers in the order of their depth, each on activations collected under the earlier ones.
@@ -72,7 +72,7 @@ def fit_sequential(
         detector: fitted on unsteered activations.
         policy: which heads, which maps.
         positions: as the detector was trained at (see `collect`).
-        max_tokens: tokens in one forward pass, padding included.
+        max_tokens: tokens in one forward pass, padding included; None: 1024 on the CPU, else 4096.
         progress: show progress bars.
 
     Raises:
