@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -23,13 +22,14 @@ from radiant_lens.datasets.records import Statement
 from radiant_lens.errors import DataError, InvalidArgumentError, RankError
 from radiant_lens.identity import check_hooks, require_bridge, require_fitting, signature
 from radiant_lens.policies.steering import Steering
-from radiant_lens.ragged import Ragged
 from radiant_lens.ranks import Rank, this_rank
 from radiant_lens.runs import Run
-from radiant_lens.stores import CacheStore
-from radiant_lens.tokens import Encoded, answer_positions, encode_each, pass_tokens
+from radiant_lens.stores import CacheStore, Column
+from radiant_lens.texts import Texts, read
+from radiant_lens.tokens import pass_tokens
 
 POSITIONS = ("answer", "last", "all")
+_TEXTS_AT_ONCE = 4096
 
 
 def collect(
@@ -89,22 +89,19 @@ def collect(
     wanted = _wanted_layers(layers, model.cfg.n_layers)
     if steering is not None:
         require_fitting(steering, model)
-    rows, chosen, starts = Ragged(), Ragged(), array("q")
-    for i, (encoded, statement) in enumerate(zip(encode_each(model, [s.text for s in statements]), statements)):
-        rows.append(encoded.ids)
-        chosen.append(_chosen(encoded, statement, positions, i))
-        starts.append(answer_positions(encoded, statement.answer_start).start)
-    edits = None if steering is None else _edits(steering, starts)
-    run = Run(model, rows, chosen, wanted, max_tokens, edits, tuple(fwd_hooks))
+    # What is in memory anyway is dwarfed by the activations; with a store it would be what grows with the data.
+    texts = read(model, statements, positions, remember=store is None)
+    run = Run(model, texts, wanted, max_tokens, steering, tuple(fwd_hooks))
     described: dict[str, Any] = {
         "texts": tuple(s.text for s in statements),
         "group_names": tuple(s.group for s in statements),
         "meta": _provenance(model, name, positions, layers),
     }
+    columns = _columns(statements, texts)
     if store is None:
         z = run.in_memory(progress)
-        return HeadCache(z=z, **_columns(statements, chosen), **described)
-    opened = _opened(store, run, _columns(statements, chosen), described, steering)
+        return HeadCache(z=z, **{name: torch.cat(list(parts())) for name, parts in columns.items()}, **described)
+    opened = _opened(store, run, columns, described)
     complete = opened.complete
     run.into(opened, described, progress, this_rank())
     if complete:
@@ -114,21 +111,25 @@ def collect(
     return HeadCache(**opened.tensors(), **described)
 
 
-def _columns(statements: Sequence[Statement], chosen: Ragged) -> dict[str, Tensor]:
+def _columns(statements: Sequence[Statement], texts: Texts) -> dict[str, Column]:
     """Label, text and position of every example."""
-    text_index = torch.arange(len(chosen)).repeat_interleave(torch.tensor([len(c) for c in chosen]))
+
+    def in_parts(values: Callable[[Tensor], Tensor]) -> Column:
+        return lambda: map(values, torch.arange(len(texts)).split(_TEXTS_AT_ONCE))
+
+    def of_each(values: Tensor, some: Tensor) -> Tensor:
+        return values.repeat_interleave(texts.counts[some])
+
     return {
-        "labels": torch.tensor([s.label for s in statements])[text_index],
-        "text_index": text_index,
-        "positions": torch.tensor([p for c in chosen for p in c]),
+        "labels": in_parts(lambda some: of_each(torch.tensor([statements[i].label for i in some.tolist()]), some)),
+        "text_index": in_parts(lambda some: of_each(some, some)),
+        "positions": in_parts(lambda some: torch.tensor([p for i in some.tolist() for p in texts.kept(i)])),
     }
 
 
-def _opened(
-    store: str | Path, run: Run, columns: dict[str, Tensor], described: dict[str, Any], steering: Steering | None
-) -> CacheStore:
+def _opened(store: str | Path, run: Run, columns: Mapping[str, Column], described: dict[str, Any]) -> CacheStore:
     """The store, laid out by the first rank."""
-    rank, plan = this_rank(), _plan(described, columns, run, steering)
+    rank, plan = this_rank(), _plan(described, columns, run)
     if rank.number > 0:
         rank.wait()
         _require_shared(store, rank)
@@ -156,11 +157,6 @@ def _wanted_layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, ..
     return tuple(sorted({int(layer) for layer in layers}))
 
 
-def _edits(steering: Steering, starts: Sequence[int]) -> Callable[[Sequence[int]], list[tuple[str, HookFunction]]]:
-    """Hooks of a steering for a batch of texts, of which each is edited from its own position on."""
-    return lambda texts: steering.hooks(torch.tensor([starts[i] for i in texts]))
-
-
 def _check_arguments(statements: Sequence[Statement], positions: str | Sequence[int]) -> None:
     if not statements:
         raise DataError("There are no statements to collect activations on.")
@@ -172,18 +168,6 @@ def _check_arguments(statements: Sequence[Statement], positions: str | Sequence[
         _checks.choice("positions", positions, POSITIONS)
     elif not isinstance(positions, Sequence) or not positions or any(type(p) is not int for p in positions):
         raise InvalidArgumentError(f"`positions` must be one of {POSITIONS} or whole numbers; got {positions!r}.")
-
-
-def _chosen(encoded: Encoded, statement: Statement, positions: str | Sequence[int], text: int) -> Sequence[int]:
-    n = len(encoded.ids)
-    if positions == "answer":
-        return answer_positions(encoded, statement.answer_start)
-    if positions == "all":
-        return range(n)
-    wanted = [-1] if positions == "last" else [int(p) for p in positions]
-    if any(not -n <= p < n for p in wanted):
-        raise InvalidArgumentError(f"`positions` must lie in [-{n}, {n}) for text {text}; got {wanted}.")
-    return sorted({p % n for p in wanted})
 
 
 def _provenance(
@@ -199,7 +183,7 @@ def _provenance(
     }
 
 
-def _plan(described: dict[str, Any], columns: dict[str, Tensor], run: Run, steering: Steering | None) -> dict[str, Any]:
+def _plan(described: dict[str, Any], columns: Mapping[str, Column], run: Run) -> dict[str, Any]:
     """Every setting on which the content of a store, or what stands in which shard, depends."""
     meta = described["meta"]
     return {
@@ -209,14 +193,14 @@ def _plan(described: dict[str, Any], columns: dict[str, Tensor], run: Run, steer
         "max_tokens": run.max_tokens,
         "shard_bytes": runs.SHARD_BYTES,
         "data": _data_digest(described["texts"], described["group_names"], columns),
-        "steering": None if steering is None else _steering_digest(steering),
+        "steering": None if run.steering is None else _steering_digest(run.steering),
     }
 
 
-def _data_digest(texts: Sequence[str], groups: Sequence[str], columns: dict[str, Tensor]) -> str:
+def _data_digest(texts: Sequence[str], groups: Sequence[str], columns: Mapping[str, Column]) -> str:
     # Text by text: all of them as one would be a second copy of the data.
     rows = (json.dumps(row).encode() for row in zip(texts, groups))
-    return _digest(chain(rows, (column.numpy().data for column in columns.values())))
+    return _digest(chain(rows, (part.numpy().data for parts in columns.values() for part in parts())))
 
 
 def _steering_digest(steering: Steering) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from typing import Any
 
 import torch
@@ -18,9 +17,11 @@ from transformer_lens.model_bridge import TransformerBridge
 from radiant_lens import _checks
 from radiant_lens._typing import HookFunction
 from radiant_lens.errors import RankError
+from radiant_lens.policies.steering import Steering
 from radiant_lens.ranks import Rank
 from radiant_lens.sites import hook_name
 from radiant_lens.stores import CacheStore
+from radiant_lens.texts import Texts
 from radiant_lens.tokens import batch_rows, pad_id, padded
 
 SHARD_BYTES = 2**23
@@ -38,27 +39,25 @@ class Run:
 
     Args:
         model: from `load_model`.
-        rows: tokens of each text.
-        chosen: positions of each text to keep.
+        texts: what they are, and what to keep of each.
         layers: to keep, ascending.
         max_tokens: tokens in one forward pass, padding included.
-        edits: hooks that are on for a batch of texts, after its activations are kept; None for none.
+        steering: on from each answer's first edited position on, after a layer's activations are kept.
         before: hooks that are on before anything is kept; with them passes run to their end.
     """
 
     model: TransformerBridge
-    rows: Sequence[Sequence[int]]
-    chosen: Sequence[Sequence[int]]
+    texts: Texts
     layers: tuple[int, ...]
     max_tokens: int
-    edits: Callable[[Sequence[int]], list[tuple[str, HookFunction]]] | None = None
+    steering: Steering | None = None
     before: Hooks = ()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Axes `example layer head d_head` of all activations."""
         config = self.model.cfg
-        return sum(len(c) for c in self.chosen), config.n_layers, config.n_heads, config.d_head
+        return int(self.texts.counts.sum()), config.n_layers, config.n_heads, config.d_head
 
     def in_memory(self, progress: bool) -> Float[Tensor, "example layer head d_head"]:
         """All activations; zero at layers that are not wanted."""
@@ -83,12 +82,12 @@ class Run:
         done = store.done
         missing = [shard for shard in shards if shard[0] not in done]
         # One for all shards: memory that is given back and taken anew grows all the same.
-        room = self._room(max((int(self._counts[list(chain(*batches))].sum()) for _, batches in missing), default=0))
+        room = self._room(max((self._n_examples(torch.cat(batches)) for _, batches in missing), default=0))
         # Nobody may write before all have seen what is missing.
         rank.wait()
         with Progress(transient=True, disable=not progress or rank.number > 0) as bar:
             for i, batches in bar.track(missing[rank.number :: rank.n], description="collecting activations"):
-                examples = self._examples(sorted(chain(*batches)))
+                examples = self._examples(torch.cat(batches).sort().values)
                 kept = room[: len(examples)]
                 self._keep(batches, examples, kept)
                 _checks.finite(f"activations of shard {i}", kept)
@@ -103,15 +102,15 @@ class Run:
             store.finish(described)
         rank.wait()
 
-    def _batches(self) -> list[list[int]]:
-        return batch_rows(self.rows, max_tokens=self.max_tokens)
+    def _batches(self) -> list[Int[Tensor, " _"]]:
+        return batch_rows(self.texts.lengths, max_tokens=self.max_tokens)
 
-    def _shards(self) -> list[list[list[int]]]:
+    def _shards(self) -> list[list[Int[Tensor, " _"]]]:
         """Batches one after the other until a shard is full, which is written as one; the same ones in every run."""
         size = len(self.layers) * self.shape[2] * self.shape[3] * self.model.cfg.dtype.itemsize
         shards, batches, n_kept = [], [], 0
         for batch in self._batches():
-            n = int(self._counts[batch].sum())
+            n = self._n_examples(batch)
             if batches and (n_kept + n) * size > SHARD_BYTES:
                 shards.append(batches)
                 batches, n_kept = [], 0
@@ -119,19 +118,17 @@ class Run:
             n_kept += n
         return [*shards, batches]
 
-    @cached_property
-    def _counts(self) -> Int[Tensor, " text"]:
-        """Examples of each text."""
-        return torch.tensor([len(c) for c in self.chosen])
+    def _n_examples(self, texts: Int[Tensor, " some"]) -> int:
+        return int(self.texts.counts[texts].sum())
 
     @cached_property
     def _ends(self) -> Int[Tensor, " text"]:
         """Number of examples up to and with each text."""
-        return self._counts.cumsum(0)
+        return self.texts.counts.cumsum(0)
 
-    def _examples(self, texts: Sequence[int]) -> Int[Tensor, " kept"]:
+    def _examples(self, texts: Int[Tensor, " some"]) -> Int[Tensor, " kept"]:
         """Numbers of the examples of some texts, one text after the other."""
-        counts = self._counts[texts]
+        counts = self.texts.counts[texts]
         ends = counts.cumsum(0)
         return torch.arange(int(ends[-1])) + (self._ends[texts] - ends).repeat_interleave(counts)
 
@@ -140,7 +137,7 @@ class Run:
 
     def _keep(
         self,
-        batches: Iterable[list[int]],
+        batches: Iterable[Int[Tensor, " _"]],
         examples: Int[Tensor, " kept"],
         z: Float[Tensor, "kept chosen head d_head"],
     ) -> None:
@@ -150,13 +147,18 @@ class Run:
         pad = pad_id(self.model)
         # Hooks are put on once: finding their points costs more than a short pass.
         with torch.no_grad(), self.model.hooks(fwd_hooks=[*self.before, *keeper.hooks()]):
-            for index in batches:
-                batch = padded(self.rows, index, pad)
-                target = torch.searchsorted(examples, self._examples(index))
-                keeper.turn_to([self.chosen[i] for i in index], target, config.device)
-                edited = self.model.hooks(fwd_hooks=self.edits(index)) if self.edits else nullcontext()
-                with edited, suppress(_LastLayerDone):
-                    self.model(batch.tokens.to(config.device), attention_mask=batch.mask.long().to(config.device))
+            for batch in batches:
+                index = batch.tolist()
+                tokens, mask = padded(self.texts.tokens(index), pad)
+                target = torch.searchsorted(examples, self._examples(batch))
+                keeper.turn_to([self.texts.kept(i) for i in index], target, config.device)
+                with self._steered(batch), suppress(_LastLayerDone):
+                    self.model(tokens.to(config.device), attention_mask=mask.long().to(config.device))
+
+    def _steered(self, texts: Int[Tensor, " some"]) -> AbstractContextManager[object]:
+        if self.steering is None:
+            return nullcontext()
+        return self.model.hooks(fwd_hooks=self.steering.hooks(self.texts.starts[texts]))
 
 
 class _Keeper:

@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from torch import Tensor
 
 from radiant_lens._files import META, TENSORS, UNHASHED, parsed, read_tensors, write_errors, write_meta, write_text
 from radiant_lens.errors import ArtefactError
+
+Column = Callable[[], Iterable[Int[Tensor, " _"]]]
+"""A column of a head cache, whole numbers (int64) for every example, in parts that need not be in memory together."""
 
 _PLAN, _DONE = "plan.json", "shard-*.done"
 _KIND = "head cache"
@@ -42,7 +46,7 @@ class CacheStore:
         plan: every setting that the content depends on, as JSON can hold it.
         shape: of `z`, axes `example layer head d_head`.
         dtype: of `z`.
-        columns: the other tensors of a head cache.
+        columns: the other tensors of a head cache, whole numbers for every example.
 
     Raises:
         ArtefactError: something else stands at `path`, or a store with another plan; names the difference.
@@ -55,7 +59,7 @@ class CacheStore:
         plan: Mapping[str, Any],
         shape: tuple[int, int, int, int],
         dtype: torch.dtype,
-        columns: Mapping[str, Int[Tensor, " example"]],
+        columns: Mapping[str, Column],
     ) -> None:
         self.path = Path(path)
         self._layers, self._slot = shape[1], shape[2] * shape[3] * dtype.itemsize
@@ -66,14 +70,14 @@ class CacheStore:
                 self._lay_out(plan, header, columns)
         _require_same_plan(self.path, plan)
 
-    def _lay_out(self, plan: Mapping[str, Any], header: bytes, columns: Mapping[str, Tensor]) -> None:
+    def _lay_out(self, plan: Mapping[str, Any], header: bytes, columns: Mapping[str, Column]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent))
         try:
             with open(beside / TENSORS, "wb") as file:
                 file.write(header)
-                for column in columns.values():
-                    file.write(_bytes(column))
+                for part in chain.from_iterable(parts() for parts in columns.values()):
+                    file.write(_bytes(part))
                 file.truncate(self._begin + plan["shape"][0] * self._layers * self._slot)
             write_text(beside / _PLAN, json.dumps(plan, indent=1))
             beside.chmod(0o755)
@@ -131,10 +135,10 @@ class CacheStore:
             mark.unlink(missing_ok=True)
 
 
-def _header(shape: tuple[int, ...], dtype: torch.dtype, columns: Mapping[str, Tensor]) -> tuple[bytes, int]:
+def _header(shape: tuple[int, ...], dtype: torch.dtype, columns: Iterable[str]) -> tuple[bytes, int]:
     """Head of the safetensors file, with `z` behind the other tensors, and the place of its first byte."""
     entries, end = {}, 0
-    sized = [(name, column.dtype, tuple(column.shape)) for name, column in columns.items()]
+    sized = [(name, torch.int64, shape[:1]) for name in columns]
     for name, kind, axes in [*sized, ("z", dtype, shape)]:
         begin, end = end, end + kind.itemsize * torch.Size(axes).numel()
         entries[name] = {"dtype": _NAMES[kind], "shape": list(axes), "data_offsets": [begin, end]}

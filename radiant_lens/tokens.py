@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -107,35 +108,35 @@ def answer_positions(encoded: Encoded, answer_start: int) -> range:
     return range(max(first - 1, 0), len(encoded.ids))
 
 
-def batch_rows(rows: Sequence[Sequence[int]], *, max_tokens: int) -> list[list[int]]:
-    """Which rows go through the model together: at most `max_tokens` tokens, padding included (one row at least).
+def batch_rows(lengths: Int[Tensor, " row"], *, max_tokens: int) -> list[Int[Tensor, " _"]]:
+    """Which rows of these lengths go through the model together.
 
-    Longest first, and rows of like length stand together, so that little is padded.
+    At most `max_tokens` tokens, padding included, but one row at least; longest first, and rows of like length stand
+    together, so that little is padded.
     """
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-    batches = []
+    order = lengths.argsort(descending=True, stable=True)
+    sizes: list[int] = []
     first = 0
     while first < len(order):
-        n = max(1, max_tokens // len(rows[order[first]]))
-        batches.append(order[first : first + n])
-        first += n
-    return batches
+        sizes.append(min(max(1, max_tokens // int(lengths[order[first]])), len(order) - first))
+        first += sizes[-1]
+    return list(order.split(sizes))
 
 
-def padded(rows: Sequence[Sequence[int]], index: list[int], pad_id: int) -> TokenBatch:
-    """The rows of `index`, padded on the right to the longest of them."""
-    width = max(len(rows[i]) for i in index)
-    tokens = torch.full((len(index), width), pad_id)
-    mask = torch.zeros((len(index), width), dtype=torch.bool)
-    for row, i in enumerate(index):
-        tokens[row, : len(rows[i])] = torch.tensor(rows[i])
-        mask[row, : len(rows[i])] = True
-    return TokenBatch(index, tokens, mask)
+def padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    """Tokens and mask of rows, padded on the right to the longest of them."""
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    tokens = torch.full(mask.shape, pad_id)
+    tokens[mask] = torch.tensor(list(chain.from_iterable(rows)))
+    return tokens, mask
 
 
 def batched(rows: Sequence[Sequence[int]], pad_id: int, *, max_tokens: int) -> Iterator[TokenBatch]:
     """The padded batches of `batch_rows`."""
-    return (padded(rows, index, pad_id) for index in batch_rows(rows, max_tokens=max_tokens))
+    for batch in batch_rows(torch.tensor([len(row) for row in rows]), max_tokens=max_tokens):
+        index = batch.tolist()
+        yield TokenBatch(index, *padded([rows[i] for i in index], pad_id))
 
 
 def pass_tokens(model: TransformerBridge, wanted: int | None) -> int:
