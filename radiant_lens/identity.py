@@ -112,7 +112,7 @@ def _sampled(model: PreTrainedModel) -> list[tuple[Float[Tensor, " value"], list
     samples: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
     for sample in _samples(model):
         samples[sample.device, sample.dtype].append(sample)
-    return [(torch.cat(parts).cpu().float(), [len(part) for part in parts]) for parts in samples.values()]
+    return [(torch.cat(parts).cpu().float(), [part.numel() for part in parts]) for parts in samples.values()]
 
 
 def _split(values: Tensor, sizes: Sequence[int]) -> list[bytes]:

@@ -70,7 +70,7 @@ class Passes(threading.local):
         self._last = self._offset + n - 1
         if self._offset > 0:
             self._previous, self._fresh = None, True
-            if n_rows != len(self._first):
+            if n_rows != self._first.shape[0]:
                 self._begin_rows(torch.full((n_rows,), self._last), torch.zeros(n_rows, dtype=torch.long))
         else:
             tokens = tokens.detach().cpu()
