@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -120,6 +121,14 @@ def test_another_model_is_refused_with_the_difference(steering):
             pass
     with rl.steer(plain, steering, allow_mismatch=True):
         pass
+
+
+@pytest.mark.parametrize(("key", "value"), [("architecture", {}), ("config", 5), ("weights", 5), ("weights", [])])
+def test_a_model_that_is_described_by_nonsense_is_another(steering, model, key, value):
+    odd = replace(steering, meta={**steering.meta, "model": {**steering.meta["model"], key: value}})
+    with pytest.raises(ModelMismatchError, match=f"with {key} = {re.escape(repr(value))}; 'tiny' has"):
+        with rl.steer(model, odd):
+            pass
 
 
 def test_steerings_of_the_first_format_still_load(steering, tmp_path):

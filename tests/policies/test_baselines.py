@@ -156,6 +156,12 @@ def test_resampled_activations_are_training_ones_of_no_relation(fitted):
     nearest = torch.cdist(after, before).min(1)
     assert nearest.values.max() < 1e-6
     assert len(nearest.indices.unique()) > 300
+    # From all of the bank, and the same ones whatever else is drawn meanwhile.
+    drawn = torch.cdist(after, steering.head_maps.bank[0]).argmin(1)
+    assert int(drawn.min()) < 50 and int(drawn.max()) > steering.head_maps.bank.shape[1] - 50
+    torch.manual_seed(5)
+    again = rl.AblationPolicy("resample", heads=[SITE]).fit(cache, detector)
+    assert torch.equal(again.edit(cache.z[:, SITE[0]].double(), SITE[0])[:, SITE[1]], after)
     # A random example: its class says nothing of the class that it replaces.
     labels = cache.labels[nearest.indices]
     assert abs(np.corrcoef(labels, cache.labels)[0, 1]) < 0.1
@@ -295,8 +301,12 @@ def test_the_identity_keeps_all_but_the_edit(fitted):
     control = rl.IdentityPolicy(reference).fit(*fitted)
     assert (control.sites, control.gate) == (reference.sites, reference.gate)
     assert control.meta["policy"] == {"name": "identity", "of": reference.meta["policy"]}
+    d_head = fitted[0].z.shape[-1]
     for m in control.maps().values():
-        assert torch.equal(m.G, torch.eye(len(m.g), dtype=m.G.dtype)) and not bool(m.g.any())
+        assert torch.equal(m.G, torch.eye(d_head).double()) and torch.equal(m.g, torch.zeros(d_head).double())
+    for layer in control.layers:
+        z = fitted[0].z[:, layer].double()
+        assert torch.equal(control.edit(z, layer), z)
 
 
 def test_a_random_direction_tells_what_it_was_drawn_from(fitted):
@@ -308,6 +318,15 @@ def test_a_random_direction_tells_what_it_was_drawn_from(fitted):
 
 def test_iti_may_take_one_head(fitted):
     assert len(rl.ITIPolicy(n_heads=1).fit(*fitted).sites) == 1
+    assert rl.ITIPolicy(n_heads=1, heads=[(0, 1), SITE]).fit(*fitted).sites == ((0, 1), SITE)
+
+
+def test_certificates_of_baselines_say_how_many_activations_are_gated(fitted):
+    cache, _ = fitted
+    steering = rl.MeanShiftPolicy(gate="head").fit(*fitted)
+    for site, certificate in zip(steering.sites, steering.certificates):
+        edit = steering.displace(cache.z[:, site.layer], site.layer)
+        assert certificate.n_flagged == int(edit.gated[:, edit.heads.tolist().index(site.head)].sum()) > 0
 
 
 @pytest.mark.parametrize("seed", [-1, 0.5])

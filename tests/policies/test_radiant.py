@@ -219,12 +219,19 @@ def test_no_significant_head_is_an_error(gaussian_cache):
         ({"heads": 99}, "`heads` must be a whole number between 1 and 2"),
         ({"heads": [(3, 0)]}, "`layer` must be a whole number between 0 and 0"),
         ({"heads": "layer", "n_layers": 0}, "`n_layers` must be"),
+        ({"heads": "layer", "n_layers": 2}, "`n_layers` must be a whole number between 1 and 1; got 2"),
     ],
 )
 def test_refusals(problem, options, words):
     cache, detector, _ = problem
     with pytest.raises(InvalidArgumentError, match=words):
         rl.RadiantPolicy(**options).fit(cache, detector)
+
+
+def test_a_steering_knows_the_gamma_that_it_was_made_for_if_there_was_one(problem):
+    cache, detector, _ = problem
+    for options, gamma in (({"gamma": 0.1}, 0.1), ({"margin": 2.0}, None)):
+        assert rl.RadiantPolicy(**options).fit(cache, detector).meta["gamma"] == gamma
 
 
 def test_refusals_of_data(problem):

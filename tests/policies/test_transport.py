@@ -408,6 +408,12 @@ def test_cantelli_margin_holds_for_skewed_and_heavy_tails(kind):
         ({"metric": torch.full((2, 2), float("nan"))}, DataError, "`metric` must be finite"),
         ({"metric": torch.eye(3)}, InvalidArgumentError, "`metric` must broadcast to shape"),
         ({"mu": torch.zeros(3, 2), "bias": torch.zeros(4)}, InvalidArgumentError, "Leading axes must broadcast"),
+        (
+            {"sigma": torch.eye(2).repeat(3, 1, 1), "margin": torch.ones(4)},
+            InvalidArgumentError,
+            r"Leading axes must broadcast .* sigma \(3,\), theta \(\), bias \(\), margin \(4,\)",
+        ),
+        ({"theta": torch.ones(3, 2), "mu": torch.ones(4, 2)}, InvalidArgumentError, "Leading axes must broadcast"),
     ],
 )
 def test_refusals(change, error, message):
@@ -425,6 +431,17 @@ def test_rounding_beside_an_entry_of_nought_is_no_asymmetry():
     sigma[1, 0] = 1e-3
     with pytest.raises(InvalidArgumentError, match="must be symmetric; entries differ from their mirror by 0.001"):
         solve_transport(torch.ones(2, dtype=torch.float64), sigma, weight, torch.tensor(0.0), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_asymmetry_is_measured_against_the_largest_entry(scale):
+    def solve(skew):
+        sigma = scale * torch.tensor([[4.0, 1.0], [1.0 + skew, 2.0]], dtype=torch.float64)
+        return solve_transport(scale**0.5 * torch.ones(2).double(), sigma, torch.ones(2).double(), 0.0, 1.0)
+
+    assert float(solve(1e-6).gap) < 1e-6
+    with pytest.raises(InvalidArgumentError, match="`sigma` must be symmetric"):
+        solve(1e-3)
 
 
 def test_violations_are_measured_against_the_size_of_the_problem():
