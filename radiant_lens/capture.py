@@ -89,7 +89,7 @@ def collect(
     wanted = _wanted_layers(layers, model.cfg.n_layers)
     if steering is not None:
         require_fitting(steering, model)
-    # What is in memory anyway is dwarfed by the activations; with a store it would be what grows with the data.
+    # Tokens are little beside the activations, but with a store they would be what grows with the data.
     texts = read(model, statements, positions, remember=store is None)
     run = Run(model, texts, wanted, max_tokens, steering, tuple(fwd_hooks))
     described: dict[str, Any] = {
@@ -117,12 +117,14 @@ def _columns(statements: Sequence[Statement], texts: Texts) -> dict[str, Column]
     def in_parts(values: Callable[[Tensor], Tensor]) -> Column:
         return lambda: map(values, torch.arange(len(texts)).split(_TEXTS_AT_ONCE))
 
-    def of_each(values: Tensor, some: Tensor) -> Tensor:
-        return values.repeat_interleave(texts.counts[some])
+    def labels(some: Tensor) -> Tensor:
+        # A label may also be True or 1.0.
+        given = torch.tensor([statements[i].label for i in some.tolist()], dtype=torch.int64)
+        return given.repeat_interleave(texts.counts[some])
 
     return {
-        "labels": in_parts(lambda some: of_each(torch.tensor([statements[i].label for i in some.tolist()]), some)),
-        "text_index": in_parts(lambda some: of_each(some, some)),
+        "labels": in_parts(labels),
+        "text_index": in_parts(lambda some: some.repeat_interleave(texts.counts[some])),
         "positions": in_parts(lambda some: torch.tensor([p for i in some.tolist() for p in texts.kept(i)])),
     }
 

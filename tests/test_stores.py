@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from conftest import files_no_larger_than
 from safetensors.torch import load_file
 
 import radiant_lens as rl
-from radiant_lens import runs, stores
+from radiant_lens import capture, runs, stores
 from radiant_lens.errors import ArtefactError, DataError, InvalidArgumentError, OutputError
 from radiant_lens.stores import CacheStore
 
@@ -88,6 +88,23 @@ def test_an_unfinished_store_is_no_cache(tmp_path):
 
 
 # Collecting
+
+
+@pytest.mark.parametrize("kind", [bool, float])
+def test_labels_of_other_kinds_are_whole_numbers(model, statements, kind, tmp_path):
+    odd = [replace(s, label=kind(s.label)) for s in statements[:8]]
+    expected = collect(model, statements[:8])
+    for path in (None, tmp_path / "s"):
+        found = collect(model, odd, store=path)
+        assert found.labels.dtype == torch.int64
+        assert_same(found, expected)
+
+
+def test_columns_come_in_parts(model, statements, tmp_path, monkeypatch):
+    expected = collect(model, statements, positions="all")
+    monkeypatch.setattr(capture, "_TEXTS_AT_ONCE", 7)
+    for path in (None, tmp_path / "s"):
+        assert_same(collect(model, statements, positions="all", store=path), expected)
 
 
 @pytest.mark.parametrize("options", [{}, {"positions": "last"}, {"layers": [2, 0, 1]}, {"max_tokens": 100}], ids=str)
