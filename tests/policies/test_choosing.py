@@ -11,6 +11,8 @@ from sklearn.covariance import empirical_covariance, ledoit_wolf
 
 import radiant_lens as rl
 from radiant_lens.policies.choosing import _data_hash, choose_heads, prepare
+from radiant_lens.policies.procrustes import solve_procrustes
+from radiant_lens.policies.transport import solve_transport
 
 
 def sample(gaussian_cache, n_groups):
@@ -35,6 +37,62 @@ def test_fewer_than_ten_examples_a_dimension_are_shrunk_as_scikit_learn_does(gau
     around = np.concatenate([part - part.mean(0) for part in parts])
     shrunk = ridged(ledoit_wolf(around, assume_centered=True)[0] if len(around) < 40 else empirical_covariance(around))
     torch.testing.assert_close(made.within_class_covariance()[0], shrunk, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("n_groups", [15, 60])
+@pytest.mark.parametrize("geometry", ["mahalanobis", "wasserstein", "procrustes"])
+def test_a_policy_solves_for_the_moments_of_its_classes(gaussian_cache, geometry, n_groups):
+    """With gate "none": those of all activations, the floor those of the desirable ones, whose spread is another."""
+    cache, _ = sample(gaussian_cache, n_groups)
+    cache.z[cache.labels == 0] @= torch.tensor([[2.0, 0.3, 0, 0], [0, 1, 0.5, 0], [0, 0, 1.5, 0.2], [0.4, 0, 0, 1]])
+    detector = rl.RiskAwareDetector(loss="lda").fit(gaussian_cache(100, n_layers=1, n_heads=2, seed=1))
+    theta, bias = detector.weights_[0, 1].double(), detector.biases_[0, 1].double()
+    z = cache.z[:, 0, 1].double()
+
+    def covariance(rows: torch.Tensor) -> torch.Tensor:
+        return ridged(ledoit_wolf(rows.numpy())[0] if len(rows) < 40 else empirical_covariance(rows.numpy()))
+
+    desirable = covariance(z[cache.labels == 0])
+    spread = (theta @ desirable @ theta).sqrt()
+    found = []
+    for floor in ("desirable", None):
+        policy = rl.RadiantPolicy(gamma=0.01, geometry=geometry, floor=floor, gate="none", heads=[(0, 1)])
+        steering = policy.fit(cache, detector)
+        problem = (z.mean(0), covariance(z), theta, bias if floor else bias + 1e-3 * spread, policy.kappa)
+        if geometry == "procrustes":
+            solution = solve_procrustes(*problem, floor=desirable if floor else None)
+            matrix, shift = solution.G, solution.g
+        else:
+            metric = prepare(cache, detector, [(0, 1)], 1, "none").within_class_covariance()[0]
+            solution = solve_transport(
+                *problem, metric=metric if geometry == "mahalanobis" else None, floor_std=spread if floor else None
+            )
+            gain = solution.scale - 1
+            matrix = torch.eye(4) + gain * torch.outer(solution.direction, solution.theta)
+            shift = solution.direction * (gain * solution.bias + solution.offset)
+        (edit,), (certificate,) = steering.maps().values(), steering.certificates
+        torch.testing.assert_close(edit.G, matrix, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(edit.g, shift, rtol=1e-6, atol=1e-6)
+        assert (certificate.method, certificate.n_flagged) == (geometry, 2 * n_groups)
+        assert certificate.shrunk == (2 * n_groups < 40)
+        assert certificate.ridge == pytest.approx(1e-6 * float(covariance(z).diagonal().mean()), rel=1e-4)
+        found.append(edit.G)
+    assert not torch.allclose(*found, atol=1e-2)
+
+
+@pytest.mark.parametrize("gate", ["head", "vote"])
+def test_a_head_that_is_never_gated_keeps_its_activations_and_says_so(gaussian_cache, gate):
+    cache = gaussian_cache(100, n_layers=2, n_heads=2)
+    detector = rl.RiskAwareDetector(loss="lda").fit(cache)
+    if gate == "head":
+        detector.biases_[0, 1] = -1e6
+    else:
+        detector.vote_thresholds_[0], detector.vote_thresholds_[1] = 3, 1
+    steering = rl.RadiantPolicy(gate=gate, heads=[(0, 1), (1, 1)]).fit(cache, detector)
+    silent, other = steering.certificates
+    assert (silent.method, silent.value, silent.gap, silent.n_flagged, silent.shrunk) == ("identity", 0, 0, 0, True)
+    assert (other.method, other.n_flagged > 40, other.shrunk) == ("mahalanobis", True, False)
+    assert torch.equal(steering.maps()[rl.HeadSite(0, 1)].G, torch.eye(4).double())
 
 
 def test_among_equals_the_first_heads_and_layers_are_chosen(gaussian_cache):
