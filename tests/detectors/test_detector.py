@@ -117,6 +117,17 @@ def test_shuffled_labels_leave_nothing_significant(train, validation):
     assert not control.head_significant_.any()
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [{"loss": "cross_entropy"}, {"loss": "lda"}, {"l2": 1.0}, {"max_iterations": 1}, {"fnr_weight": 2.0}],
+    ids=str,
+)
+def test_every_setting_reaches_the_fit(setting, train, validation, fitted):
+    other = RiskAwareDetector(**setting).fit(train, validation)
+    assert not torch.allclose(other.weights_, fitted.weights_, rtol=1e-4)
+    assert torch.equal(RiskAwareDetector(**setting).fit(train, validation).weights_, other.weights_)
+
+
 def test_fitting_is_deterministic_and_follows_its_seed(train, validation):
     one, again, other = (RiskAwareDetector(seed=seed).fit(train, validation) for seed in (0, 0, 1))
     assert same(state(one), state(again))
