@@ -92,7 +92,7 @@ def steer(
     require_fitting(steering, model, allow_mismatch=allow_mismatch)
     pad_id = getattr(model.tokenizer, "pad_token_id", None) if isinstance(model, TransformerBridge) else None
     trace_record, calls = Trace(trace), Calls()
-    passes = Passes(start, pad_id, calls)
+    passes = Passes(start, pad_id, calls, recorded=trace)
 
     def record(edit: LayerEdit, mask: Tensor | None) -> None:
         trace_record.records.append(passes.record(edit, mask))
@@ -145,21 +145,17 @@ def _on_plain(
     model: PreTrainedModel, functions: Mapping[int, LayerHook], passes: Passes, calls: Calls
 ) -> Generator[None]:
     projections = output_projections(model)
-    idle = set(functions)
 
-    def before(layer: int, edit: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Any, ...]]:
-        def edited(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            idle.discard(layer)
-            return edit(args[0]), *args[1:]
-
-        return edited
+    def before(edit: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Any, ...]]:
+        return lambda module, args: (edit(args[0]), *args[1:])
 
     with ExitStack() as handles:
         handles.callback(model.register_forward_pre_hook(passes.begin, with_kwargs=True).remove)
         for layer, function in functions.items():
-            handle = projections[layer].register_forward_pre_hook(before(layer, function.edit))
+            handle = projections[layer].register_forward_pre_hook(before(function.edit))
             handles.callback(handle.remove)
         yield
+    idle = [layer for layer, function in functions.items() if not function.has_run]
     if idle and calls.n:
         raise RadiantError(
             f"{type(model).__name__} ran without calling the output projection of layer {min(idle)}: nothing was "

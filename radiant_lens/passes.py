@@ -42,9 +42,14 @@ class Passes(threading.local):
         start: where edits begin in each row, in place of the last prompt token.
         pad_id: what stands for padding where several rows come without a mask; None: nothing does.
         calls: shared by all threads.
+        recorded: every edit is, with its column.
     """
 
-    def __init__(self, start: int | Sequence[int] | Tensor | None, pad_id: int | None, calls: Calls) -> None:
+    def __init__(
+        self, start: int | Sequence[int] | Tensor | None, pad_id: int | None, calls: Calls, *, recorded: bool = False
+    ) -> None:
+        # Else it does not matter which column the newest one is.
+        self._counting = recorded or start is not None
         self._given = None if start is None else _checks.columns("start", start).cpu()
         self._pad_id = pad_id
         self._calls = calls
@@ -66,7 +71,12 @@ class Passes(threading.local):
         n_rows, n = tokens.shape[:2]
         # The KV cache, by its new name in transformers and its old one: who runs a model may use either.
         cache = given.get("cache")
-        self._offset = self._length(given.get("past_key_values") if cache is None else cache, n)
+        if cache is None:
+            cache = given.get("past_key_values")
+        if n == 1 and id(cache) == self._cache_id and not self._counting:
+            self._previous, self._newest_only = None, True
+            return
+        self._offset = self._length(cache, n)
         self._last = self._offset + n - 1
         if self._offset > 0:
             self._previous, self._fresh = None, True
@@ -84,10 +94,11 @@ class Passes(threading.local):
     def _length(self, cache: Any, n: int) -> int:
         """Tokens in the cache. A static cache counts them on its device, which is asked once a prompt."""
         if cache is None:
+            self._cache_id = 0
             return 0
+        same, self._cache_id = id(cache) == self._cache_id, id(cache)
         length = cache.get_seq_length()
         if isinstance(length, Tensor):
-            same, self._cache_id = id(cache) == self._cache_id, id(cache)
             length = self._last + 1 if same and n == 1 else int(length)
         return length
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -76,19 +75,20 @@ class LayerEditor:
 
 
 _STEEP, _SURE = 2.0**64, 2.0**11
-"""What a score and a margin of votes are multiplied by, so that a sigmoid of them is a step, 0 or 1 to the last bit."""
+"""What a score and a margin of votes are multiplied by, so that a gate made of them is 0 or 1 to the last bit."""
 
 
 @dataclass(frozen=True)
 class RankOneEditor(LayerEditor):
     """Rank-one maps of all heads as three thin products with the unsplit activation, the gate as a gated linear unit.
 
-    Operations are few and plain, as every token waits for them: a comparison, a count and a choice cost more than a
-    product in which they are sigmoids so steep that they are steps.
+    Operations are few and plain, as every token waits for them: a comparison, a count and a choice cost more than
+    bounds and a product that do the same to scores so steep that they are steps.
 
     Attributes:
         columns, offsets: give the voting heads' scores, made steep, then the strength `read . a + shift` of each edited
             head.
+        least, most: bounds that make flags of the scores, 0 or 1, and leave strengths as they are.
         opening, closing: give, from flags and strengths, the strengths again, then how far each edited head's gate is
             open (above 0) or shut, made sure.
         rows: what each edited head writes.
@@ -96,6 +96,8 @@ class RankOneEditor(LayerEditor):
 
     columns: Float[Tensor, "d_in column"]
     offsets: Float[Tensor, " column"]
+    least: Float[Tensor, " column"]
+    most: Float[Tensor, " column"]
     opening: Float[Tensor, "column gate"]
     closing: Float[Tensor, " gate"]
     rows: Float[Tensor, "site d_in"]
@@ -103,7 +105,7 @@ class RankOneEditor(LayerEditor):
     def look(self, z: Float[Tensor, "*batch head d_head"]) -> LayerEdit:
         """What would be added to each edited head; 0 where its gate is shut."""
         products = torch.addmm(self.offsets, z.to(self.rows.dtype).reshape(-1, len(self.columns)), self.columns)
-        scores, strengths = products.split_with_sizes((self._n_voting, len(self.heads)), 1)
+        scores, strengths = products.split_with_sizes((len(self.biases), len(self.heads)), 1)
         flagged, gated = self._gate(scores)
         flagged, gated, strength = (value.reshape(*z.shape[:-2], -1) for value in (flagged, gated, strengths * gated))
         assert isinstance(self.maps, RankOneMaps)
@@ -120,14 +122,8 @@ class RankOneEditor(LayerEditor):
 
     def _strengths(self, flat: Float[Tensor, "row d_in"]) -> Float[Tensor, "row site"]:
         """Strengths of the edited heads; 0 where the gate is shut."""
-        products = torch.addmm(self.offsets, flat, self.columns)
-        # Scores to flags, 1 from a score of 0 on.
-        products.narrow(1, 0, self._n_voting).sigmoid_()
-        return glu(torch.addmm(self.closing, products, self.opening))
-
-    @cached_property
-    def _n_voting(self) -> int:
-        return len(self.biases)
+        flags_and_strengths = torch.addmm(self.offsets, flat, self.columns).clamp_(self.least, self.most)
+        return glu(torch.addmm(self.closing, flags_and_strengths, self.opening))
 
 
 def make_editor(
@@ -179,6 +175,8 @@ def make_editor(
         ).T.contiguous(),
         # A score of 0 flags.
         offsets=torch.cat([_STEEP * editor.biases + _SURE, on_device.shift]),
+        least=torch.cat([torch.zeros_like(editor.biases), torch.full_like(on_device.shift, -torch.inf)]),
+        most=torch.cat([torch.ones_like(editor.biases), torch.full_like(on_device.shift, torch.inf)]),
         opening=opening,
         closing=closing,
         rows=_unsplit(on_device.write, editor.heads, n_heads),

@@ -41,6 +41,11 @@ class LayerHook:
         self._window, self._recorder = window, recorder
         self._like: tuple[torch.dtype, torch.device] | None = None
 
+    @property
+    def has_run(self) -> bool:
+        """Whether any activations came by."""
+        return self._like is not None
+
     def __call__(self, z: Float[Tensor, "batch pos head d_head"], hook: Any) -> Float[Tensor, "batch pos head d_head"]:
         """The activations after the edit.
 

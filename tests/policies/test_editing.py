@@ -78,6 +78,16 @@ def test_gates_as_products_open_where_votes_say(gate, threshold, dtype):
     assert shut.any() == ((gate != "none" and threshold > 0) or gate in ("head", "vote"))
 
 
+@pytest.mark.parametrize("gate", ["head", "vote", "layer", "none"])
+def test_gradients_through_thin_products_are_those_of_the_maps(gate):
+    """A gate is open or shut: it has none of its own."""
+    fast, slow = editors(gate, [(1, head) for head in (0, 2, 3)])
+    z = torch.randn(50, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    found, expected = (torch.autograd.grad(editor.edited(z).square().sum(), z)[0] for editor in (fast, slow))
+    torch.testing.assert_close(found, expected)
+    assert not torch.equal(found, 2 * z)
+
+
 def test_a_trust_region_is_looked_at_head_by_head():
     steering = random_steering(2, 5, 3, gate="head", sites=[(1, 0)])
     trust = TrustRegion(torch.zeros(1, 3), torch.eye(3)[None], torch.full((1,), 0.5))
