@@ -85,13 +85,19 @@ def _description(model: AnyModel) -> dict[str, Any]:
 
 
 def _config_values(config: Any) -> dict[str, Any]:
-    held, names = vars(config), config.attribute_map
-    # To ask for what is not there takes a while, and no configuration has all.
-    there = [key for key in _CONFIG_KEYS if (name := names.get(key, key)) in held or hasattr(type(config), name)]
-    return {key: _as_json(value) for key in there if (value := getattr(config, key)) is not None}
+    # To ask a configuration for something takes a while, most of all for what it does not have, and none has all.
+    held, kind, names = vars(config), type(config), config.attribute_map
+    found = {key: names.get(key, key) for key in _CONFIG_KEYS}
+    values = {
+        key: held[name] if name in held else getattr(config, name) if hasattr(kind, name) else None
+        for key, name in found.items()
+    }
+    return {key: _as_json(value) for key, value in values.items() if value is not None}
 
 
 def _as_json(value: Any) -> Any:
+    if type(value) is dict and all(type(key) is str for key in value):
+        return {key: _as_json(inner) for key, inner in value.items()}
     return value if type(value) in (bool, int, float, str) else json.loads(json.dumps(value, default=str))
 
 
@@ -125,14 +131,28 @@ def _hash(samples: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join(sorted(samples))).hexdigest()[:16]
 
 
+_COPYING = {JointQKVAttentionBridge: ("q", "k", "v"), JointGateUpMLPBridge: ("gate", "in")}
+"""Bridges of a matrix that serves several purposes, and where they hold its parts beside it."""
+
+
 def _samples(model: torch.nn.Module) -> Iterator[Tensor]:
-    """The beginning of every parameter that is no copy; those that are offloaded are fetched."""
-    offloaded: dict[torch.nn.Module, list[str]] = {}
-    for module, parameters in _own_parameters(model):
-        yield from [p.flatten()[:64] for p in parameters.values() if not p.is_meta]
-        absent = [key for key, p in parameters.items() if p.is_meta]
-        if absent:
-            offloaded[module] = absent
+    """The beginning of every parameter that is no copy, each once; those that are offloaded are fetched."""
+    seen: set[int] = set()
+    copying, offloaded = tuple(_COPYING), defaultdict[torch.nn.Module, list[str]](list)
+    for _, module in walk(model):
+        if isinstance(module, copying):
+            # What is inside a module comes after it.
+            parts = next(parts for kind, parts in _COPYING.items() if isinstance(module, kind))
+            seen.update(id(p) for part in parts for p in getattr(module, part).parameters())
+        # As `named_parameters` has them, which takes several times as long.
+        held: dict[str, torch.nn.Parameter | None] = vars(module)["_parameters"]
+        for key, parameter in held.items():
+            if parameter is not None and id(parameter) not in seen:
+                seen.add(id(parameter))
+                if parameter.is_meta:
+                    offloaded[module].append(key)
+                else:
+                    yield parameter.flatten()[:64]
     if offloaded:
         yield from _fetched(model, offloaded)
 
@@ -147,27 +167,6 @@ def _fetched(model: torch.nn.Module, offloaded: dict[torch.nn.Module, list[str]]
         with align_module_device(module, torch.device("cpu")):
             # A copy: a view would keep the whole of it in memory.
             yield from [getattr(module, k).flatten()[:64].clone() for k in keys if f"{paths[module]}.{k}" not in tied]
-
-
-_COPYING = {JointQKVAttentionBridge: ("q", "k", "v"), JointGateUpMLPBridge: ("gate", "in")}
-"""Bridges of a matrix that serves several purposes, and where they hold its parts beside it."""
-
-
-def _own_parameters(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, dict[str, torch.nn.Parameter]]]:
-    """Each module's parameters, every one once, without copies; in one walk, as every `steer` waits for it."""
-    seen: set[int] = set()
-    copying = tuple(_COPYING)
-    for _, module in walk(model):
-        if isinstance(module, copying):
-            # What is inside a module comes after it.
-            parts = next(parts for kind, parts in _COPYING.items() if isinstance(module, kind))
-            seen.update(id(p) for part in parts for p in getattr(module, part).parameters())
-        # Most modules have none, and `named_parameters` takes a while to say so.
-        held: dict[str, torch.nn.Parameter | None] = vars(module)["_parameters"]
-        if held:
-            own = {key: p for key, p in held.items() if p is not None and id(p) not in seen}
-            seen.update(map(id, own.values()))
-            yield module, own
 
 
 def require_same(expected: dict[str, Any], model: AnyModel) -> None:

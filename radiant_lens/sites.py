@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -125,6 +124,7 @@ def output_projections(model: nn.Module) -> list[nn.Module]:
     _checks.known("model type", config.model_type, PROJECTION_PATHS, hint="Others: `load_model(model)`, then steer it.")
     path, n_layers = PROJECTION_PATHS[config.model_type], config.get_text_config().num_hidden_layers
     blocks, inside = path.split(".{}.")
+    steps = inside.split(".")
     found: dict[int, list[nn.Module]] = {layer: [] for layer in range(n_layers)}
     for name, module in walk(model, closed=blocks):
         if name == "_original_component":
@@ -133,8 +133,8 @@ def output_projections(model: nn.Module) -> list[nn.Module]:
             )
         if name == blocks:
             for layer, modules in found.items():
-                with suppress(AttributeError):
-                    modules.append(attrgetter(f"{layer}.{inside}")(module))
+                with suppress(KeyError):
+                    modules.append(_inside(module, [str(layer), *steps]))
     wrong = [layer for layer, modules in found.items() if len(modules) != 1]
     if wrong:
         raise InvalidArgumentError(
@@ -161,6 +161,13 @@ def walk(model: nn.Module, *, closed: str | None = None) -> list[tuple[str, nn.M
                     seen.add(inner)
                     found.append((key, inner))
     return found
+
+
+def _inside(module: nn.Module, steps: list[str]) -> nn.Module:
+    for step in steps:
+        # What `getattr` looks up last.
+        module = vars(module)["_modules"][step]
+    return module
 
 
 def has_rows_for_inputs(projection: nn.Module) -> bool:
