@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -89,21 +90,20 @@ def collect(
     wanted = _wanted_layers(layers, model.cfg.n_layers)
     if steering is not None:
         require_fitting(steering, model)
-    # Tokens are little beside the activations, but with a store they would be what grows with the data.
-    texts = read(model, statements, positions, remember=store is None)
-    run = Run(model, texts, wanted, max_tokens, steering, tuple(fwd_hooks))
     described: dict[str, Any] = {
         "texts": tuple(s.text for s in statements),
         "group_names": tuple(s.group for s in statements),
         "meta": _provenance(model, name, positions, layers),
     }
-    columns = _columns(statements, texts)
-    if store is None:
-        z = run.in_memory(progress)
-        return HeadCache(z=z, **{name: torch.cat(list(parts())) for name, parts in columns.items()}, **described)
-    opened = _opened(store, run, columns, described)
-    complete = opened.complete
-    run.into(opened, described, progress, this_rank())
+    with closing(read(model, statements, positions)) as texts:
+        run = Run(model, texts, wanted, max_tokens, steering, tuple(fwd_hooks))
+        columns = _columns(statements, texts)
+        if store is None:
+            z = run.in_memory(progress)
+            return HeadCache(z=z, **{name: torch.cat(list(parts())) for name, parts in columns.items()}, **described)
+        opened = _opened(store, run, columns, described)
+        complete = opened.complete
+        run.into(opened, described, progress, this_rank())
     if complete:
         # The run that completed it may have been one of other versions.
         described["meta"] = HeadCache.load(store).meta

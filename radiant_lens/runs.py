@@ -149,7 +149,7 @@ class Run:
         with torch.no_grad(), self.model.hooks(fwd_hooks=[*self.before, *keeper.hooks()]):
             for batch in batches:
                 index = batch.tolist()
-                tokens, mask = padded(self.texts.tokens(index), pad)
+                tokens, mask = padded([self.texts.tokens(i) for i in index], pad)
                 target = torch.searchsorted(examples, self._examples(batch))
                 keeper.turn_to([self.texts.kept(i) for i in index], target, config.device)
                 with self._steered(batch), suppress(_LastLayerDone):

@@ -18,7 +18,7 @@ from conftest import files_no_larger_than
 from safetensors.torch import load_file
 
 import radiant_lens as rl
-from radiant_lens import capture, runs, stores
+from radiant_lens import capture, runs, stores, texts
 from radiant_lens.errors import ArtefactError, DataError, InvalidArgumentError, OutputError
 from radiant_lens.stores import CacheStore
 
@@ -98,6 +98,20 @@ def test_labels_of_other_kinds_are_whole_numbers(model, statements, kind, tmp_pa
         found = collect(model, odd, store=path)
         assert found.labels.dtype == torch.int64
         assert_same(found, expected)
+
+
+def test_tokens_may_be_more_than_memory_holds(model, statements, tmp_path, monkeypatch):
+    expected = collect(model, statements)
+    monkeypatch.setattr(texts, "_IN_MEMORY", 100)
+    for path in (None, tmp_path / "s"):
+        assert_same(collect(model, statements, store=path), expected)
+
+
+def test_no_room_for_temporary_files_is_told_before_anything_is_run(model, statements, tmp_path, monkeypatch):
+    monkeypatch.setattr(texts, "_IN_MEMORY", 100)
+    with files_no_larger_than(1000), pytest.raises(OutputError, match="cannot be written .* nothing has been run"):
+        collect(model, statements, store=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
 
 
 def test_columns_come_in_parts(model, statements, tmp_path, monkeypatch):
