@@ -134,7 +134,7 @@ def padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Int[Tensor, "bat
 
 def batched(rows: Sequence[Sequence[int]], pad_id: int, *, max_tokens: int) -> Iterator[TokenBatch]:
     """The padded batches of `batch_rows`."""
-    for batch in batch_rows(torch.tensor([len(row) for row in rows]), max_tokens=max_tokens):
+    for batch in batch_rows(torch.tensor([len(row) for row in rows], dtype=torch.int64), max_tokens=max_tokens):
         index = batch.tolist()
         yield TokenBatch(index, *padded([rows[i] for i in index], pad_id))
 
