@@ -151,7 +151,7 @@ class Run:
                 index = batch.tolist()
                 tokens, mask = padded([self.texts.tokens(i) for i in index], pad)
                 target = torch.searchsorted(examples, self._examples(batch))
-                keeper.turn_to([self.texts.kept(i) for i in index], target, config.device)
+                keeper.turn_to([self.texts.kept(i) for i in index], tokens.shape[1], target, config.device)
                 with self._steered(batch), suppress(_LastLayerDone):
                     self.model(tokens.to(config.device), attention_mask=mask.long().to(config.device))
 
@@ -166,15 +166,17 @@ class _Keeper:
 
     def __init__(self, z: Tensor, layers: tuple[int, ...], *, stops: bool) -> None:
         self._z, self._layers, self._stops = z, layers, stops
-        self._rows = self._columns = self._target = torch.zeros(0, dtype=torch.long)
+        self._tokens = self._target = torch.zeros(0, dtype=torch.long)
 
     def turn_to(
-        self, chosen: Sequence[Sequence[int]], target: Int[Tensor, " kept"], device: torch.device | str | None
+        self,
+        chosen: Sequence[Sequence[int]],
+        width: int,
+        target: Int[Tensor, " kept"],
+        device: torch.device | str | None,
     ) -> None:
-        """The positions to keep in each row of the next batch, and which rows of `z` they are."""
-        counts = torch.tensor([len(c) for c in chosen])
-        self._rows = torch.arange(len(chosen)).repeat_interleave(counts).to(device)
-        self._columns = torch.tensor([p for c in chosen for p in c]).to(device)
+        """The positions to keep in each row of the next batch, `width` tokens wide, and which rows of `z` they are."""
+        self._tokens = torch.tensor([width * row + p for row, kept in enumerate(chosen) for p in kept]).to(device)
         self._target = target
 
     def hooks(self) -> list[tuple[str, HookFunction]]:
@@ -185,8 +187,8 @@ class _Keeper:
         ends = self._stops and place == len(self._layers) - 1
 
         def keep(value: Tensor, hook: object) -> Tensor:
-            rows, columns = self._rows.to(value.device), self._columns.to(value.device)
-            self._z[self._target, place] = value[rows, columns].detach().to(self._z)
+            kept = value.detach().flatten(0, 1).index_select(0, self._tokens.to(value.device))
+            self._z[:, place].index_copy_(0, self._target, kept.to(self._z))
             if ends:
                 raise _LastLayerDone
             return value

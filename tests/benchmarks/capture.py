@@ -1,7 +1,8 @@
 """Capture against bare passes and one prompt at a time: `python tests/benchmarks/capture.py [--out capture.html]`.
 
 Speed: the same statements of mixed length through the embedded model and a random 12-layer one, ways taking turns
-within one run; medians of tokens/s and of the rounds' ratios. Memory: storing 2,000 and 20,000 statements and fitting a
+within one run, in an order drawn anew in every round; medians of tokens/s and of the rounds' ratios, with 95% intervals
+of the median. Memory: storing 2,000 and 20,000 statements and fitting a
 detector and a policy from the store, each in a process of its own; the peak of its anonymous memory, which is what
 cannot be given back (pages of the memory-mapped file can).
 """
@@ -26,6 +27,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 import torch
+from generation import median_interval
 
 import radiant_lens as rl
 from radiant_lens.datasets.world import make_fact_world, vocabulary
@@ -101,21 +103,27 @@ def ways(model, data: list[rl.Statement], folder: Path) -> dict[str, Callable[[]
 def speed(name: str, model, data: list[rl.Statement], n_rounds: int) -> dict[str, list[float]]:
     """Tokens/s of every way, round by round."""
     n_tokens = sum(len(e.ids) for e in encode(model, [s.text for s in data]))
-    found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         runs = ways(model, data, Path(folder))
         runs["collect"]()
+        order, shuffled = list(runs), random.Random(0)
+        found: dict[str, list[float]] = {way: [] for way in runs}
         for _ in range(n_rounds):
-            for way, run in runs.items():
+            shuffled.shuffle(order)
+            for way in order:
                 start = time.perf_counter()
-                run()
-                found.setdefault(way, []).append(n_tokens / (time.perf_counter() - start))
+                runs[way]()
+                found[way].append(n_tokens / (time.perf_counter() - start))
     print(f"\n{name}: {len(data)} statements, {n_tokens} tokens, {n_rounds} rounds\n")
     print("| way | tokens/s | over the bare pass | over it up to the last head | over one at a time |\n|-|-|-|-|-|")
     peers = ("bare forward pass", "bare, up to the last head", "one at a time, run_with_cache")
     for way, values in found.items():
-        ratios = [statistics.median(a / b for a, b in zip(values, found[peer])) for peer in peers]
-        print(f"| {way} | {statistics.median(values):,.0f} | " + " | ".join(f"{r:.2f}" for r in ratios) + " |")
+        cells = []
+        for peer in peers:
+            ratios = [a / b for a, b in zip(values, found[peer])]
+            low, high = median_interval(ratios)
+            cells.append(f"{statistics.median(ratios):.2f} [{low:.2f}, {high:.2f}]")
+        print(f"| {way} | {statistics.median(values):,.0f} | {' | '.join(cells)} |", flush=True)
     return found
 
 
@@ -188,7 +196,7 @@ def figure(found: list[tuple[int, float, float, float]]) -> go.Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="capture.html")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--child", nargs=2)
     arguments = parser.parse_args()
     if arguments.child:

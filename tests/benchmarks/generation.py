@@ -11,6 +11,7 @@ overheads are medians of the ratios of such pairs, with 95% intervals of the med
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import statistics
 import sys
@@ -139,7 +140,7 @@ def settings(model: PreTrainedModel, bridge, batch: int, n_prompt: int, n_new: i
         )  # fmt: skip
 
     found: dict[Key, Setting] = {}
-    for where, layers in {"one layer": [n_layers // 2], "all layers": list(range(n_layers))}.items():
+    for where, layers in zip(LAYERS, ([n_layers // 2], list(range(n_layers)))):
         sites = [(layer, head) for layer in layers for head in range(n_heads)]
         # The vote gate asks most: all heads' scores, then a count, then the heads' own.
         steering = random_steering(n_layers, n_heads, d_head, gate="vote", sites=sites)
@@ -167,6 +168,7 @@ def _inside(context, run: Setting) -> object:
         return run()
 
 
+LAYERS = ("one layer", "all layers")
 HOOKS = ("empty hook", "detector", "detector and edit", "naive")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -245,6 +247,9 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--hooks", nargs="+", default=list(HOOKS), choices=HOOKS, metavar="HOOK", help=", ".join(HOOKS))
+    parser.add_argument(
+        "--layers", nargs="+", default=list(LAYERS), choices=LAYERS, metavar="LAYERS", help=", ".join(LAYERS)
+    )
     parser.add_argument("--prompt", type=int, default=16)
     parser.add_argument("--new", type=int, default=32)
     parser.add_argument(
@@ -263,7 +268,8 @@ def main() -> None:
             bridge = rl.load_model(folder)
         for batch in options.batches:
             found = settings(model, bridge, batch, options.prompt, options.new)
-            found = {key: run for key, run in found.items() if key[2] in (UNSTEERED, *options.hooks)}
+            wanted = {("-", UNSTEERED), *itertools.product(options.layers, options.hooks)}
+            found = {key: run for key, run in found.items() if key[1:] in wanted}
             results[name, batch] = measure(found, options.rounds, CLOCKS[options.clock])
             report(name, batch, options.new, results[name, batch])
     if options.out is not None:
