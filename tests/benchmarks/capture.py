@@ -27,6 +27,8 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
 from generation import median_interval
 
 import radiant_lens as rl
