@@ -5,7 +5,8 @@ detector and edit, on the plain model and on its bridge, at one layer and at all
 paper's code has it (a loop over heads whose tensors are rebuilt at every token). The settings take turns in an
 order drawn anew in every round, each beside an unsteered run, of which the one or the other comes first by chance;
 overheads are medians of the ratios of such pairs, with 95% intervals of the median. For narrow ones:
-`--hooks "detector and edit" naive --rounds 100`.
+`--hooks "detector and edit" naive --rounds 100`. Where an overhead is less than the machine's noise, `--inside` counts
+it itself: the seconds within hooks and those to switch them on and off, over all others of the same run.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
 
 import plotly.graph_objects as go
 import torch
@@ -34,10 +37,17 @@ from radiant_lens.identity import signature
 from radiant_lens.sites import hook_name, output_projections
 from radiant_lens.tiny import model_folder
 
-Setting = Callable[[], object]
 Key = tuple[str, str, str]
 Times = dict[Key, list[tuple[float, float]]]
+Clock = Callable[[], float]
 UNSTEERED = "unsteered"
+
+
+class Setting(NamedTuple):
+    """Hooks to switch on, and what runs under them."""
+
+    context: Callable[[], AbstractContextManager[object]]
+    run: Callable[[], object]
 
 
 def make_model(name: str) -> PreTrainedModel:
@@ -153,19 +163,14 @@ def settings(model: PreTrainedModel, bridge, batch: int, n_prompt: int, n_new: i
         }
         for name, make in makers.items():
             functions = {layer: make(layer) for layer in layers}
-            found["plain", where, name] = lambda f=functions: _inside(hooked(model, f), plain_run)
+            found["plain", where, name] = Setting(lambda f=functions: hooked(model, f), plain_run)
             named = [(hook_name(layer), function) for layer, function in functions.items()]
-            found["bridge", where, name] = lambda n=named: _inside(bridge.hooks(fwd_hooks=n), bridge_run)
-        found["plain", where, "detector and edit"] = lambda s=steering: _inside(rl.steer(model, s), plain_run)
-        found["bridge", where, "detector and edit"] = lambda s=steering: _inside(rl.steer(bridge, s), bridge_run)
-    found["plain", "-", UNSTEERED] = plain_run
-    found["bridge", "-", UNSTEERED] = bridge_run
+            found["bridge", where, name] = Setting(lambda n=named: bridge.hooks(fwd_hooks=n), bridge_run)
+        found["plain", where, "detector and edit"] = Setting(lambda s=steering: rl.steer(model, s), plain_run)
+        found["bridge", where, "detector and edit"] = Setting(lambda s=steering: rl.steer(bridge, s), bridge_run)
+    found["plain", "-", UNSTEERED] = Setting(nullcontext, plain_run)
+    found["bridge", "-", UNSTEERED] = Setting(nullcontext, bridge_run)
     return found
-
-
-def _inside(context, run: Setting) -> object:
-    with context:
-        return run()
 
 
 LAYERS = ("one layer", "all layers")
@@ -173,29 +178,80 @@ HOOKS = ("empty hook", "detector", "detector and edit", "naive")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def measure(found: dict[Key, Setting], rounds: int, clock: Callable[[], float]) -> Times:
+def seconds(setting: Setting, clock: Clock) -> float:
+    start = clock()
+    with setting.context():
+        setting.run()
+    return clock() - start
+
+
+def measure(found: dict[Key, Setting], rounds: int, clock: Clock) -> Times:
     """Seconds of the unsteered run beside it, and of each setting, in each round."""
 
-    def seconds(run: Setting) -> float:
-        start = clock()
-        run()
-        return clock() - start
+    def paired(key: Key, chance: float) -> tuple[float, float]:
+        pair = [found[key[0], "-", UNSTEERED], found[key]]
+        if chance < 0.5:
+            bare, taken = (seconds(setting, clock) for setting in pair)
+        else:
+            taken, bare = (seconds(setting, clock) for setting in reversed(pair))
+        return bare, taken
 
+    return in_turn(found, rounds, paired)
+
+
+def measure_inside(found: dict[Key, Setting], rounds: int, clock: Clock) -> Times:
+    """Seconds of each setting without and with those spent inside its hooks and to switch them on and off."""
+
+    def split(key: Key, chance: float) -> tuple[float, float]:
+        with hooks_on_the_clock(clock) as spent:
+            start = clock()
+            with found[key].context():
+                on = clock()
+                found[key].run()
+                off = clock()
+            taken = clock() - start
+        return off - on - sum(spent), taken
+
+    return in_turn(found, rounds, split)
+
+
+@contextmanager
+def hooks_on_the_clock(clock: Clock) -> Iterator[list[float]]:
+    """The seconds of each call of each forward hook that is registered meanwhile, with any of torch's ways."""
+    spent: list[float] = []
+
+    def registering(register: Callable) -> Callable:
+        def timed(module: torch.nn.Module, hook: Callable, **options: object) -> object:
+            def on_the_clock(*args: object, **kwargs: object) -> object:
+                start = clock()
+                try:
+                    return hook(*args, **kwargs)
+                finally:
+                    spent.append(clock() - start)
+
+            return register(module, on_the_clock, **options)
+
+        return timed
+
+    with ExitStack() as stack:
+        for name in ("register_forward_pre_hook", "register_forward_hook"):
+            patched = registering(getattr(torch.nn.Module, name))
+            stack.enter_context(patch.object(torch.nn.Module, name, patched))
+        yield spent
+
+
+def in_turn(found: dict[Key, Setting], rounds: int, timed: Callable[[Key, float], tuple[float, float]]) -> Times:
+    """Each setting once a round, in an order drawn anew; `timed` takes a setting and a number drawn from [0, 1)."""
     times: Times = {key: [] for key in found if key[2] != UNSTEERED}
     order = list(times)
     shuffled = random.Random(0)
     with torch.no_grad():
-        for run in found.values():
-            run()
+        for setting in found.values():
+            seconds(setting, time.perf_counter)
         for _ in range(rounds):
             shuffled.shuffle(order)
             for key in order:
-                runs = [found[key[0], "-", UNSTEERED], found[key]]
-                if shuffled.random() < 0.5:
-                    bare, taken = map(seconds, runs)
-                else:
-                    taken, bare = map(seconds, reversed(runs))
-                times[key].append((bare, taken))
+                times[key].append(timed(key, shuffled.random()))
     return times
 
 
@@ -255,6 +311,9 @@ def main() -> None:
     parser.add_argument(
         "--clock", default="wall", choices=list(CLOCKS), help="cpu: of this process, where others share the machine"
     )
+    parser.add_argument(
+        "--inside", action="store_true", help="count what hooks take, in place of differences between runs"
+    )
     parser.add_argument("--out", type=Path, default=None, help="HTML file for the figure")
     options = parser.parse_args()
     results = {}
@@ -270,7 +329,8 @@ def main() -> None:
             found = settings(model, bridge, batch, options.prompt, options.new)
             wanted = {("-", UNSTEERED), *itertools.product(options.layers, options.hooks)}
             found = {key: run for key, run in found.items() if key[1:] in wanted}
-            results[name, batch] = measure(found, options.rounds, CLOCKS[options.clock])
+            way = measure_inside if options.inside else measure
+            results[name, batch] = way(found, options.rounds, CLOCKS[options.clock])
             report(name, batch, options.new, results[name, batch])
     if options.out is not None:
         plot(results).write_html(options.out)
