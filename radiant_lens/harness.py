@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from radiant_lens import _checks
 from radiant_lens.errors import DataError, InvalidArgumentError, MissingPackageError
+from radiant_lens.evaluation.generation import are_numbers, require_numbers
 from radiant_lens.hooks import steer
 from radiant_lens.identity import signature
 from radiant_lens.models import load_model
@@ -238,7 +239,9 @@ class SteeredLM(_HarnessModel):
         tokens, mask = tokens.to(self.device), mask.to(self.device)
         with torch.no_grad(), self._steered([row.start for row in batch]):
             logits = self.model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
-        return [logits[i, row.first : len(row.tokens)].float().log_softmax(-1) for i, row in enumerate(batch)]
+        wanted = [logits[i, row.first : len(row.tokens)] for i, row in enumerate(batch)]
+        require_numbers(torch.stack([are_numbers(rows).all() for rows in wanted]))
+        return [rows.float().log_softmax(-1) for rows in wanted]
 
     def _steered(self, start: Sequence[int] | None = None) -> AbstractContextManager[Trace | None]:
         if self.steering is None:

@@ -37,6 +37,7 @@ class GroupSums(NamedTuple):
     denominators: Float[Tensor, " group"]
 
 
+@np.errstate(divide="ignore", invalid="ignore", over="ignore")
 def paired_difference(
     sums: GroupSums,
     baseline: GroupSums,
@@ -65,7 +66,7 @@ def paired_difference(
         seed: of both.
 
     Returns:
-        All NaN where a side has no denominator.
+        All NaN where a side has no denominator, or the difference is a number in no resample.
 
     Raises:
         InvalidArgumentError: different numbers of groups, or a number out of its range.
@@ -81,11 +82,15 @@ def paired_difference(
     _checks.whole("n_permutations", n_permutations, 1)
     top, bottom = (np.stack([t.double().numpy() for t in pair]) for pair in _sides(sums, baseline))
     value = float(_difference(top.sum(1), bottom.sum(1), link))
+    nothing = PairedDifference(*[float("nan")] * 4)
     if not (bottom.sum(1) != 0).all():
-        return PairedDifference(*[float("nan")] * 4)
+        return nothing
     counts = resample_counts(top.shape[1], n_resamples, seed)
     drawn = _difference(top @ counts.T, bottom @ counts.T, link)
-    low, high = np.quantile(drawn[np.isfinite(drawn)], [(1 - confidence) / 2, (1 + confidence) / 2])
+    drawn = drawn[np.isfinite(drawn)]
+    if not drawn.size:
+        return nothing
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return PairedDifference(value, float(low), float(high), _p_value(top, bottom, link, n_permutations, seed))
 
 
@@ -98,8 +103,7 @@ def _sides(sums: GroupSums, baseline: GroupSums) -> tuple[tuple[Tensor, Tensor],
 
 def _difference(top: Array, bottom: Array, link: Link) -> Array:
     """Of the two sides, along the first axis; NaN where one has no denominator."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = link(np.where(bottom != 0, top / bottom, np.nan))
+    ratios = link(np.where(bottom != 0, top / bottom, np.nan))
     return ratios[0] - ratios[1]
 
 

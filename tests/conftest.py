@@ -25,6 +25,8 @@ settings.register_profile("same", derandomize=True, database=None, deadline=None
 settings.register_profile("explore", deadline=None, max_examples=500)
 settings.load_profile("same")
 
+from transformer_lens.model_bridge import TransformerBridge
+
 import radiant_lens as rl
 from radiant_lens import studies
 from radiant_lens.cli import main
@@ -119,3 +121,19 @@ def files_no_larger_than(n_bytes: int) -> Generator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def logits_set(model: TransformerBridge, tokens: int | slice, value: float) -> Generator[None]:
+    """The logits of some tokens are `value` at every position."""
+
+    def spoil(module: object, args: object, logits: torch.Tensor) -> torch.Tensor:
+        logits = logits.clone()
+        logits[..., tokens] = value
+        return logits
+
+    handle = model.original_model.get_output_embeddings().register_forward_hook(spoil)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import logits_set
 from scipy import stats
 
 import radiant_lens as rl
-from radiant_lens.errors import DataError, ModelMismatchError, NothingToEditError
+from radiant_lens.errors import DataError, ModelMismatchError, NothingToEditError, RadiantError
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,21 @@ def test_table_is_sorted_and_intervals_hold_their_value(measured):
     table = measured.to_dataframe()
     assert table["estimated"].is_monotonic_decreasing
     assert ((table["low"] <= table["estimated"]) & (table["estimated"] <= table["high"])).all()
+
+
+def test_an_impossible_token_changes_no_effect(model, every_head):
+    steering, data = every_head
+    effects = []
+    for logit in (-1e4, -torch.inf):
+        with logits_set(model, model.tokenizer.pad_token_id, logit):
+            effects.append(rl.head_effects(model, data.head(4), steering).estimated)
+    torch.testing.assert_close(*effects)
+
+
+def test_logits_that_are_no_numbers_have_no_effects(model, every_head):
+    steering, data = every_head
+    with logits_set(model, 3, torch.nan), pytest.raises(RadiantError, match="logits are not numbers"):
+        rl.head_effects(model, data.head(4), steering)
 
 
 def test_refusals(model, every_head, facts, foreign_folder):

@@ -232,6 +232,8 @@ def test_a_steering_of_other_provenance_is_incomplete(tmp_path, change, words):
         {"parts": {}},
         {"parts": {"metric": [1], "group": ["g"], "numerator": [1], "denominator": [1]}},
         {"parts": {"metric": ["kl"], "group": ["g"], "numerator": ["x"], "denominator": [1]}},
+        {"parts": {"metric": ["kl"], "group": ["g"], "numerator": [1], "denominator": [-1]}},
+        {"parts": {"metric": ["kl"], "group": ["g"], "numerator": [1], "denominator": [float("nan")]}},
         {"table": {"prompt_index": [0]}},
         {"settings": []},
         {"prompts": []},

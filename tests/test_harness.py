@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import logits_set
 
 import radiant_lens as rl
 from radiant_lens.cli import main
@@ -21,6 +22,7 @@ from radiant_lens.errors import (
     InvalidArgumentError,
     ModelLoadError,
     ModelMismatchError,
+    RadiantError,
     UnknownNameError,
 )
 from radiant_lens.evaluation import generate_answers
@@ -368,6 +370,11 @@ def test_an_unknown_option_among_model_args_is_refused(tasks, given):
 def test_a_steering_for_another_model_is_refused(steering, foreign_folder):
     with pytest.raises(ModelMismatchError, match="architecture"):
         SteeredLM(foreign_folder, steering=steering)
+
+
+def test_logits_that_are_no_numbers_are_refused(model, pairs):
+    with logits_set(model, 3, torch.inf), pytest.raises(RadiantError, match="logits are not numbers"):
+        SteeredLM(model).loglikelihood(ask("loglikelihood", pairs[:1]))
 
 
 def test_what_cannot_be_scored_is_refused(model):

@@ -146,6 +146,11 @@ def test_without_a_denominator_nothing_is_known():
     assert paired_difference(half, means([0, 0])).p_value == 0.5
 
 
+def test_of_infinite_ratios_nothing_is_known():
+    endless = GroupSums(torch.tensor([torch.inf, torch.inf]), torch.ones(2))
+    assert all(math.isnan(v) for v in paired_difference(endless, means([1, 2])))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -45,25 +45,33 @@ class _Drawing:
 
 
 class _Watch:
-    """Forward hook of a model: whether the logits of any next token were no numbers; read once, at the end."""
+    """Forward hook of a model: whether the logits of every next token were numbers; read once, at the end."""
 
     def __init__(self) -> None:
-        self.broken: list[Tensor] = []
+        self.sound: list[Tensor] = []
 
     def __call__(self, module: Any, args: Any, logits: Float[Tensor, "batch pos vocab"]) -> None:
-        self.broken.append(logits[:, -1].isnan().any())
+        self.sound.append(are_numbers(logits[:, -1]).all())
 
 
-def require_numbers(broken: Bool[Tensor, ""]) -> None:
+def are_numbers(logits: Float[Tensor, "*pos vocab"]) -> Bool[Tensor, "*pos"]:
+    """Where logits have probabilities: no NaN, no infinity, and at least one token that is possible."""
+    return logits.amax(-1).isfinite()
+
+
+def require_numbers(sound: Bool[Tensor, "*pos"]) -> None:
     """Raise where logits are no numbers: whatever is read from them would be wrong without a word.
+
+    Args:
+        sound: from `are_numbers`.
 
     Raises:
         RadiantError: with what usually is the cause.
     """
-    if bool(broken):
+    if not bool(sound.all()):
         raise RadiantError(
-            "The model's logits are not numbers (NaN). float16 overflows in many models: load it in bfloat16 or "
-            "float32. float64 has none for padded rows in eager attention: load it in float32."
+            "The model's logits are not numbers (NaN or infinity). float16 overflows in many models: load it in "
+            "bfloat16 or float32. float64 has none for padded rows in eager attention: load it in float32."
         )
 
 
@@ -169,7 +177,7 @@ def generate_tokens(
             verbose=False,
             **options,
         )
-    require_numbers(torch.stack(watch.broken).any())
+    require_numbers(torch.stack(watch.sound))
     return output[:, n_prompt:]
 
 

@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens._typing import HookFunction
 from radiant_lens.datasets.records import Statement
-from radiant_lens.evaluation.generation import require_numbers
+from radiant_lens.evaluation.generation import are_numbers, require_numbers
 from radiant_lens.hooks import steer
 from radiant_lens.policies.steering import Steering
 from radiant_lens.ranks import shared
@@ -84,11 +84,14 @@ def _sums(
         target = batch.tokens[:, 1:]
         columns = torch.arange(target.shape[1])
         answer = (columns >= starts[:, None]) & batch.mask[:, 1:]
-        sums[0, batch.texts] = (steered.gather(2, target[:, :, None])[..., 0] * answer).sum(1).double()
+        # Not by a product: the padding token may be impossible, and no multiple of infinity is nothing.
+        said = steered.gather(2, target[:, :, None])[..., 0].where(answer, 0)
+        sums[0, batch.texts] = said.sum(1).double()
         if (steering is not None or fwd_hooks) and compare:
             plain, _ = _log_probs(model, batch.tokens, batch.mask, starts, None)
-            kl = (plain.exp() * (plain - steered)).sum(-1)
-            sums[1, batch.texts] = (kl * answer).sum(1).double()
+            # Nor does an impossible token add anything, though the difference of two infinities is no number.
+            kl = (plain.exp() * (plain - steered)).masked_fill(plain.isneginf(), 0).sum(-1)
+            sums[1, batch.texts] = kl.where(answer, 0).sum(1).double()
             n_edits, lengths = _edits(trace, answer)
             sums[2, batch.texts] = (n_edits > 0).sum(1).double()
             sums[4, batch.texts], sums[5, batch.texts] = lengths.sum(1), n_edits.sum(1)
@@ -106,7 +109,7 @@ def _log_probs(
     )
     with torch.no_grad(), context as trace:
         logits = model(tokens.to(device), attention_mask=mask.long().to(device))
-    require_numbers((logits.isnan().any(-1) & mask.to(logits.device)).any())
+    require_numbers(are_numbers(logits) | ~mask.to(logits.device))
     return logits[:, :-1].float().log_softmax(-1).cpu(), trace
 
 

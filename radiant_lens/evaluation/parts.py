@@ -75,14 +75,17 @@ def read_parts(columns: dict[str, list[Any]]) -> pd.DataFrame:
     """Parts from a file.
 
     Raises:
-        InvalidArgumentError: columns that parts do not have, or that lack.
+        InvalidArgumentError: columns that parts do not have, or that lack; denominators below 0 or no numbers.
     """
     _checks.each("columns", list(columns), str)
     if set(columns) != set(COLUMNS):
         raise InvalidArgumentError(f"parts have the columns {', '.join(COLUMNS)}; got {', '.join(columns)}")
     for name in COLUMNS[:2]:
         _checks.each(name, columns[name], str)
-    return pd.DataFrame(columns).astype(dict.fromkeys(COLUMNS[2:], float) if columns["metric"] else {})
+    found = pd.DataFrame(columns).astype(dict.fromkeys(COLUMNS[2:], float) if columns["metric"] else {})
+    for denominator in found["denominator"]:
+        _checks.between("denominator", denominator, 0, closed="low")
+    return found
 
 
 def intervals(parts: pd.DataFrame) -> dict[str, Interval]:

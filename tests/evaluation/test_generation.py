@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from conftest import logits_set
 from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM
 
@@ -101,6 +102,20 @@ def test_what_is_no_number_is_no_answer(model):
                 generate_answers(model, prompts, max_new_tokens=2)
             with expected:
                 score_statements(model, [said])
+
+
+@pytest.mark.parametrize(
+    ("value", "tokens"), [(torch.nan, 3), (torch.inf, 3), (-torch.inf, slice(None))], ids=["NaN", "infinity", "none"]
+)
+def test_logits_without_probabilities_are_no_numbers(model, value, tokens):
+    said = Statement("Q : what is it ? A : soup .", 1, "g", 19)
+    with logits_set(model, tokens, value):
+        for read in (
+            lambda: generate_answers(model, ["Q : what"], max_new_tokens=2),
+            lambda: score_statements(model, [said]),
+        ):
+            with pytest.raises(RadiantError, match=r"logits are not numbers \(NaN or infinity\)"):
+                read()
 
 
 def test_double_precision_has_no_numbers_for_padded_rows_and_says_so():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import logits_set
 from scipy import stats
 from sklearn.metrics import log_loss
 
@@ -31,6 +32,19 @@ def test_scores_agree_with_a_naive_loop(model, steering, experiment):
         assert float(scored.n_tokens[i]) == len(span) - 1
     assert float(scored.kl.sum()) > 0
     assert 0 < float(scored.n_edited.sum()) <= float(scored.n_tokens.sum())
+
+
+def test_an_impossible_token_changes_no_score(model, steering, experiment):
+    """Some models give tokens that their vocabulary is padded with a logit of minus infinity."""
+    statements = [s for s in experiment.test.statements if s.label == 0][:5]
+    never = model.tokenizer.pad_token_id
+    scored = []
+    for logit in (-1e4, -torch.inf):
+        with logits_set(model, never, logit):
+            scored.append(score_statements(model, statements, steering))
+    assert float(scored[0].kl.sum()) > 0
+    for improbable, impossible in zip(*scored):
+        torch.testing.assert_close(impossible, improbable)
 
 
 def test_displacements_agree_with_the_trace_of_each_text(model, steering, experiment):
