@@ -30,15 +30,12 @@ def make_parts(groups: Sequence[str], sums: Mapping[str, tuple[Any, Any]]) -> pd
         groups: of each example.
         sums: for each metric a numerator and a denominator for each example; one number stands for all.
     """
-    frames = [
-        pd.DataFrame({"group": list(groups), "numerator": top, "denominator": bottom})
-        .astype({"numerator": float, "denominator": float})
-        .groupby("group", as_index=False)
-        .sum()
-        .assign(metric=metric)[list(COLUMNS)]
+    return join_parts(
+        pd.DataFrame({"metric": metric, "group": list(groups), "numerator": top, "denominator": bottom}).sort_values(
+            "group", kind="stable"
+        )
         for metric, (top, bottom) in sums.items()
-    ]
-    return join_parts(frames)
+    )
 
 
 def condition_parts(rows: pd.DataFrame, sums: Mapping[str, tuple[Any, Any]]) -> pd.DataFrame:
@@ -63,12 +60,20 @@ def condition_parts(rows: pd.DataFrame, sums: Mapping[str, tuple[Any, Any]]) -> 
 
 
 def join_parts(frames: Any) -> pd.DataFrame:
-    """Several tables of parts as one; what belongs to the same metric and group is added up."""
+    """Several tables of parts as one; what belongs to the same metric and group is added up.
+
+    A sum with NaN is NaN; pandas would leave it out.
+    """
     frames = list(frames)
     if not frames:
         return pd.DataFrame({"metric": [], "group": [], "numerator": [], "denominator": []})
     together = pd.concat(frames, ignore_index=True)
-    return together.groupby(["metric", "group"], sort=False, as_index=False).sum()[list(COLUMNS)]
+    keys = list(COLUMNS[:2])
+    codes = together.groupby(keys, sort=False).ngroup().to_numpy()
+    joined = together[keys].drop_duplicates(ignore_index=True)
+    for side in COLUMNS[2:]:
+        joined[side] = np.bincount(codes, together[side].to_numpy(float), len(joined))
+    return joined
 
 
 def read_parts(columns: dict[str, list[Any]]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from radiant_lens._files import FORMAT_VERSION
 from radiant_lens.errors import ArtefactError, InvalidArgumentError, UnknownNameError
 from radiant_lens.evaluation import Verdict, get_judge, pool
 from radiant_lens.evaluation.answers import answer_table, judge_table, verdict_parts
-from radiant_lens.evaluation.parts import condition_parts, intervals, make_parts
+from radiant_lens.evaluation.parts import condition_parts, intervals, join_parts, make_parts
 from radiant_lens.risks import bootstrap_ratio
 
 ALL = ["answers", "text", "choice", "diversity", "fluency"]
@@ -42,6 +43,15 @@ def equal(one: rl.Evaluation, other: rl.Evaluation) -> bool:
 
 
 # Parts
+
+
+def test_a_sum_with_what_is_no_number_is_none():
+    nan = float("nan")
+    parts = make_parts(["a", "b", "a"], {"m": ([1, 2, nan], 1)})
+    twice = join_parts([parts, parts])
+    assert parts["numerator"].isna().tolist() == twice["numerator"].isna().tolist() == [True, False]
+    assert twice["denominator"].tolist() == [4, 2]
+    assert all(math.isnan(v) for v in intervals(parts)["m"])
 
 
 def test_parts_by_hand():
