@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from radiant_lens import HeadCache
 from radiant_lens.errors import ArtefactError, InvalidArgumentError
@@ -222,6 +223,15 @@ def test_a_cache_whose_parts_do_not_fit_is_an_error(tmp_path):
         ArtefactError, match="is incomplete: `group_names` needs one name for each of the 12 texts; got 1"
     ):
         HeadCache.load(path)
+
+
+@pytest.mark.parametrize("name", ["z", "labels"])
+def test_a_cache_of_other_kinds_of_numbers_is_an_error(tmp_path, name):
+    path = token_cache().save(tmp_path / "cache")
+    tensors, kind = load_file(path / "tensors.safetensors"), torch.int64 if name == "z" else torch.float32
+    save_file({**tensors, name: tensors[name].to(kind)}, path / "tensors.safetensors")
+    with pytest.raises(ArtefactError, match=f"is incomplete: `{name}` must not be {kind}"):
+        HeadCache.load(path, verify=False)
 
 
 # construction

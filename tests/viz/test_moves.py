@@ -102,6 +102,9 @@ def test_a_gate_that_passes_nothing_is_said(edited, held_out):
 def test_bad_input_is_told(edited, held_out):
     with pytest.raises(InvalidArgumentError, match="`site` must be an edited head, such as L0H2; got L0H1"):
         rl.viz.score_histogram(edited, held_out, (0, 1))
+    blind = replace(edited, scores=replace(edited.scores, weights=torch.zeros_like(edited.scores.weights)))
+    with pytest.raises(InvalidArgumentError, match="The detector's weight is zero at L0H2: there is no direction"):
+        rl.viz.score_histogram(blind, held_out, (0, 2))
     with pytest.raises(DataError, match="has no examples"):
         rl.viz.activation_scatter(edited, held_out.select([]))
     broken = rl.HeadCache(**{**vars(held_out), "z": held_out.z * torch.nan})
