@@ -138,8 +138,11 @@ def predict(found: dict[tuple[str, str], list[tuple[int, Cost]]], share: float) 
         for (axis, target), start in zip(targets.items(), (N, HEADS, D)):
             at = [value for value, _ in found[axis, job]]
             base *= (target / start) ** exponent(at, [c.seconds for _, c in found[axis, job]])
-        print(f"| {job}, hours on this processor | {' | '.join(f'{base / 3600:.1f}' for _ in MACHINES)} |")
-    print("\nCollecting is split among machines; fits are not. Memory of fits is that of parts of the store.")
+        print(f"| {job}, hours on this processor | {' | '.join(f'{base / 3600 / m:.2f}' for m in MACHINES)} |")
+    print(
+        "\nWhat machines share is divided by their number, without what they wait for one another: collecting always, "
+        "fits inside `ranks.together()`. Memory of fits is that of parts of the store."
+    )
 
 
 def figure(found: dict[tuple[str, str], list[tuple[int, Cost]]]) -> go.Figure:
