@@ -18,7 +18,6 @@ from radiant_lens._typing import HookFunction
 from radiant_lens.datasets.examples import Dataset
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.errors import DataError
-from radiant_lens.evaluation.generation import are_numbers, require_numbers
 from radiant_lens.evaluation.likelihood import score_statements
 from radiant_lens.identity import require_fitting
 from radiant_lens.policies.steering import Steering
@@ -166,10 +165,8 @@ def _batch_effects(
     tokens, mask = batch.tokens.to(device), batch.mask.to(device)
     answer = (torch.arange(tokens.shape[1], device=device) >= starts[:, None].to(device)) & mask
     with torch.enable_grad(), model.hooks(fwd_hooks=hooks):
-        logits = model(tokens, attention_mask=mask.long())
-        require_numbers(are_numbers(logits) | ~mask)
-        log_probs = logits[:, :-1].float().log_softmax(-1)
-        scored = log_probs.gather(2, tokens[:, 1:, None])[..., 0].where(answer[:, :-1] & mask[:, 1:], 0)
+        log_probs = model(tokens, attention_mask=mask.long())[:, :-1].float().log_softmax(-1)
+        scored = log_probs.gather(2, tokens[:, 1:, None])[..., 0] * (answer[:, :-1] & mask[:, 1:])
         gradients = torch.autograd.grad(scored.sum(), [captured[layer] for layer in steering.layers])
     columns = []
     for layer, gradient in zip(steering.layers, gradients):

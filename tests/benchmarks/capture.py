@@ -2,9 +2,9 @@
 
 Speed: the same statements of mixed length through the embedded model and a random 12-layer one, ways taking turns
 within one run, in an order drawn anew in every round; medians of tokens/s and of the rounds' ratios, with 95% intervals
-of the median. Memory: storing 2,000 and 20,000 statements and fitting a
-detector and a policy from the store, each in a process of its own; the peak of its anonymous memory, which is what
-cannot be given back (pages of the memory-mapped file can).
+of the median. Memory: storing 2,000 and 20,000 statements and fitting a detector and a policy from the store, each in a
+process of its own; the peak of its anonymous memory, which is what cannot be given back (pages of the memory-mapped
+file can).
 """
 
 from __future__ import annotations
