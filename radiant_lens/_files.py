@@ -62,7 +62,7 @@ def _save_folder(
     try:
         # Tensors that share memory are refused by safetensors: each gets its own.
         save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, beside / TENSORS)
-        write_meta(beside, kind, {"sha256": _digest(beside / TENSORS), **meta})
+        write_meta(beside, kind, {"sha256": file_hash(beside / TENSORS), **meta})
         if card is not None:
             (beside / _CARD).write_text(card, encoding="utf-8")
         _take_name(beside, path)
@@ -154,12 +154,18 @@ def _beside(path: Path) -> list[Path]:
     return list(path.parent.glob(f".{glob.escape(path.name)}-old-*"))
 
 
-def _digest(path: Path) -> str:
+def sha256(pieces: Iterable[bytes | memoryview]) -> str:
+    """Hash of several pieces of bytes, as if they were one, in hexadecimal digits."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
+    for piece in pieces:
+        digest.update(piece)
     return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """Hash of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return sha256(iter(lambda: file.read(1 << 20), b""))
 
 
 def load_folder(path: str | Path, kind: str, *, verify: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -184,7 +190,7 @@ def load_folder(path: str | Path, kind: str, *, verify: bool = True) -> tuple[di
         _check_head(meta, path, kind)
         # The first format had no hash at first; since then one that is missing was lost.
         tensors, saved_as = read_tensors(path, kind), meta.pop("sha256", UNHASHED if meta["format"] == 1 else None)
-        if verify and saved_as != UNHASHED and saved_as != _digest(path / TENSORS):
+        if verify and saved_as != UNHASHED and saved_as != file_hash(path / TENSORS):
             raise ArtefactError(f"The saved {kind} at {str(path)!r} is damaged: {TENSORS} is not what was saved.")
         return tensors, meta
     except ArtefactError:

@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedModel
 
-from radiant_lens.capture import collect
-from radiant_lens.datasets.examples import Dataset
+from radiant_lens.analysis.effects import head_effects
+from radiant_lens.capture._collect import collect
+from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.errors import RadiantError
 from radiant_lens.evaluation.generation import draws, generate_tokens
-from radiant_lens.fitting.effects import head_effects
-from radiant_lens.hooks import steer
-from radiant_lens.models import projection_paths
+from radiant_lens.hooks._steer import steer
+from radiant_lens.models.loading import projection_paths
 from radiant_lens.policies.iti import ITIPolicy
-from radiant_lens.policies.steering import Steering
 from radiant_lens.sites import PROJECTION_PATHS, hook_name
+from radiant_lens.steering.steering import Steering
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedModel
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 0.01, torch.bfloat16: 0.05}
 """How far two results may be apart, as a share of the largest value (at least 1), by precision."""

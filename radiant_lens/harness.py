@@ -13,24 +13,25 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedModel
 
 from radiant_lens import _checks
 from radiant_lens.errors import DataError, InvalidArgumentError, MissingPackageError
 from radiant_lens.evaluation.generation import are_numbers, require_numbers
-from radiant_lens.hooks import steer
-from radiant_lens.identity import signature
-from radiant_lens.models import load_model
-from radiant_lens.policies.steering import Steering
-from radiant_lens.tokens import pad_id
-from radiant_lens.tracing import Trace
+from radiant_lens.hooks._steer import steer
+from radiant_lens.hooks.trace import Trace
+from radiant_lens.models.identity import signature
+from radiant_lens.models.loading import load_model
+from radiant_lens.models.tokens import pad_rows, pad_token
+from radiant_lens.steering.steering import Steering
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedModel
 
 try:
     from lm_eval.__main__ import cli_evaluate
@@ -123,7 +124,7 @@ class SteeredLM(_HarnessModel):
         if max_gen_toks is not None:
             _checks.whole("max_gen_toks", max_gen_toks, 1)
         self.steering = _loaded(steering)
-        self.bridge = load_model(pretrained, device=device, dtype=_dtype(dtype))
+        self.bridge = load_model(pretrained, device=device, dtype=dtype)
         self.n_truncated: Counter[str] = Counter()
         self._max_gen_toks, self._allow_mismatch = max_gen_toks, allow_mismatch
         with self._steered():
@@ -189,7 +190,8 @@ class SteeredLM(_HarnessModel):
         if left_truncate_len is not None:
             self.n_truncated["generate_until"] += sum(len(row) > left_truncate_len for row in rows)
             rows = [row[-left_truncate_len:] for row in rows]
-        return _padded(rows, pad_id(self.bridge), padding_side)
+        tokens, mask = pad_rows(rows, pad_token(self.bridge), side=padding_side)
+        return tokens, mask.long()
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
         with self._steered():
@@ -235,8 +237,8 @@ class SteeredLM(_HarnessModel):
 
     def _log_probs(self, batch: Sequence[_Pass]) -> list[Float[Tensor, "_ vocab"]]:
         """Of each row, at the positions that predict its continuation."""
-        tokens, mask = _padded([row.tokens for row in batch], pad_id(self.bridge), "right")
-        tokens, mask = tokens.to(self.device), mask.to(self.device)
+        tokens, mask = pad_rows([row.tokens for row in batch], pad_token(self.bridge))
+        tokens, mask = tokens.to(self.device), mask.long().to(self.device)
         with torch.no_grad(), self._steered([row.start for row in batch]):
             logits = self.model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
         wanted = [logits[i, row.first : len(row.tokens)] for i, row in enumerate(batch)]
@@ -270,29 +272,9 @@ def _loaded(steering: str | Path | Steering | None) -> Steering | None:
     raise InvalidArgumentError(f"`steering` must be a folder or a Steering; got {type(steering).__name__}.")
 
 
-def _dtype(name: str | None) -> torch.dtype | None:
-    names = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.float16, torch.bfloat16, torch.float64)}
-    if name is None:
-        return None
-    _checks.choice("dtype", name, names)
-    return names[name]
-
-
 def _number(value: int | str) -> int | str:
     """The harness's command line gives a batch size as it was typed."""
     return int(value) if isinstance(value, str) and value.isdigit() else value
-
-
-def _padded(
-    rows: Sequence[Sequence[int]], pad: int, side: str
-) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
-    """Tokens and attention mask."""
-    real = [torch.tensor(row) for row in rows]
-    ones = [torch.ones_like(row) for row in real]
-    return (
-        pad_sequence(real, batch_first=True, padding_value=pad, padding_side=side),
-        pad_sequence(ones, batch_first=True, padding_side=side),
-    )
 
 
 def _score(log_probs: Float[Tensor, "pos vocab"], continuation: Sequence[int]) -> tuple[float, bool]:

@@ -14,8 +14,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from radiant_lens.ranks import fitting_rank
-
 PART_BYTES = 2**24
 
 
@@ -115,44 +113,75 @@ class Rows(Protocol):
         ...
 
 
+class Workers(Protocol):
+    """Processes that share the rows of a sum: each adds up a part, then the parts are added up."""
+
+    def part(self, items: Sequence[slice], /) -> Sequence[slice]:
+        """The items of this process."""
+        ...
+
+    def sum(self, mine: Tensor, /) -> Tensor:
+        """The sum over all processes."""
+        ...
+
+
+class OneProcess:
+    """A process that reads all rows itself."""
+
+    def part(self, items: Sequence[slice], /) -> Sequence[slice]:
+        """All items."""
+        return items
+
+    def sum(self, mine: Tensor, /) -> Tensor:
+        """`mine`, which is the whole sum."""
+        return mine
+
+
+ONE_PROCESS = OneProcess()
+
+
 def parts(shape: Sequence[int]) -> Iterator[slice]:
     """Slices over the first axis that are small enough to be computed with in float64."""
     n = max(1, PART_BYTES // max(8 * math.prod(shape[1:]), 1))
     return (slice(first, min(first + n, shape[0])) for first in range(0, shape[0], n))
 
 
-def masked_mean(x: Rows, mask: Bool[Tensor, " example *batch"]) -> Float[Tensor, "*batch d"]:
+def masked_mean(
+    x: Rows, mask: Bool[Tensor, " example *batch"], *, workers: Workers = ONE_PROCESS
+) -> Float[Tensor, "*batch d"]:
     """Mean of the masked rows in float64; zeros where there are none."""
-    rank, total = fitting_rank(), torch.zeros(tuple(x.shape[1:]), dtype=torch.float64, device=mask.device)
-    for part in rank.part(list(parts(x.shape))):
+    total = torch.zeros(tuple(x.shape[1:]), dtype=torch.float64, device=mask.device)
+    for part in workers.part(list(parts(x.shape))):
         total += torch.einsum("n...,n...d->...d", mask[part].double(), x[part].double())
-    return rank.sum(total) / mask.sum(0).clamp_min(1)[..., None]
+    return workers.sum(total) / mask.sum(0).clamp_min(1)[..., None]
 
 
-def masked_moments(x: Rows, mask: Bool[Tensor, " example *batch"], *, shrink_below: float = 0.0) -> Moments:
+def masked_moments(
+    x: Rows, mask: Bool[Tensor, " example *batch"], *, shrink_below: float = 0.0, workers: Workers = ONE_PROCESS
+) -> Moments:
     """Moments of the masked rows in float64, covariances divided by the count.
 
     Rows are read twice, a part at a time: for the means, then around them. So nothing as large as `x` is ever held,
-    a single row has no spread at all, and rows far from the origin lose no digits. Ranks that work `together` read a
-    share of the rows each.
+    a single row has no spread at all, and rows far from the origin lose no digits.
 
     Args:
         x: rows, axes `example *batch d`.
         mask: which rows count, for each batch entry; an entry with none gets zeros.
         shrink_below: entries with fewer than this many rows per dimension are shrunk with the
             coefficient of Ledoit and Wolf (2004), as in `sklearn.covariance.ledoit_wolf`.
+        workers: processes that share the rows; every one of them makes the call and gets all moments.
     """
-    count, mean = mask.sum(0).double(), masked_mean(x, mask)
+    count, mean = mask.sum(0).double(), masked_mean(x, mask, workers=workers)
     safe = count.clamp_min(1)
     covariance = torch.zeros((*mean.shape, mean.shape[-1]), dtype=torch.float64, device=mean.device)
-    rank, fourth = fitting_rank(), torch.zeros_like(count)
-    for part in rank.part(list(parts(x.shape))):
+    fourth = torch.zeros_like(count)
+    for part in workers.part(list(parts(x.shape))):
         centred = (x[part].double() - mean) * mask[part].double()[..., None]
         covariance += torch.einsum("n...i,n...j->...ij", centred, centred)
         fourth += centred.square().sum(-1).square().sum(0)
-    covariance = rank.sum(covariance) / safe[..., None, None]
+    covariance = workers.sum(covariance) / safe[..., None, None]
     if shrink_below > 0:
-        shrunk = _ledoit_wolf(rank.sum(fourth) / safe, covariance, safe)
+        shrunk = _ledoit_wolf(workers.sum(fourth) / safe, covariance, safe)
         few = count < shrink_below * x.shape[-1]
         covariance = torch.where(few[..., None, None], shrunk, covariance)
     return Moments(count, mean, covariance)

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Cache, PreTrainedModel
 
 import radiant_lens as rl
-from radiant_lens.policies.gates import HeadScores
-from radiant_lens.policies.maps import Certificate, DenseMaps, HeadMaps, RankOneMaps
+from radiant_lens.steering.gates import HeadScores
+from radiant_lens.steering.maps import Certificate, DenseMaps, HeadMaps, RankOneMaps
 from radiant_lens.tiny.train import make_tokenizer
 
 _NEW: dict[str, Any] = {

@@ -15,7 +15,7 @@ from test_bad_input import LONG, STATEMENTS, files, write_bad_artefacts, write_b
 
 import radiant_lens as rl
 from radiant_lens import _files
-from radiant_lens.datasets.files import write_records
+from radiant_lens.datasets.readers.records import write_records
 from radiant_lens.errors import OutputError
 from radiant_lens.evaluation import generation
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 import radiant_lens as rl
-from radiant_lens.evaluation.judges import EachAnswer
+from radiant_lens.evaluation.judges.judge import EachAnswer
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_one_model_and_data_of_ones_own_through_all_commands(run, foreign_folder
 
 def test_the_judges_of_truthfulqa_by_name(run, own_data, monkeypatch):
     always = EachAnswer(lambda prompt, answer: "incorrect")
-    monkeypatch.setattr("radiant_lens.evaluation.choosing.TruthfulQAJudge", lambda device: always)
+    monkeypatch.setattr("radiant_lens.evaluation.judges.lookup.TruthfulQAJudge", lambda device: always)
     status, out, _ = run("evaluate", "--data", own_data, "--judge", "truthfulqa", "--metrics", "answers", "--json")
     assert status == 0
     assert json.loads(out)["metrics"]["incorrect"]["value"] == 1
@@ -85,7 +85,7 @@ def test_the_demo(run, tmp_path):
     status, out, err = run("demo", "--out", tmp_path / "demo", "--samples", 1, "--json")
     assert status == 0, err
     result = json.loads(out)
-    assert {row["steering"] for row in result["comparison"]} == {
+    assert {row["row"] for row in result["comparison"]} == {
         "no steering",
         "ITI (24 heads, alpha 2)",
         "RADIANT",

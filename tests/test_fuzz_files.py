@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from plain_models import random_steering
 
 import radiant_lens as rl
-from radiant_lens.datasets.gathering import gather
+from radiant_lens.datasets.readers.parsing import gather
 from radiant_lens.errors import ArtefactError, DataError, RadiantError
 from radiant_lens.studies import read_study
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,68 +13,65 @@ import radiant_lens as rl
 
 PACKAGE = Path(rl.__file__).parent
 
-# From the ground up: a module may import those of lower layers and its own.
+# From the ground up, as DESIGN 4 draws the house: a module may import those of lower floors and its own.
 LAYERS = [
-    ["errors", "_typing", "_checks"],
-    ["_files", "ranks", "sites", "splits"],
-    ["linalg", "risks", "statistics"],
-    ["caches", "stores"],
+    ["errors", "_typing"],
+    ["_checks"],
+    ["_files"],
+    ["linalg", "distributed", "ranks", "sites", "splits"],
+    ["statistics"],
+    ["caches"],
     ["datasets"],
+    ["solvers"],
     ["detectors"],
-    ["policies"],
-    ["identity", "models", "tokens"],
-    ["tracing", "passes", "texts"],
-    ["runs"],
-    ["capture", "hooks"],
+    ["steering"],
+    ["models"],
+    ["hooks"],
+    ["capture"],
     ["evaluation"],
-    ["fitting"],
-    ["studies", "harness", "checkup"],
+    ["analysis"],
+    ["policies"],
     ["viz"],
+    ["studies"],
+    ["checkup", "harness"],
     ["cli"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}
 EXEMPT = {"__init__", "tiny"}
-MAY_IMPORT_MODELS = {
-    "identity",
-    "models",
-    "tokens",
-    "texts",
-    "runs",
-    "capture",
-    "hooks",
-    "fitting",
-    "evaluation",
-    "studies",
-    "harness",
-    "checkup",
-    "tiny",
-    "cli",
-}
+# Rooms that load TransformerLens or transformers as they are imported; elsewhere both are annotations.
+LOADS_MODELS = {"models", "hooks", "harness", "tiny"}
+# The stopping criterion of generation derives from a class of transformers.
+LOADS_MODELS_FILES = {PACKAGE / "evaluation" / "generation.py"}
 
 
 def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(path: Path) -> set[str]:
-    """Full names of the modules a file imports, those under TYPE_CHECKING left out."""
+def imports(path: Path, *, inside_functions: bool = True) -> set[str]:
+    """Full names of the modules a file imports, `import_module` included and those under TYPE_CHECKING left out."""
     tree = ast.parse(path.read_text())
     skipped = {
         inner
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        or (isinstance(node, ast.FunctionDef) and not inside_functions)
         for inner in ast.walk(node)
     }
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(tree):
         if node in skipped:
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.add(node.module or "")
-    return found
+            names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            # A name that is not a literal could be anything.
+            assert isinstance(node.args[0], ast.Constant), f"{path}: {ast.unparse(node)}"
+            names.add(str(node.args[0].value))
+    return names
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -90,20 +89,70 @@ def wrong_imports(path: Path, names: set[str]) -> list[str]:
     return wrong
 
 
+def test_the_list_names_every_room():
+    rooms = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert set(FLOOR) | EXEMPT == rooms
+    assert len(list(PACKAGE.glob("*.py"))) - 1 <= 12
+
+
 @pytest.mark.parametrize("path", [f for f in FILES if room(f) not in EXEMPT], ids=str)
 def test_imports_go_down(path):
     assert not wrong_imports(path, imports(path))
 
 
-def test_an_import_that_goes_up_is_seen():
-    assert wrong_imports(PACKAGE / "caches.py", {"radiant_lens.policies.steering"}) == [
-        "radiant_lens.policies.steering"
-    ]
+def test_an_import_that_goes_up_is_seen(tmp_path):
+    assert wrong_imports(PACKAGE / "caches.py", {"radiant_lens.policies.radiant"}) == ["radiant_lens.policies.radiant"]
+    behind_a_door = tmp_path / "door.py"
+    behind_a_door.write_text('from importlib import import_module\n\nimport_module("radiant_lens.studies")\n')
+    assert "radiant_lens.studies" in imports(behind_a_door)
 
 
-@pytest.mark.parametrize("path", [f for f in FILES if room(f) not in MAY_IMPORT_MODELS | EXEMPT], ids=str)
-def test_only_upper_layers_know_transformers(path):
-    assert not [n for n in imports(path) if n.split(".")[0] in ("transformers", "transformer_lens")]
+def test_no_two_modules_import_each_other():
+    """Within a floor and within a room, too."""
+    modules = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in FILES}
+    graph = {
+        name.removesuffix(".__init__"): {m for m in imports(path) if m in modules}
+        for name, path in modules.items()
+        if "tiny" not in name
+    }
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join([*trail, name])
+        if name not in done:
+            for other in graph.get(name, ()):
+                visit(other, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("path", [f for f in FILES if room(f) not in LOADS_MODELS | EXEMPT], ids=str)
+def test_few_rooms_load_transformers(path):
+    if path not in LOADS_MODELS_FILES:
+        names = imports(path, inside_functions=False)
+        assert not [n for n in names if n.split(".")[0] in ("transformers", "transformer_lens")]
+
+
+def test_pure_mathematics_knows_no_processes_and_data_no_models():
+    for path in FILES:
+        forbidden = {"linalg": "distributed", "solvers": "distributed", "datasets": "models", "statistics": "models"}
+        target = forbidden.get(room(path))
+        assert not [n for n in imports(path) if target and n.startswith(f"radiant_lens.{target}")], path
+
+
+def test_no_module_hides_behind_a_function_of_its_own_name():
+    """Of a package's face: `from package import name` would give the module to some, the function to others."""
+    for face in PACKAGE.rglob("__init__.py"):
+        exported = {
+            alias.asname
+            for n in ast.walk(ast.parse(face.read_text()))
+            if isinstance(n, ast.ImportFrom)
+            for alias in n.names
+        }
+        hidden = exported & {path.stem for path in face.parent.glob("*.py")}
+        assert not hidden, f"{face}: {hidden}"
 
 
 def test_no_module_imports_through_the_package_root():
@@ -138,9 +187,9 @@ PUBLIC = [
     "Prompt",
     "RadiantPolicy",
     "RandomDirectionPolicy",
+    "Report",
     "RiskAwareClassifier",
     "RiskAwareDetector",
-    "Report",
     "SequentialFit",
     "Statement",
     "Steering",
@@ -149,8 +198,12 @@ PUBLIC = [
     "TracedAnswer",
     "collect",
     "compose",
+    "datasets",
+    "detectors",
     "edit_writes",
+    "errors",
     "evaluate",
+    "evaluation",
     "fit_sequential",
     "head_effects",
     "load_dataset",
@@ -158,40 +211,32 @@ PUBLIC = [
     "policies",
     "report",
     "steer",
+    "studies",
     "trace_answer",
     "viz",
 ]
 
 
 def test_public_names_are_frozen():
-    modules = {
-        "capture",
-        "caches",
-        "ranks",
-        "runs",
-        "stores",
-        "texts",
-        "datasets",
-        "detectors",
-        "evaluation",
-        "fitting",
-        "errors",
-        "hooks",
-        "identity",
-        "models",
-        "passes",
-        "tracing",
-        "linalg",
-        "risks",
-        "sites",
-        "splits",
-        "statistics",
-        "tiny",
-        "tokens",
-        "studies",
-        "harness",
-        "checkup",
-        "cli",
-    }
-    names = {n for n in vars(rl) if not n.startswith("_")} - modules
-    assert names == set(PUBLIC)
+    assert set(dir(rl)) == set(PUBLIC)
+    for name in PUBLIC:
+        assert getattr(rl, name) is not None
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(AttributeError, match="no attribute 'colect'|No radiant_lens attribute colect"):
+        rl.colect  # noqa: B018
+
+
+def test_importing_the_package_or_asking_for_help_loads_no_torch():
+    script = (
+        "import sys, time; start = time.process_time()\n"
+        "{}\n"
+        "assert not {{'torch', 'transformer_lens', 'transformers', 'pandas', 'plotly'}} & set(sys.modules)\n"
+    )
+    help_ = (
+        "from typer.testing import CliRunner; from radiant_lens.cli.app import app\n"
+        "result = CliRunner().invoke(app, ['--help']); assert result.exit_code == 0, result.output"
+    )
+    for statement in ("import radiant_lens; dir(radiant_lens); radiant_lens.__version__", help_):
+        subprocess.run([sys.executable, "-c", script.format(statement)], check=True)

@@ -12,7 +12,7 @@ import torch
 from shape_checker import Finder, ShapeError
 
 from radiant_lens import linalg
-from radiant_lens.policies.maps import RankOneMaps
+from radiant_lens.steering.maps import RankOneMaps
 
 MODULE = '''
 from __future__ import annotations

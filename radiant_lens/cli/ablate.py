@@ -110,7 +110,8 @@ def _paper(
 
 
 def _one_by_one(study: str, model: str, data: str, seeds: str | None, kind: str, metric: str, as_json: bool) -> None:
-    from radiant_lens import datasets, models, studies
+    from radiant_lens import datasets, studies
+    from radiant_lens.models import loading as models
 
     seed = o.numbers("seeds", seeds)[0] if seeds else 0
     experiment = studies.prepare(

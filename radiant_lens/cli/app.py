@@ -13,8 +13,8 @@ from radiant_lens.cli.ablate import ablate
 from radiant_lens.cli.output import emit, shows, table
 from radiant_lens.cli.report import report
 from radiant_lens.cli.stopping import Stopped, interruptible
+from radiant_lens.distributed import launched
 from radiant_lens.errors import InvalidArgumentError, RadiantError
-from radiant_lens.ranks import launched
 
 SHARED = ("collect", "generate", "evaluate", "ablate")
 """Commands whose work the processes of one launch share."""

@@ -12,11 +12,12 @@ from rich.table import Table
 
 from radiant_lens import studies
 from radiant_lens._files import check_target
+from radiant_lens.analysis.traced import trace_answer
+from radiant_lens.analysis.writes import edit_writes
 from radiant_lens.cli.output import table
 from radiant_lens.datasets import Prompt, load_dataset
 from radiant_lens.evaluation import Evaluation
-from radiant_lens.fitting import edit_writes, trace_answer
-from radiant_lens.models import load_model
+from radiant_lens.models.loading import load_model
 from radiant_lens.policies import ITIPolicy, RadiantPolicy, Steering
 from radiant_lens.viz.report import report
 

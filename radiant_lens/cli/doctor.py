@@ -10,8 +10,8 @@ import torch
 
 from radiant_lens.checkup import Finding, check_up
 from radiant_lens.errors import ModelLoadError
-from radiant_lens.identity import signature
-from radiant_lens.models import load_model, load_plain
+from radiant_lens.models.identity import signature
+from radiant_lens.models.loading import load_model, load_plain
 
 _PACKAGES = ("radiant-lens", "transformer-lens", "transformers", "torch", "scikit-learn")
 

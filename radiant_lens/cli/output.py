@@ -11,8 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from radiant_lens.ranks import launched
-from radiant_lens.risks import Interval
+from radiant_lens.distributed import launched
 
 console = Console()
 
@@ -54,8 +53,9 @@ def _finite(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, Interval):
-        return _finite(value._asdict())
+    as_mapping = getattr(value, "_asdict", None)
+    if as_mapping is not None:
+        return _finite(as_mapping())
     if isinstance(value, (list, tuple)):
         return [_finite(v) for v in value]
     return value

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from radiant_lens import _checks
-from radiant_lens.datasets.questions import normal
+from radiant_lens.datasets.readers.questions import normal
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.datasets.templates import ChatTemplate, Template
 from radiant_lens.errors import DataError

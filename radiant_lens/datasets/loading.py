@@ -11,14 +11,14 @@ from typing import Any
 
 from radiant_lens import _checks
 from radiant_lens.datasets.contexts import Contexts
-from radiant_lens.datasets.examples import Dataset
-from radiant_lens.datasets.fields import Columns, check_columns
-from radiant_lens.datasets.files import COMPARING_JUDGES, read_records
-from radiant_lens.datasets.gathering import ON_BAD_ROWS, gather
-from radiant_lens.datasets.published import FORMATS, PUBLISHED, Reading, check_format, detect
-from radiant_lens.datasets.rows import ENDINGS, file_rows, hub_rows
+from radiant_lens.datasets.dataset import Dataset
+from radiant_lens.datasets.readers.columns import Columns, check_columns
+from radiant_lens.datasets.readers.parsing import ON_BAD_ROWS, gather
+from radiant_lens.datasets.readers.published import FORMATS, PUBLISHED, Reading, check_format, detect
+from radiant_lens.datasets.readers.records import COMPARING_JUDGES, read_records
+from radiant_lens.datasets.readers.rows import ENDINGS, file_rows, hub_rows
+from radiant_lens.datasets.readers.toxicity import one_group_per_text
 from radiant_lens.datasets.templates import Template, as_template
-from radiant_lens.datasets.toxicity import one_group_per_text
 from radiant_lens.errors import DataError, InvalidArgumentError
 
 
@@ -56,7 +56,7 @@ def load_dataset(
 
     Rows that cannot be used at all raise, or are reported; single answers or continuations that cannot be used are
     left out. Either way `Dataset.skipped` names each by its line. What the published formats are, how
-    they differ and what is done about it is told in `radiant_lens.datasets.published`.
+    they differ and what is done about it is told in `radiant_lens.datasets.readers.published`.
 
     Args:
         name_or_path: "tiny-facts" or "tiny-tone" (embedded); "truthfulqa", "nq_open", "trivia_qa", "jigsaw" or

@@ -20,6 +20,7 @@ class Statement:
         group: what must not be parted by a split, such as the question.
         answer_start: index of the answer's first character; what stands before it is context.
         question: the question alone, where a template was laid around it.
+        rendered: whether a chat template made the text, special tokens included; the tokenizer then adds none.
     """
 
     text: str
@@ -27,6 +28,7 @@ class Statement:
     group: str
     answer_start: int = 0
     question: str = ""
+    rendered: bool = False
 
     def __post_init__(self) -> None:
         """The label is one of both."""
@@ -51,6 +53,7 @@ class Prompt:
         joint: what stands between prompt and answer; None for a blank where the prompt ends in none.
         mc1_incorrect: the incorrect answers of MC1 where they are others than `incorrect_answers`, else None.
         best_incorrect_answer: the one set against the best answer in TruthfulQA's binary choice, else "".
+        rendered: whether a chat template made the text, special tokens included; the tokenizer then adds none.
     """
 
     text: str
@@ -63,13 +66,14 @@ class Prompt:
     joint: str | None = None
     mc1_incorrect: tuple[str, ...] | None = None
     best_incorrect_answer: str = ""
+    rendered: bool = False
 
     def answered(self, answer: str) -> Statement:
         """The prompt with an answer."""
         joint = self.joint if self.joint is not None else "" if self.text[-1:].isspace() else " "
         text = self.text + joint
         label = UNDESIRABLE if answer in self.incorrect_answers else DESIRABLE
-        return Statement(text + answer, label, self.group, len(text), self.question)
+        return Statement(text + answer, label, self.group, len(text), self.question, self.rendered)
 
 
 def find_answer_start(text: str) -> int:

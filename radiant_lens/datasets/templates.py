@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from string import Formatter
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from radiant_lens.errors import InvalidArgumentError
 
@@ -29,6 +29,7 @@ class TextTemplate:
     """
 
     text: str = "Q: {question} A: {answer}"
+    rendered: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """The two placeholders stand where they must."""
@@ -66,8 +67,9 @@ class TextTemplate:
 class ChatTemplate:
     """The chat template of a tokenizer: the question is the user's turn, the answer the assistant's.
 
-    A statement ends with the answer's last character: no end-of-turn mark counts as answer. A BOS token that
-    the template writes is left out, because the model's own tokenization puts it there.
+    A statement ends with the answer's last character: no end-of-turn mark counts as answer. Texts hold every special
+    token that the template writes, BOS included, and are marked as rendered, so that no other is added when they are
+    tokenized: the tokens are those of `apply_chat_template(..., tokenize=True)`.
 
     Args:
         tokenizer: of Hugging Face, or anything with its `apply_chat_template` and `bos_token`.
@@ -79,7 +81,8 @@ class ChatTemplate:
 
     tokenizer: Any
     system: str | None = None
-    stop = ()
+    stop: ClassVar[tuple[str, ...]] = ()
+    rendered: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """A question can be rendered."""
@@ -110,7 +113,7 @@ class ChatTemplate:
             )
         except Exception as error:  # Templates raise whatever they like.
             raise InvalidArgumentError(f"The tokenizer's chat template cannot render these turns: {error}") from error
-        return text.removeprefix(getattr(self.tokenizer, "bos_token", None) or "")
+        return text
 
 
 Template: TypeAlias = TextTemplate | ChatTemplate

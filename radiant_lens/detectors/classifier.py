@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn.utils.validation import validate_data as _validate_data
 
 from radiant_lens import _checks
-from radiant_lens.detectors.heads import LOSSES, Sample, fit_heads
+from radiant_lens.detectors.scores import LOSSES, Sample, fit_heads
 
 # The stubs say `str`, for the option of leaving an argument out.
 validate_data: Any = _validate_data

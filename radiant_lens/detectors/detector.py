@@ -13,13 +13,13 @@ from torch import Tensor
 from radiant_lens import _checks
 from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
-from radiant_lens.detectors.heads import LOSSES, AffineScores, fit_heads
-from radiant_lens.detectors.parts import Part, head_chunks
+from radiant_lens.detectors.scores import LOSSES, AffineScores, fit_heads
+from radiant_lens.detectors.subset import Part, head_chunks
 from radiant_lens.detectors.votes import VOTE_RULES, LayerVotes, VotingData, choose_thresholds
+from radiant_lens.distributed import fitting_rank, shared
 from radiant_lens.errors import InvalidArgumentError, NotFittedError
-from radiant_lens.ranks import fitting_rank, shared
-from radiant_lens.risks import ErrorRates, benjamini_hochberg, detection_p_values, error_rates
 from radiant_lens.sites import hook_name, layer_of
+from radiant_lens.statistics.rates import ErrorRates, benjamini_hochberg, detection_p_values, error_rates
 
 
 class Detection(NamedTuple):

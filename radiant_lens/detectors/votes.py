@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from radiant_lens.errors import GuaranteeError
-from radiant_lens.risks import ErrorRates, binomial_upper, error_rates, groups_needed, one_per_group
+from radiant_lens.statistics.bounds import binomial_upper, groups_needed, one_per_group
+from radiant_lens.statistics.rates import ErrorRates, error_rates
 
 VOTE_RULES = ("fnr", "risk", "certified")
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens.datasets.records import Prompt
-from radiant_lens.evaluation.judges import VERDICTS, Judge, judge_answers
+from radiant_lens.evaluation.judges.judge import VERDICTS, Judge, judge_answers
 from radiant_lens.evaluation.likelihood import score_statements
-from radiant_lens.evaluation.parts import condition_parts
+from radiant_lens.evaluation.ratios import condition_parts
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 _DTYPES = {"prompt_index": "int64", "sample": "int64", "run": "int64", "score": "float64", "informative": "boolean"}
 ANSWER_COLUMNS = ("prompt_index", "prompt", "condition", "group", "sample", "answer")

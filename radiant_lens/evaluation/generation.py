@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 from transformers import StoppingCriteria
 
 from radiant_lens import _checks
+from radiant_lens.distributed import shared
 from radiant_lens.errors import RadiantError
-from radiant_lens.ranks import shared
-from radiant_lens.tokens import batched, encode, pad_id
+from radiant_lens.models.tokens import Text, batch_rows, encode, pad_rows, pad_token
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 SENTENCE_ENDS = (".", "!", "?")
 
@@ -85,7 +87,7 @@ def check_sampling(n_samples: int, max_new_tokens: int, temperature: float, seed
 
 def generate_answers(
     model: TransformerBridge,
-    prompts: Sequence[str],
+    prompts: Sequence[Text],
     *,
     n_samples: int = 1,
     max_new_tokens: int = 20,
@@ -98,7 +100,7 @@ def generate_answers(
 
     Args:
         model: from `load_model`.
-        prompts: texts to continue.
+        prompts: texts to continue, or `Prompt`s, which say whether their text is a rendered chat.
         n_samples: answers to each prompt.
         max_new_tokens: tokens of an answer at most.
         temperature: 0 for greedy answers.
@@ -137,18 +139,13 @@ def _answered(
     answers = [""] * len(asked)
     widest, n_new = max(len(ids) for ids, _ in asked), len(asked[0][1])
     budget = max(1, max_tokens // (widest + n_new)) * widest
-    for batch in batched([ids for ids, _ in asked], pad_id(model), max_tokens=budget):
-        tokens, mask = _left_padded(batch.tokens, batch.mask)
-        new = generate_tokens(model, tokens, mask, torch.stack([asked[i][1] for i in batch.texts]), temperature, stop)
-        for i, text in zip(batch.texts, model.tokenizer.batch_decode(new, skip_special_tokens=True)):
+    for batch in batch_rows(torch.tensor([len(ids) for ids, _ in asked]), max_tokens=budget):
+        index = batch.tolist()
+        tokens, mask = pad_rows([asked[i][0] for i in index], pad_token(model), side="left")
+        new = generate_tokens(model, tokens, mask, torch.stack([asked[i][1] for i in index]), temperature, stop)
+        for i, text in zip(index, model.tokenizer.batch_decode(new, skip_special_tokens=True)):
             answers[i] = _cut(text, stop)
     return answers
-
-
-def _left_padded(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    shift = (~mask).sum(1, keepdim=True)
-    columns = (torch.arange(tokens.shape[1]) - shift) % tokens.shape[1]
-    return tokens.gather(1, columns), mask.gather(1, columns)
 
 
 def generate_tokens(

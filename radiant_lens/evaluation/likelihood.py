@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens._typing import HookFunction
 from radiant_lens.datasets.records import Statement
+from radiant_lens.distributed import shared
 from radiant_lens.evaluation.generation import are_numbers, require_numbers
-from radiant_lens.hooks import steer
-from radiant_lens.policies.steering import Steering
-from radiant_lens.ranks import shared
-from radiant_lens.tokens import answer_positions, batched, encode, pad_id, pass_tokens
-from radiant_lens.tracing import Trace
+from radiant_lens.hooks._steer import steer
+from radiant_lens.hooks.trace import Trace
+from radiant_lens.models.tokens import AnswerRow, answer_batches, answer_rows, pad_token, pass_tokens
+from radiant_lens.steering.steering import Steering
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 
 class ScoredText(NamedTuple):
@@ -61,41 +63,40 @@ def score_statements(
         RadiantError: logits that are no numbers.
     """
     budget = pass_tokens(model, max_tokens)
-    encoded = encode(model, [s.text for s in statements])
-    texts = [(e.ids, answer_positions(e, s.answer_start).start) for e, s in zip(encoded, statements)]
-    rows = shared(texts, lambda mine: _sums(model, mine, steering, fwd_hooks, compare, budget).T.tolist())
-    return ScoredText(*torch.tensor(rows, dtype=torch.float64).reshape(-1, len(ScoredText._fields)).T)
+    rows = list(answer_rows(model, statements))
+    sums = shared(rows, lambda mine: _sums(model, mine, steering, fwd_hooks, compare, budget).T.tolist())
+    return ScoredText(*torch.tensor(sums, dtype=torch.float64).reshape(-1, len(ScoredText._fields)).T)
 
 
 def _sums(
     model: TransformerBridge,
-    texts: Sequence[tuple[list[int], int]],
+    rows: Sequence[AnswerRow],
     steering: Steering | None,
     fwd_hooks: Sequence[tuple[str, HookFunction]],
     compare: bool,
     max_tokens: int,
 ) -> Float[Tensor, "field statement"]:
-    """The fields of `ScoredText`, from tokens and where edits start in them."""
-    sums = torch.zeros((len(ScoredText._fields), len(texts)), dtype=torch.float64)
-    for batch in batched([ids for ids, _ in texts], pad_id(model), max_tokens=max_tokens):
-        starts = torch.tensor([texts[i][1] for i in batch.texts])
+    """The fields of `ScoredText`."""
+    sums = torch.zeros((len(ScoredText._fields), len(rows)), dtype=torch.float64)
+    for batch in answer_batches(rows, pad_token(model), max_tokens=max_tokens):
+        starts = batch.starts
         with model.hooks(fwd_hooks=list(fwd_hooks)):
             steered, trace = _log_probs(model, batch.tokens, batch.mask, starts, steering)
         target = batch.tokens[:, 1:]
-        columns = torch.arange(target.shape[1])
-        answer = (columns >= starts[:, None]) & batch.mask[:, 1:]
+        # A position predicts the next token, so the last one of a row scores nothing.
+        answer = batch.edited[:, :-1] & batch.mask[:, 1:]
         # Not by a product: the padding token may be impossible, and no multiple of infinity is nothing.
         said = steered.gather(2, target[:, :, None])[..., 0].where(answer, 0)
-        sums[0, batch.texts] = said.sum(1).double()
+        sums[0, batch.rows] = said.sum(1).double()
         if (steering is not None or fwd_hooks) and compare:
             plain, _ = _log_probs(model, batch.tokens, batch.mask, starts, None)
             # Nor does an impossible token add anything, though the difference of two infinities is no number.
             kl = (plain.exp() * (plain - steered)).masked_fill(plain.isneginf(), 0).sum(-1)
-            sums[1, batch.texts] = kl.where(answer, 0).sum(1).double()
+            sums[1, batch.rows] = kl.where(answer, 0).sum(1).double()
             n_edits, lengths = _edits(trace, answer)
-            sums[2, batch.texts] = (n_edits > 0).sum(1).double()
-            sums[4, batch.texts], sums[5, batch.texts] = lengths.sum(1), n_edits.sum(1)
-        sums[3, batch.texts] = answer.sum(1).double()
+            sums[2, batch.rows] = (n_edits > 0).sum(1).double()
+            sums[4, batch.rows], sums[5, batch.rows] = lengths.sum(1), n_edits.sum(1)
+        sums[3, batch.rows] = answer.sum(1).double()
     return sums
 
 

@@ -14,12 +14,12 @@ from radiant_lens import _checks
 from radiant_lens._files import load_json, save_json
 from radiant_lens.datasets.records import Prompt
 from radiant_lens.errors import ArtefactError, InvalidArgumentError
-from radiant_lens.evaluation import parts as ratios
+from radiant_lens.evaluation import ratios
 from radiant_lens.evaluation.answers import ANSWER_COLUMNS, JUDGED, as_table, extreme_parts, judge_table, verdict_parts
-from radiant_lens.evaluation.choosing import get_judge
-from radiant_lens.evaluation.judges import VERDICTS, Judge, Rule
-from radiant_lens.risks import Interval
-from radiant_lens.statistics import PairedDifference
+from radiant_lens.evaluation.judges.judge import VERDICTS, Judge, Rule
+from radiant_lens.evaluation.judges.lookup import get_judge
+from radiant_lens.statistics.bounds import Interval
+from radiant_lens.statistics.paired import PairedDifference
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class Evaluation:
 
     def to_markdown(self) -> str:
         """The metrics as a table."""
-        lines = ["| metric | value | 95% interval |", "|-|-|-|"]
-        lines += [f"| {name} | {m.value:.3f} | {m.low:.3f} to {m.high:.3f} |" for name, m in self.metrics.items()]
+        lines = ["| metric | value [95% interval] |", "|-|-|"]
+        lines += [f"| {name} | {interval:.3f} |" for name, interval in self.metrics.items()]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -143,7 +143,10 @@ _JUDGED_PARTS = {"correct": verdict_parts, "undesirable_probability": extreme_pa
 
 def _prompt(saved: dict[str, Any]) -> Prompt:
     fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
+    _checks.instance("rendered", fields.get("rendered", False), bool)
     for name, value in fields.items():
+        if name == "rendered":
+            continue
         _checks.each(name, value if isinstance(value, tuple) else [value], str if value is not None else object)
     return Prompt(**fields)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from radiant_lens import _checks
-from radiant_lens.policies.choosing import HeadSample
-from radiant_lens.policies.families import HeadPolicy
-from radiant_lens.policies.maps import DenseMaps, HeadMaps, ResampleMaps
+from radiant_lens.policies.head_policy import HeadPolicy
+from radiant_lens.policies.head_sample import HeadSample
+from radiant_lens.steering.maps import DenseMaps, HeadMaps, ResampleMaps
 
 ABLATIONS = ("zero", "mean", "resample")
 MAX_BANK, N_PLANES = 1024, 24

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from radiant_lens import _checks
 from radiant_lens.caches import HeadCache
 from radiant_lens.errors import GuaranteeError
-from radiant_lens.policies.heldout import overall_counts
-from radiant_lens.policies.steering import Steering
-from radiant_lens.risks import binomial_upper, groups_needed
+from radiant_lens.statistics.bounds import binomial_upper, groups_needed
+from radiant_lens.steering.held_out import overall_counts
+from radiant_lens.steering.steering import Steering
 
 RELATIVE_STEP = 0.01
 

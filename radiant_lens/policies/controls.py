@@ -9,9 +9,9 @@ import torch
 from radiant_lens import _checks
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.detector import RiskAwareDetector
-from radiant_lens.policies.choosing import prepare
-from radiant_lens.policies.maps import RankOneMaps
-from radiant_lens.policies.steering import Steering
+from radiant_lens.policies.head_sample import prepare
+from radiant_lens.steering.maps import RankOneMaps
+from radiant_lens.steering.steering import Steering
 
 METRICS = ("mahalanobis", "wasserstein")
 
@@ -43,7 +43,7 @@ class RandomDirectionPolicy:
         _checks.instance("reference", self.reference, Steering)
         _checks.choice("metric", self.metric, METRICS)
         _checks.seed(self.seed)
-        sample = prepare(cache, detector, list(self.reference.sites), 1, self.reference.gate)
+        sample = prepare(cache, detector, lambda _: self.reference.sites, self.reference.gate)
         n, d = sample.weights.shape
         generator = torch.Generator().manual_seed(self.seed)
         turn, triangle = torch.linalg.qr(torch.randn((n, d, d), dtype=torch.float64, generator=generator))

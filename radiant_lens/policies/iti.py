@@ -10,9 +10,10 @@ from torch import Tensor
 
 from radiant_lens import _checks
 from radiant_lens.detectors.detector import RiskAwareDetector
-from radiant_lens.policies.choosing import HeadChoice, HeadSample
-from radiant_lens.policies.families import HeadPolicy
-from radiant_lens.policies.maps import HeadMaps, RankOneMaps
+from radiant_lens.policies.head_policy import HeadPolicy
+from radiant_lens.policies.head_sample import HeadSample
+from radiant_lens.policies.heads import HeadChoice
+from radiant_lens.steering.maps import HeadMaps, RankOneMaps
 
 DIRECTIONS = ("mass_mean", "probe", "random")
 
@@ -47,9 +48,9 @@ class ITIPolicy(HeadPolicy):
         _checks.choice("direction", self.direction, DIRECTIONS)
         _checks.seed(self.seed)
 
-    def chosen(self, detector: RiskAwareDetector) -> HeadChoice:
-        """The heads asked for, else those of least risk."""
-        return min(self.n_heads, detector.head_risk_.numel()) if self.heads is None else self.heads
+    def default_heads(self, detector: RiskAwareDetector) -> HeadChoice:
+        """The `n_heads` heads of least risk."""
+        return min(self.n_heads, detector.head_risk_.numel())
 
     def maps(self, sample: HeadSample) -> HeadMaps:
         """Translations of `alpha` standard deviations."""
@@ -63,7 +64,8 @@ class ITIPolicy(HeadPolicy):
         elif self.direction == "probe":
             raw = -sample.weights
         else:
-            raw = torch.randn(
-                sample.weights.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(self.seed)
-            )
+            # Drawn for all heads of the model, so that a head's direction does not depend on which others are edited.
+            generator = torch.Generator().manual_seed(self.seed)
+            every = torch.randn(sample.rows.z.shape[1:], dtype=torch.float64, generator=generator)
+            raw = every[sample.rows.layers, sample.rows.heads]
         return raw / raw.norm(dim=-1, keepdim=True).clamp_min(1e-300)

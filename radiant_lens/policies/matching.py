@@ -12,9 +12,9 @@ from torch import Tensor
 from radiant_lens import _checks
 from radiant_lens.errors import MissingPackageError
 from radiant_lens.linalg import gaussian_transport, square_root
-from radiant_lens.policies.choosing import HeadSample
-from radiant_lens.policies.families import HeadPolicy
-from radiant_lens.policies.maps import DenseMaps, HeadMaps, RankOneMaps
+from radiant_lens.policies.head_policy import HeadPolicy
+from radiant_lens.policies.head_sample import HeadSample
+from radiant_lens.steering.maps import DenseMaps, HeadMaps, RankOneMaps
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool
@@ -14,18 +14,28 @@ from torch import Tensor
 
 from radiant_lens import _checks
 from radiant_lens.caches import HeadCache
+from radiant_lens.datasets.dataset import Dataset
+from radiant_lens.datasets.records import Statement
 from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.distributed import fitting_rank
 from radiant_lens.errors import ConvergenceError, InvalidArgumentError, NothingToEditError
 from radiant_lens.linalg import Moments, masked_moments, parts, quadratic_form
-from radiant_lens.policies._problem import UncertifiedError
 from radiant_lens.policies.calibration import Calibration, calibrated
-from radiant_lens.policies.choosing import HeadChoice, HeadSample, assemble, prepare
-from radiant_lens.policies.gates import GATES, TrustRegion
-from radiant_lens.policies.maps import Certificate, DenseMaps, HeadMaps, RankOneMaps
-from radiant_lens.policies.procrustes import solve_procrustes
-from radiant_lens.policies.solutions import ProcrustesSolution, TransportSolution, solved
-from radiant_lens.policies.steering import Steering
-from radiant_lens.policies.transport import solve_transport
+from radiant_lens.policies.head_sample import HeadSample, assemble, prepare
+from radiant_lens.policies.heads import HeadChoice, choose_heads
+from radiant_lens.policies.sequential import SequentialFit, fit_sequential
+from radiant_lens.policies.shared_solve import solve_shared
+from radiant_lens.sites import HeadSite
+from radiant_lens.solvers.problem import UncertifiedError
+from radiant_lens.solvers.procrustes import solve_procrustes
+from radiant_lens.solvers.solutions import ProcrustesSolution, TransportSolution
+from radiant_lens.solvers.transport import solve_transport
+from radiant_lens.steering.gates import GATES, TrustRegion
+from radiant_lens.steering.maps import Certificate, DenseMaps, HeadMaps, RankOneMaps
+from radiant_lens.steering.steering import Steering
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 GEOMETRIES = ("mahalanobis", "wasserstein", "procrustes")
 FLOORS = ("desirable", None)
@@ -118,11 +128,13 @@ class RadiantPolicy:
         wanted = None if calibrate is None else Calibration(calibrate, self.gamma, confidence, max_margin)
         if wanted is not None:
             wanted.check(self.kappa)
-        sample = prepare(cache, detector, self.heads, self.n_layers, self.gate)
+        sample = prepare(cache, detector, self.sites, self.gate)
         blind = [str(site) for site, weight in zip(sample.sites, sample.weights) if not bool(weight.any())]
         if blind:
             raise InvalidArgumentError(f"The detector's weight is zero at {', '.join(blind)}: there is no way to move.")
-        moments = masked_moments(sample.rows, sample.gated, shrink_below=SHRINK_BELOW).ridged(RIDGE)
+        moments = masked_moments(sample.rows, sample.gated, shrink_below=SHRINK_BELOW, workers=fitting_rank()).ridged(
+            RIDGE
+        )
         if not bool((moments.count > 0).any()):
             raise NothingToEditError(
                 "No training activation passes the gate of any chosen head: there is nothing to edit."
@@ -138,13 +150,27 @@ class RadiantPolicy:
 
         return at(self.kappa) if wanted is None else calibrated(at, self.kappa, wanted)
 
-    def fit_sequential(self, model: Any, data: Any, detector: RiskAwareDetector, **options: Any) -> Any:
-        """Fit the layers in the order of their depth, each under the earlier ones' edits.
+    def fit_sequential(
+        self,
+        model: TransformerBridge,
+        data: Dataset | Sequence[Statement],
+        detector: RiskAwareDetector,
+        *,
+        positions: str | Sequence[int] = "answer",
+        max_tokens: int | None = None,
+        progress: bool = False,
+    ) -> SequentialFit:
+        """Fit the layers in the order of their depth, each on activations under the earlier layers' edits.
 
-        Takes and returns what `radiant_lens.fitting.fit_sequential` does, with this policy.
+        `radiant_lens.fit_sequential` with this policy; its arguments, result and errors are the same.
         """
-        # The one door upwards: running a model is the business of a layer above the policies.
-        return import_module("radiant_lens.fitting").fit_sequential(model, data, detector, self, **options)
+        return fit_sequential(
+            model, data, detector, self, positions=positions, max_tokens=max_tokens, progress=progress
+        )
+
+    def sites(self, detector: RiskAwareDetector) -> tuple[HeadSite, ...]:
+        """The heads that `fit` edits with this detector."""
+        return choose_heads(detector, self.heads, self.n_layers)
 
     def _maps(self, sample: HeadSample, moments: Moments, kappa: float) -> tuple[HeadMaps, list[Certificate]]:
         desirable = sample.class_moments(undesirable=False)
@@ -155,12 +181,14 @@ class RadiantPolicy:
         try:
             if self.geometry == "procrustes":
                 floor = desirable.covariance if self.floor else None
-                solution = solved(solve_procrustes, *problem, floor=floor)
+                solution = solve_shared(solve_procrustes, *problem, floor=floor)
                 eye = torch.eye(sample.weights.shape[-1], dtype=torch.float64)
                 maps: HeadMaps = DenseMaps(solution.G - eye, solution.g)
             else:
                 metric = sample.within_class_covariance() if self.geometry == "mahalanobis" else None
-                solution = solved(solve_transport, *problem, metric=metric, floor_std=spread if self.floor else None)
+                solution = solve_shared(
+                    solve_transport, *problem, metric=metric, floor_std=spread if self.floor else None
+                )
                 maps = rank_one(solution)
         except UncertifiedError as error:
             raise _naming_heads(error, sample) from error

@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from radiant_lens import _checks
-from radiant_lens.capture import POSITIONS
+from radiant_lens.capture._collect import POSITIONS
 from radiant_lens.detectors.detector import RiskAwareDetector
-from radiant_lens.detectors.heads import LOSSES
+from radiant_lens.detectors.scores import LOSSES
 from radiant_lens.detectors.votes import VOTE_RULES
 from radiant_lens.errors import InvalidArgumentError
+from radiant_lens.policies.heads import parse_heads
+from radiant_lens.policies.registry import POLICIES, make_policy, option_names
 from radiant_lens.studies.experiment import recommended_detector, recommended_policy
-from radiant_lens.studies.head_rules import parse_heads
-from radiant_lens.studies.registry import POLICIES, make_policy, option_names
 
 _RECOMMENDED = recommended_detector().get_params()
 DETECTOR_SETTINGS = tuple(name for name in _RECOMMENDED if name != "seed")
@@ -24,6 +24,20 @@ DETECTOR_SETTINGS = tuple(name for name in _RECOMMENDED if name != "seed")
 def _recommended_options() -> dict[str, Any]:
     policy = recommended_policy()
     return {"gamma": policy.gamma, "gate": policy.gate}
+
+
+class DetectorKey(NamedTuple):
+    """Everything that a fitted detector depends on."""
+
+    model: str
+    data: str
+    positions: str
+    seed: int
+    settings: tuple[tuple[str, Any], ...]
+
+    def make_detector(self) -> RiskAwareDetector:
+        """The detector, unfitted."""
+        return RiskAwareDetector(**dict(self.settings))
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,17 @@ class Arm:
         """The detector, unfitted."""
         settings: dict[str, Any] = {**_RECOMMENDED, **self.detector, "seed": seed}
         return RiskAwareDetector(**settings)
+
+    def detector_key(self, seed: int) -> DetectorKey:
+        """What the arm's detector depends on, on the split of a seed."""
+        assert self.model is not None and self.data is not None
+        settings = tuple(sorted(self.make_detector(seed).get_params().items()))
+        return DetectorKey(self.model, self.data, self.positions, seed, settings)
+
+    def __hash__(self) -> int:
+        """Arms with the same settings have the same hash, so that results can be kept by arm."""
+        # Options and detector settings are mappings, which have no hash.
+        return hash(repr(self))
 
     def check(self) -> None:
         """Refuse what cannot be run.

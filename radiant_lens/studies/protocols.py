@@ -13,26 +13,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.progress import Progress
-from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens import _checks
-from radiant_lens.capture import collect
-from radiant_lens.datasets.examples import Dataset
+from radiant_lens.capture._collect import collect
+from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.loading import load_dataset
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.errors import InvalidArgumentError, NothingToEditError
-from radiant_lens.evaluation.evaluate import evaluate
-from radiant_lens.evaluation.result import Evaluation, pool
-from radiant_lens.models import load_model
+from radiant_lens.evaluation._evaluate import evaluate
+from radiant_lens.evaluation.result import Evaluation
+from radiant_lens.models.loading import load_model
 from radiant_lens.policies.iti import ITIPolicy
 from radiant_lens.policies.radiant import RadiantPolicy
-from radiant_lens.policies.steering import Steering
-from radiant_lens.studies.compare import UNSTEERED, Comparison
+from radiant_lens.steering.steering import Steering
+from radiant_lens.studies.cells import UNSTEERED
 from radiant_lens.studies.experiment import Experiment
+from radiant_lens.studies.results import Row, StudyResult
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 RADIANT, ITI = "RADIANT", "ITI"
 
@@ -167,7 +170,7 @@ class ProtocolResult:
     """
 
     choices: pd.DataFrame
-    comparison: Comparison
+    comparison: StudyResult
 
     def to_markdown(self) -> str:
         """The test results as a table."""
@@ -203,7 +206,9 @@ def run_protocol(
     protocol.check()
     _checks.whole("n_layers", max(protocol.n_layers), 1, int(model.cfg.n_layers))
     choices: list[dict[str, Any]] = []
-    tested: dict[str, list[Evaluation]] = {UNSTEERED: [], ITI: [], RADIANT: []}
+    tested: dict[str, dict[int, list[Evaluation]]] = {
+        name: {seed: [] for seed in seeds} for name in (UNSTEERED, ITI, RADIANT)
+    }
     with Progress(transient=True, disable=not progress) as bar:
         for seed in bar.track(list(seeds), description="paper protocol"):
             folds = data.split((1 / protocol.n_folds,) * protocol.n_folds, seed=seed)
@@ -218,8 +223,9 @@ def run_protocol(
                     experiment.train_cache, experiment.detector
                 )
                 for name, steering in ((UNSTEERED, None), (ITI, iti), (RADIANT, best)):
-                    tested[name].append(evaluate(model, test, steering, **given))
-    return ProtocolResult(pd.DataFrame(choices), Comparison({name: pool(found) for name, found in tested.items()}))
+                    tested[name][seed].append(evaluate(model, test, steering, **given))
+    rows = [Row(name, None if name == UNSTEERED else UNSTEERED, {}, by_seed) for name, by_seed in tested.items()]
+    return ProtocolResult(pd.DataFrame(choices), StudyResult("paper protocol", tuple(rows)))
 
 
 def _experiment(

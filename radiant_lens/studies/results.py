@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +11,7 @@ import pandas as pd
 
 from radiant_lens import _checks
 from radiant_lens.evaluation.result import Evaluation, pool
-from radiant_lens.risks import Interval
+from radiant_lens.statistics.bounds import Interval
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -44,7 +43,8 @@ class Row:
     @cached_property
     def pooled(self) -> Evaluation:
         """All seeds and draws in one; the same group on several seeds is one group."""
-        return pool([e for draws in self.evaluations.values() for e in draws])
+        evaluations = [e for draws in self.evaluations.values() for e in draws]
+        return evaluations[0] if len(evaluations) == 1 else pool(evaluations)
 
     @property
     def notes(self) -> list[str]:
@@ -66,6 +66,16 @@ class StudyResult:
     name: str
     rows: tuple[Row, ...]
     n_computed: int = field(default=0, compare=False)
+
+    @property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """The evaluation of each row by its name, all seeds and draws pooled."""
+        return {row.name: row.pooled for row in self.rows}
+
+    @property
+    def n_seeds(self) -> int:
+        """Number of seeds."""
+        return len(self.rows[0].evaluations)
 
     def __getitem__(self, name: str) -> Row:
         """A row by its name."""
@@ -102,7 +112,7 @@ class StudyResult:
         if row.baseline is None:
             return None
         plain = self[row.baseline].evaluations
-        repeated = [plain[seed][0] for seed in seeds for _ in row.evaluations[seed]]
+        repeated = [plain[seed][i % len(plain[seed])] for seed in seeds for i in range(len(row.evaluations[seed]))]
         return pool(repeated) if len(repeated) > 1 else repeated[0]
 
     def metrics(self) -> list[str]:
@@ -130,13 +140,15 @@ class StudyResult:
 
     def plot(self, x: str = "kl", y: str | None = None) -> go.Figure:
         """What each row gains against what it costs (see `radiant_lens.viz.study`)."""
-        # Figures stand above studies, so they are looked up only when one is asked for.
-        return importlib.import_module("radiant_lens.viz.studies").study(self, x=x, y=y)
+        # Plotly takes a while to import; a study without a figure does not need it.
+        from radiant_lens.viz.results import study
+
+        return study(self, x=x, y=y)
 
     def __repr__(self) -> str:
         """Counts, in one line."""
-        n_seeds = len(self.rows[0].by_seed)
-        return f"StudyResult({self.name!r}: {len(self.rows)} rows, {n_seeds} seeds, {self.n_computed} cells computed)"
+        counts = f"{len(self.rows)} rows, {self.n_seeds} seeds, {self.n_computed} cells computed"
+        return f"StudyResult({self.name!r}: {counts})"
 
 
 def _lines(evaluation: Evaluation, against: Evaluation | None) -> list[dict[str, Any]]:
@@ -164,6 +176,4 @@ def _main(metrics: Sequence[str]) -> list[str]:
 
 
 def _cell(metric: str, interval: Interval) -> str:
-    share = metric.split("/")[0] in SHARES
-    value, low, high = (f"{100 * v:.0f}" if share else f"{v:.3f}" for v in interval)
-    return f"{value}{'%' if share else ''} [{low}, {high}]"
+    return f"{interval:.0%}" if metric.split("/")[0] in SHARES else f"{interval:.3f}"

@@ -7,39 +7,39 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress
-from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedModel
 
 from radiant_lens import _checks
-from radiant_lens._files import check_target
-from radiant_lens.datasets.examples import Dataset
+from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.loading import load_dataset
+from radiant_lens.distributed import alone, this_rank
 from radiant_lens.errors import InvalidArgumentError, RankError
-from radiant_lens.evaluation.choosing import MODELS, RULES
-from radiant_lens.evaluation.evaluate import FAMILIES
+from radiant_lens.evaluation._evaluate import FAMILIES
 from radiant_lens.evaluation.generation import check_sampling
+from radiant_lens.evaluation.judges.lookup import MODELS, RULES
 from radiant_lens.evaluation.result import Evaluation
-from radiant_lens.identity import signature
-from radiant_lens.models import EMBEDDED, load_model
-from radiant_lens.ranks import alone, this_rank
+from radiant_lens.models.identity import signature
+from radiant_lens.models.loading import load_model
 from radiant_lens.studies.arms import Arm
-from radiant_lens.studies.bench import Bench, Hooks
 from radiant_lens.studies.cells import (
     RANDOM,
     SHUFFLED,
+    UNSTEERED,
     Cell,
+    CellStore,
+    Fingerprints,
     arm_settings,
     cell_key,
-    data_fingerprint,
-    folder_fingerprint,
 )
-from radiant_lens.studies.compare import UNSTEERED
+from radiant_lens.studies.processes import in_processes
 from radiant_lens.studies.results import Row, StudyResult
-from radiant_lens.studies.workers import in_processes
-from radiant_lens.tiny import model_folder
+from radiant_lens.studies.runner import CellRunner, Hooks, Sources
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedModel
 
 CONTROLS = ("reference", "all")
 
@@ -104,42 +104,43 @@ class Study:
         if judge is not None:
             _checks.known("judge", judge, [*RULES, *MODELS])
         _checks.whole("n_shuffles", n_shuffles, 3)
-        self.name, self.seeds, self.controls = name, tuple(seeds), controls
         for family in metrics or ():
             _checks.known("family of metrics", family, FAMILIES)
         check_sampling(n_samples, max_new_tokens, temperature)
+        self.name, self.seeds, self.controls = name, tuple(seeds), controls
         given = {"metrics": None if metrics is None else list(metrics), "judge": judge, "fluency_model": fluency_model}
         sampling = {"n_samples": n_samples, "max_new_tokens": max_new_tokens, "temperature": temperature}
         self.options = {**sampling, **{name: value for name, value in given.items() if value is not None}}
         self.out = None if out is None else Path(out)
-        self._n_shuffles, self._hooks, self._fractions = n_shuffles, dict(hooks or {}), fractions
-        self._models: dict[str, TransformerBridge] = {}
+        self._n_shuffles, self._n_groups = n_shuffles, n_groups
         self._data: dict[str, Dataset] = {}
-        self._memory: dict[str, Evaluation] = {}
-        self._prints: dict[str, str] = {}
-        model_name, data_name = self._name_model(model), self._add_data(data, n_groups)
-        self.arms = tuple(self._completed(arm, model_name, data_name, n_groups) for arm in arms)
-
-    def _name_model(self, model: str | Path | PreTrainedModel | TransformerBridge) -> str:
+        models: dict[str, TransformerBridge] = {}
+        weights: dict[str, Any] = {}
         if isinstance(model, (str, Path)):
-            return str(model)
-        bridge = load_model(model)
-        made = signature(bridge)
-        self._models[made["name"]] = bridge
-        self._prints[made["name"]] = made["weights"]
-        return made["name"]
+            model_name = str(model)
+        else:
+            bridge = load_model(model)
+            identity = signature(bridge)
+            model_name = identity["name"]
+            models[model_name], weights[model_name] = bridge, identity["weights"]
+        data_name = self._add_data(data)
+        self.arms = tuple(self._completed(arm, model_name, data_name) for arm in arms)
+        self._sources = Sources(models, self._data, dict(hooks or {}), fractions)
+        self._fingerprints = Fingerprints(self._data, weights)
+        self._store = CellStore(self.out)
 
-    def _add_data(self, data: str | Path | Dataset, n_groups: int | None) -> str:
+    def _add_data(self, data: str | Path | Dataset) -> str:
         name = data.name if isinstance(data, Dataset) else str(data)
         if name not in self._data:
             loaded = data if isinstance(data, Dataset) else load_dataset(data)
-            self._data[name] = loaded if n_groups is None else loaded.head(n_groups)
+            self._data[name] = loaded if self._n_groups is None else loaded.head(self._n_groups)
         return name
 
-    def _completed(self, arm: Arm, model: str, data: str, n_groups: int | None) -> Arm:
-        fitted_on = data if arm.data is None else self._add_data(arm.data, n_groups)
-        tested_on = fitted_on if arm.test_data is None else self._add_data(arm.test_data, n_groups)
-        return replace(arm, model=arm.model or model, data=fitted_on, test_data=tested_on)
+    def _completed(self, arm: Arm, model: str, data: str) -> Arm:
+        """The arm with the study's model and data for those that it does not name."""
+        training_data = data if arm.data is None else self._add_data(arm.data)
+        test_data = training_data if arm.test_data is None else self._add_data(arm.test_data)
+        return replace(arm, model=arm.model or model, data=training_data, test_data=test_data)
 
     def cells(self) -> list[Cell]:
         """All cells, those that share most standing together."""
@@ -159,7 +160,7 @@ class Study:
 
     def missing(self) -> list[Cell]:
         """The cells that are not computed yet."""
-        return [cell for cell in self.cells() if self._stored(cell) is None]
+        return [cell for cell in self.cells() if cell.key not in self._store]
 
     def run(self, *, progress: bool = False, n_jobs: int = 1) -> StudyResult:
         """Compute what is missing and gather everything.
@@ -169,104 +170,79 @@ class Study:
 
         Args:
             progress: show a progress bar.
-            n_jobs: processes to share the missing cells among; each loads the models anew.
+            n_jobs: processes to share the missing cells among; each loads the models again.
 
         Raises:
-            RadiantError: a cell that cannot be computed, or a process that has died. Those that are done stay.
+            RadiantError: a cell that cannot be computed, or a process that has died. Finished cells are kept.
             RankError: another rank has died, or does not see `out`.
             InvalidArgumentError: several processes, and a model given as an object, or hooks of one's own.
         """
-        _checks.whole("n_jobs", n_jobs, 1)
-        if n_jobs > 1 and (self._models or self._hooks):
-            raise InvalidArgumentError(
-                "`n_jobs` must be 1 where a model is given as an object or hook functions are: other processes "
-                f"cannot be handed them; got {n_jobs}."
-            )
+        self._check_jobs(n_jobs)
         rank, missing = this_rank(), self.missing()
-        if self.out is not None and missing:
-            check_target(self.out / "cells" / "any.json")
-        # Nobody may write before all have seen what is missing.
+        if missing:
+            self._store.check()
+        # No rank may write before all ranks have listed what is missing.
         rank.wait()
         mine, progress = rank.part(missing), progress and rank.number == 0
         if n_jobs == 1 or len(mine) < 2:
             self._compute(mine, progress=progress)
         else:
-            self._share(mine, n_jobs, progress=progress)
-        for kept in rank.gather(self._memory):
-            self._memory |= kept
+            self._compute_in_processes(mine, n_jobs, progress=progress)
+        for memory in rank.gather(self._store.memory):
+            self._store.memory |= memory
         if lost := self.missing():
             raise RankError(
                 f"Rank {rank.number} of {rank.n} does not see {len(lost)} cells that others computed: `out` = "
                 f"{str(self.out)!r} must be a folder that all machines share."
             )
-        cells = self.cells()
-        found = {(c.row, c.seed, c.draw): e for c in cells if (e := self._stored(c)) is not None}
-        return StudyResult(self.name, self._rows(cells, found), len(missing))
+        return StudyResult(self.name, self._rows(), len(missing))
+
+    def _check_jobs(self, n_jobs: int) -> None:
+        _checks.whole("n_jobs", n_jobs, 1)
+        if n_jobs > 1 and (self._sources.models or self._sources.hooks):
+            raise InvalidArgumentError(
+                "`n_jobs` must be 1 where a model is given as an object or hook functions are: other processes "
+                f"cannot be handed them; got {n_jobs}."
+            )
 
     def _compute(self, cells: Sequence[Cell], *, progress: bool = False) -> dict[str, Evaluation]:
-        bench = Bench(self._models, self._data, self._hooks, self.options, self._fractions)
-        # A cell is one rank's alone; what it calls is not shared.
+        """Compute cells in this process; returns those that are kept in memory."""
+        runner = CellRunner(self._sources, self.options)
+        # Ranks share cells; within a cell nothing is shared.
         with alone(), Progress(transient=True, disable=not progress) as bar:
             task = bar.add_task(self.name, total=len(cells))
             for cell in cells:
                 bar.update(task, description=f"{cell.row}, seed {cell.seed}")
-                self._keep(cell, bench.run(cell))
+                self._store.save(cell.key, runner.run(cell))
                 bar.advance(task)
-        return self._memory
+        return self._store.memory
 
-    def _share(self, cells: Sequence[Cell], n_jobs: int, *, progress: bool) -> None:
-        """Neighbours share most, so every process gets a run of cells, cut in two lest one waits for the other."""
+    def _compute_in_processes(self, cells: Sequence[Cell], n_jobs: int, *, progress: bool) -> None:
+        # Neighbouring cells share most, so every process gets a run of them; two runs a process, so that one that is
+        # slow does not hold up the others.
         n = -(-len(cells) // (2 * n_jobs))
-        parts = [cells[i : i + n] for i in range(0, len(cells), n)]
+        runs = [cells[i : i + n] for i in range(0, len(cells), n)]
         with (
-            closing(in_processes(self._compute, parts, n_jobs)) as computed,
+            closing(in_processes(self._compute, runs, n_jobs)) as computed,
             Progress(transient=True, disable=not progress) as bar,
         ):
-            for kept in bar.track(computed, total=len(parts), description=self.name):
-                self._memory |= kept
+            for memory in bar.track(computed, total=len(runs), description=self.name):
+                self._store.memory |= memory
 
     def _cell(self, row: str, arm: Arm, control: str | None, seed: int, draw: int = 0) -> Cell:
         assert arm.model is not None and arm.data is not None and arm.test_data is not None
         settings: dict[str, Any] = {
-            "model": [arm.model, self._fingerprint(arm.model)],
-            "test_data": self._data_print(arm.test_data),
+            "model": [arm.model, self._fingerprints.model(arm.model)],
+            "test_data": self._fingerprints.data(arm.test_data),
             "few_shot": arm.few_shot,
             "evaluation": self.options,
-            "fractions": list(self._fractions),
+            "fractions": list(self._sources.fractions),
             "control": control,
             "seed": seed,
         }
         if control != UNSTEERED:
-            settings |= {"data": self._data_print(arm.data), "draw": draw, "arm": arm_settings(arm)}
+            settings |= {"data": self._fingerprints.data(arm.data), "draw": draw, "arm": arm_settings(arm)}
         return Cell(row, arm, control, seed, draw, cell_key(settings))
-
-    def _fingerprint(self, model: str) -> str:
-        if model not in self._prints:
-            folder = model_folder() if model in EMBEDDED else Path(model)
-            # A Hub id stands for itself.
-            self._prints[model] = folder_fingerprint(folder) if folder.is_dir() else ""
-        return self._prints[model]
-
-    def _data_print(self, data: str) -> str:
-        if data not in self._prints:
-            self._prints[data] = data_fingerprint(self._data[data])
-        return self._prints[data]
-
-    def _path(self, cell: Cell) -> Path | None:
-        return None if self.out is None else self.out / "cells" / f"{cell.key}.json"
-
-    def _stored(self, cell: Cell) -> Evaluation | None:
-        path = self._path(cell)
-        if path is None:
-            return self._memory.get(cell.key)
-        return Evaluation.load(path) if path.is_file() else None
-
-    def _keep(self, cell: Cell, evaluation: Evaluation) -> None:
-        path = self._path(cell)
-        if path is None:
-            self._memory[cell.key] = evaluation
-        else:
-            evaluation.save(path)
 
     def _baseline(self, arm: Arm) -> str:
         """Name of the unsteered row on an arm's prompts: with what is not the same for all arms."""
@@ -283,20 +259,19 @@ class Study:
         named = [value for key, value in parts.items() if varying[key] and value]
         return f"{UNSTEERED} ({', '.join(named)})" if named else UNSTEERED
 
-    def _rows(self, cells: Sequence[Cell], found: Mapping[tuple[str, int, int], Evaluation]) -> tuple[Row, ...]:
+    def _rows(self) -> tuple[Row, ...]:
+        """The rows of the result: no steering first, then the arms, then their controls."""
         order = {UNSTEERED: 0, None: 1, RANDOM: 2, SHUFFLED: 3}
-        firsts: dict[str, Cell] = {}
-        for cell in sorted(cells, key=lambda c: order[c.control]):
-            firsts.setdefault(cell.row, cell)
+        by_row: dict[str, list[Cell]] = {}
+        for cell in sorted(self.cells(), key=lambda c: order[c.control]):
+            by_row.setdefault(cell.row, []).append(cell)
         rows = []
-        for name, cell in firsts.items():
-            evaluations = {
-                seed: [found[c.row, c.seed, c.draw] for c in cells if c.row == name and c.seed == seed]
-                for seed in self.seeds
-            }
-            unsteered = cell.control == UNSTEERED
-            baseline = None if unsteered else self._baseline(cell.arm)
-            rows.append(Row(name, baseline, _flat(cell.arm, unsteered), evaluations))
+        for name, cells in by_row.items():
+            first = cells[0]
+            evaluations = {seed: [self._store.load(c.key) for c in cells if c.seed == seed] for seed in self.seeds}
+            unsteered = first.control == UNSTEERED
+            baseline = None if unsteered else self._baseline(first.arm)
+            rows.append(Row(name, baseline, _flat(first.arm, unsteered), evaluations))
         return tuple(rows)
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from transformer_lens.model_bridge import TransformerBridge
 
 from radiant_lens.datasets import Dataset, load_dataset
 from radiant_lens.datasets.world.facts import all_source_lines
 from radiant_lens.datasets.world.tone import all_mood_lines
 from radiant_lens.evaluation import generate_answers, get_judge
-from radiant_lens.models import load_model
+from radiant_lens.models.loading import load_model
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 SOURCES = {"tiny-facts": all_source_lines, "tiny-tone": all_mood_lines}
 

@@ -8,9 +8,9 @@ import plotly.graph_objects as go
 import torch
 
 from radiant_lens import _checks
+from radiant_lens.analysis.effects import HeadEffects
 from radiant_lens.detectors.detector import RiskAwareDetector
-from radiant_lens.fitting import HeadEffects
-from radiant_lens.policies.steering import Steering
+from radiant_lens.steering.steering import Steering
 from radiant_lens.viz import _style as style
 
 

@@ -8,11 +8,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from radiant_lens import _checks
+from radiant_lens.analysis.moves import HeadMoves, head_moves
 from radiant_lens.caches import HeadCache
-from radiant_lens.policies.heldout import HeldOutCertificate
-from radiant_lens.policies.moves import HeadMoves, head_moves
-from radiant_lens.policies.steering import Steering
 from radiant_lens.sites import HeadSite
+from radiant_lens.steering.held_out import HeldOutCertificate
+from radiant_lens.steering.steering import Steering
 from radiant_lens.viz import _style as style
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from radiant_lens import _checks
+from radiant_lens.analysis.traced import AttentionPatterns
 from radiant_lens.errors import InvalidArgumentError
-from radiant_lens.fitting import AttentionPatterns
+from radiant_lens.hooks.trace import Trace
 from radiant_lens.sites import HeadSite
-from radiant_lens.tracing import Trace
 from radiant_lens.viz import _style as style
 from radiant_lens.viz.circuits import EmptyView, HtmlView, as_text
 

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from radiant_lens import _checks
-from radiant_lens.fitting import EditWrites
+from radiant_lens.analysis.writes import EditWrites
 from radiant_lens.sites import HeadSite
 from radiant_lens.viz import _style as style
 

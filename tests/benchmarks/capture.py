@@ -33,8 +33,8 @@ from generation import median_interval
 
 import radiant_lens as rl
 from radiant_lens.datasets.world import make_fact_world, vocabulary
+from radiant_lens.models.tokens import batched, encode, pad_id
 from radiant_lens.tiny.train import TrainingConfig, make_model, make_tokenizer
-from radiant_lens.tokens import batched, encode, pad_id
 
 # glibc gives back at once what is freed: what is measured is what is needed, not what is kept for later.
 RETURNING = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}

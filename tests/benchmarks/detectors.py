@@ -18,7 +18,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 import radiant_lens as rl
-from radiant_lens.risks import error_rates
+from radiant_lens.statistics.rates import error_rates
 
 Scores = tuple[torch.Tensor, torch.Tensor]
 LEARNING_RATES = (1e-3, 1e-2)

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from plain_models import random_steering, shape, tokenizer
 
 import radiant_lens as rl
-from radiant_lens.identity import signature
+from radiant_lens.models.identity import signature
 from radiant_lens.sites import hook_name, output_projections
 from radiant_lens.tiny import model_folder
 

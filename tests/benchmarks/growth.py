@@ -27,7 +27,7 @@ from detectors import synthetic
 from plotly.subplots import make_subplots
 
 import radiant_lens as rl
-from radiant_lens.tokens import batched, encode, pad_id
+from radiant_lens.models.tokens import batched, encode, pad_id
 
 N, HEADS, D = 2_000, 16, 32
 SWEEPS = {

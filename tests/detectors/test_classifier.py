@@ -10,7 +10,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from radiant_lens import RiskAwareClassifier
-from radiant_lens.detectors.heads import LOSSES, Sample, fit_heads
+from radiant_lens.detectors.scores import LOSSES, Sample, fit_heads
 
 
 def blobs(seed=0, n=200, spread=2.0):

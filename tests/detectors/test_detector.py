@@ -11,7 +11,7 @@ import torch
 from sklearn.base import clone
 
 from radiant_lens import HeadCache, RiskAwareDetector
-from radiant_lens.detectors.heads import LOSSES
+from radiant_lens.detectors.scores import LOSSES
 from radiant_lens.detectors.votes import VotingData, choose_thresholds
 from radiant_lens.errors import (
     DataError,
@@ -21,7 +21,7 @@ from radiant_lens.errors import (
     NotFittedError,
     UnknownNameError,
 )
-from radiant_lens.risks import error_rates
+from radiant_lens.statistics.rates import error_rates
 
 
 @pytest.fixture

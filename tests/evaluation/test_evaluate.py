@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import radiant_lens as rl
-from radiant_lens import models
 from radiant_lens.errors import DataError, InvalidArgumentError, ModelMismatchError, UnknownNameError
 from radiant_lens.evaluation import generate_answers, score_statements
+from radiant_lens.evaluation._evaluate import FAMILIES
 from radiant_lens.evaluation.answers import _distinct
-from radiant_lens.evaluation.evaluate import FAMILIES
+from radiant_lens.models import loading as models
 
 ALL = list(FAMILIES)
 

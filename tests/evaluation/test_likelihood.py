@@ -10,14 +10,14 @@ from sklearn.metrics import log_loss
 
 import radiant_lens as rl
 from radiant_lens.evaluation import score_statements
-from radiant_lens.tokens import answer_positions, encode
+from radiant_lens.models.tokens import answer_start_position, encode
 
 
 def test_scores_agree_with_a_naive_loop(model, steering, experiment):
     statements = [s for s in experiment.test.statements if s.label == 0][:5]
     scored = score_statements(model, statements, steering, max_tokens=100)
     for i, (statement, row) in enumerate(zip(statements, encode(model, [s.text for s in statements]))):
-        span = answer_positions(row, statement.answer_start)
+        span = range(answer_start_position(row, statement.answer_start), len(row.ids))
         tokens = torch.tensor([row.ids])
         with torch.no_grad():
             plain = model(tokens)[0].log_softmax(-1)
@@ -51,7 +51,7 @@ def test_displacements_agree_with_the_trace_of_each_text(model, steering, experi
     statements = [s for s in experiment.test.statements if s.label == 0][:5]
     scored = score_statements(model, statements, steering, max_tokens=100)
     for i, (statement, row) in enumerate(zip(statements, encode(model, [s.text for s in statements]))):
-        span = answer_positions(row, statement.answer_start)
+        span = range(answer_start_position(row, statement.answer_start), len(row.ids))
         with rl.steer(model, steering, trace=True, start=span.start) as trace, torch.no_grad():
             model(torch.tensor([row.ids]))
         table = trace.to_dataframe()
@@ -68,7 +68,7 @@ def test_displacements_agree_with_the_trace_of_each_text(model, steering, experi
 def test_agrees_with_scipy_and_scikit_learn(model, steering, experiment):
     statement = next(s for s in experiment.test.statements if s.label == 0)
     (row,) = encode(model, [statement.text])
-    span = answer_positions(row, statement.answer_start)
+    span = range(answer_start_position(row, statement.answer_start), len(row.ids))
     with torch.no_grad():
         plain = model(torch.tensor([row.ids]))[0, span.start : -1].double().softmax(-1).numpy()
         hooks = steering.hooks(start=torch.tensor([span.start]))

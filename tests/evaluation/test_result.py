@@ -15,8 +15,8 @@ from radiant_lens._files import FORMAT_VERSION
 from radiant_lens.errors import ArtefactError, InvalidArgumentError, UnknownNameError
 from radiant_lens.evaluation import Verdict, get_judge, pool
 from radiant_lens.evaluation.answers import answer_table, judge_table, verdict_parts
-from radiant_lens.evaluation.parts import condition_parts, intervals, join_parts, make_parts
-from radiant_lens.risks import bootstrap_ratio
+from radiant_lens.evaluation.ratios import condition_parts, intervals, join_parts, make_parts
+from radiant_lens.statistics.bounds import bootstrap_ratio
 
 ALL = ["answers", "text", "choice", "diversity", "fluency"]
 

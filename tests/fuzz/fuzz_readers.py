@@ -151,8 +151,8 @@ def _study() -> Reader:
 
 def data_ways() -> list[dict[str, Any]]:
     """Options of `load_dataset` for a local file: by every name or none, in every format or a guessed one."""
-    from radiant_lens.datasets.gathering import ON_BAD_ROWS
-    from radiant_lens.datasets.published import FORMATS, PUBLISHED
+    from radiant_lens.datasets.readers.parsing import ON_BAD_ROWS
+    from radiant_lens.datasets.readers.published import FORMATS, PUBLISHED
 
     allowed = {None: tuple(FORMATS), **{name: published.formats for name, published in PUBLISHED.items()}}
     return [
@@ -165,7 +165,7 @@ def data_ways() -> list[dict[str, Any]]:
 
 def _data() -> Reader:
     import radiant_lens as rl
-    from radiant_lens.datasets.rows import ENDINGS
+    from radiant_lens.datasets.readers.rows import ENDINGS
     from radiant_lens.errors import DataError
 
     ways = data_ways()

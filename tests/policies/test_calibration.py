@@ -10,7 +10,7 @@ import torch
 import radiant_lens as rl
 from radiant_lens.errors import DataError, GuaranteeError, InvalidArgumentError, LeakageError
 from radiant_lens.policies.calibration import RELATIVE_STEP, Calibration
-from radiant_lens.risks import binomial_upper, groups_needed
+from radiant_lens.statistics.bounds import binomial_upper, groups_needed
 
 SHAPE = {"n_layers": 1, "n_heads": 2, "shift": 1.0}
 

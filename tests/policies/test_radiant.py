@@ -14,8 +14,9 @@ import radiant_lens as rl
 from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentError, NotFittedError, NothingToEditError
 from radiant_lens.linalg import Moments, masked_moments
 from radiant_lens.policies import radiant
-from radiant_lens.policies._problem import UncertifiedError
-from radiant_lens.policies.choosing import prepare
+from radiant_lens.policies.head_sample import prepare
+from radiant_lens.sites import HeadSite
+from radiant_lens.solvers.problem import UncertifiedError
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +254,7 @@ def test_a_gate_is_checked_before_anything_is_fitted():
 
 def test_displacements_go_along_the_weight_in_the_metric_of_the_geometry(problem):
     cache, detector, _ = problem
-    sample = prepare(cache, detector, [(0, 1)], 1, "head")
+    sample = prepare(cache, detector, lambda _: (HeadSite(0, 1),), "head")
     for geometry, metric in {
         "wasserstein": torch.eye(sample.weights.shape[1], dtype=torch.float64),
         "mahalanobis": sample.within_class_covariance()[0],
@@ -269,7 +270,7 @@ def test_without_a_floor_images_end_a_thousandth_of_a_deviation_inside(problem, 
     cache, detector, _ = problem
     policy = rl.RadiantPolicy(margin=2.0, geometry=geometry, heads=[(0, 1)], floor=None)
     m = policy.fit(cache, detector).maps()[0, 1]
-    sample = prepare(cache, detector, [(0, 1)], 1, "head")
+    sample = prepare(cache, detector, lambda _: (HeadSite(0, 1),), "head")
     moments = masked_moments(sample.rows, sample.gated, shrink_below=radiant.SHRINK_BELOW).ridged(radiant.RIDGE)
     weight = sample.weights[0].double()
     mean = weight @ (m.G @ moments.mean[0] + m.g) + sample.biases[0]

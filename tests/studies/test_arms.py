@@ -8,10 +8,10 @@ import pytest
 
 import radiant_lens as rl
 from radiant_lens.errors import DataError, InvalidArgumentError, UnknownNameError
+from radiant_lens.policies.heads import HeadRule, choose_heads, parse_heads
 from radiant_lens.sites import HeadSite
 from radiant_lens.studies import POLICIES, READY, Arm, grid, read_study, ready_studies
 from radiant_lens.studies.cells import arm_settings, cell_key, data_fingerprint, folder_fingerprint
-from radiant_lens.studies.head_rules import HeadRule, heads_by_rule, parse_heads
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_head_rules_choose_heads(gaussian_cache):
     risk = detector.head_risk_
 
     def heads(rule, seed=0):
-        return heads_by_rule(parse_heads(rule), detector, seed=seed)
+        return list(choose_heads(detector.set_params(seed=seed), rule))
 
     assert heads("all") == [(layer, head) for layer in range(2) for head in range(3)]
     assert heads("layer:1") == [(1, 0), (1, 1), (1, 2)]

@@ -21,7 +21,7 @@ from radiant_lens import studies
 from radiant_lens.errors import ArtefactError, InvalidArgumentError, UnknownNameError
 from radiant_lens.sites import hook_name
 from radiant_lens.studies import Arm
-from radiant_lens.studies.bench import Bench
+from radiant_lens.studies.runner import CellRunner, Sources
 
 SMALL = {"n_groups": 30, "n_samples": 1}
 QUICK = {"heads": "layers:1", "detector": {"loss": "lda"}}
@@ -72,8 +72,9 @@ def test_the_recipe_is_that_of_single_experiments(model, facts):
     kept = [str(site) for site in studies.effective(studies.prepare(model, small)).steering.sites]
     arms = [Arm("ITI", "iti", heads="recipe"), Arm("RADIANT")]
     study = rl.Study("r", arms, model=model, data=replace(small, bare_prompts=small.bare_prompts[:30]), n_samples=1)
-    bench = Bench({study.arms[0].model: model}, {"tiny-facts": small}, {}, {}, (0.6, 0.2, 0.2))
-    iti, radiant = ([str(site) for site in bench._steering(arm, 0).sites] for arm in study.arms)
+    sources = Sources({study.arms[0].model: model}, {"tiny-facts": small}, {}, (0.6, 0.2, 0.2))
+    runner = CellRunner(sources, {})
+    iti, radiant = ([str(site) for site in runner.fit(arm, 0).steering.sites] for arm in study.arms)
     assert iti == radiant == kept
 
 
@@ -219,7 +220,6 @@ SCRIPT = """
 import sys
 import radiant_lens as rl
 from radiant_lens.studies import Arm
-from radiant_lens.studies.bench import Bench
 
 arms = [Arm("RADIANT", heads="layers:1", detector={"loss": "lda"})]
 study = rl.Study("killed", arms, n_groups=30, n_samples=1, out=sys.argv[1])

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import radiant_lens as rl
+from radiant_lens.analysis.writes import EditWrites
 from radiant_lens.evaluation import Evaluation
-from radiant_lens.fitting import EditWrites
-from radiant_lens.policies.steering import LayerEdit
-from radiant_lens.risks import Interval
+from radiant_lens.hooks.trace import TraceRecord
 from radiant_lens.sites import HeadSite
-from radiant_lens.tracing import TraceRecord
+from radiant_lens.statistics.bounds import Interval
+from radiant_lens.steering.steering import LayerEdit
 
 N = 32
 SITES = tuple(HeadSite(i, j) for i in range(N) for j in range(N))

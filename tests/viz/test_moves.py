@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import radiant_lens as rl
+from radiant_lens.analysis.moves import head_moves
+from radiant_lens.analysis.restored import restored_detector
 from radiant_lens.errors import DataError, InvalidArgumentError
-from radiant_lens.policies.moves import head_moves
-from radiant_lens.policies.restoring import restored_detector
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import torch
 
 import radiant_lens as rl
 from radiant_lens.errors import DataError, InvalidArgumentError, ModelMismatchError, RadiantError
-from radiant_lens.policies.steering import LayerEdit
-from radiant_lens.tracing import TraceRecord
+from radiant_lens.hooks.trace import TraceRecord
+from radiant_lens.steering.steering import LayerEdit
 from radiant_lens.viz.circuits import EmptyView, bundle
 
 PROMPT = "Q : what is the capital of dupeka ? A :"

@@ -1,8 +1,8 @@
 """The embedded world: invented facts with their misconceptions, and small talk kind or rude."""
 
-from radiant_lens.datasets.world.documents import DocumentMix as DocumentMix
-from radiant_lens.datasets.world.documents import documents as documents
-from radiant_lens.datasets.world.documents import vocabulary as vocabulary
+from radiant_lens.datasets.world._documents import DocumentMix as DocumentMix
+from radiant_lens.datasets.world._documents import documents as documents
+from radiant_lens.datasets.world._documents import vocabulary as vocabulary
 from radiant_lens.datasets.world.facts import FactQuestion as FactQuestion
 from radiant_lens.datasets.world.facts import FactWorld as FactWorld
 from radiant_lens.datasets.world.facts import make_fact_world as make_fact_world

@@ -6,8 +6,8 @@ import random
 import sys
 from pathlib import Path
 
-from radiant_lens.datasets.examples import Dataset
-from radiant_lens.datasets.files import write_records
+from radiant_lens.datasets.dataset import Dataset
+from radiant_lens.datasets.readers.records import write_records
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.datasets.world.facts import make_fact_world
 from radiant_lens.datasets.world.tone import tone_questions

@@ -1,4 +1,4 @@
 """One self-contained page about a steering."""
 
-from radiant_lens.viz.report.report import Report as Report
-from radiant_lens.viz.report.report import report as report
+from radiant_lens.viz.report._report import Report as Report
+from radiant_lens.viz.report._report import report as report

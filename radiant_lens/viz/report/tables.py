@@ -9,7 +9,7 @@ import pandas as pd
 
 from radiant_lens import _checks
 from radiant_lens.evaluation import Evaluation
-from radiant_lens.viz.report.parts import Parts
+from radiant_lens.viz.report.content import Parts
 
 COMPARED = (
     "correct",
@@ -83,9 +83,7 @@ def comparison(evaluations: Mapping[str, Evaluation]) -> dict[str, Any] | None:
 def _interval(evaluation: Evaluation, metric: str) -> str:
     if metric not in evaluation.metrics:
         return "not measured"
-    value, low, high = evaluation.metrics[metric]
-    form = "{:.3f} [{:.3f}, {:.3f}]" if metric == "kl" else "{:.0%} [{:.0%}, {:.0%}]"
-    return form.format(value, low, high)
+    return format(evaluation.metrics[metric], ".3f" if metric == "kl" else ".0%")
 
 
 def frame(table: pd.DataFrame) -> dict[str, Any]:

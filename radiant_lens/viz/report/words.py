@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from radiant_lens.evaluation import Evaluation
-from radiant_lens.viz.report.parts import Parts
+from radiant_lens.viz.report.content import Parts
 
 
 def summary(parts: Parts, steered: str | None) -> list[str]:
@@ -75,8 +75,8 @@ def _cost(on: Evaluation) -> str:
         return ""
     kl, edited = on.metrics["kl"], on.metrics["edited_share"]
     return (
-        f"On desirable text it changes the model's predictions by {kl.value:.3f} nats per token "
-        f"[{kl.low:.3f}, {kl.high:.3f}] (KL), editing {edited.value:.0%} of the tokens."
+        f"On desirable text it changes the model's predictions by {kl:.3f} nats per token "
+        f"(KL), editing {edited.value:.0%} of the tokens."
     )
 
 

@@ -1,0 +1,49 @@
+"""The public names of the package, each with the module that defines it."""
+
+from . import datasets as datasets
+from . import detectors as detectors
+from . import errors as errors
+from . import evaluation as evaluation
+from . import policies as policies
+from . import studies as studies
+from . import viz as viz
+from .analysis import AttentionPatterns as AttentionPatterns
+from .analysis import EditWrites as EditWrites
+from .analysis import HeadEffects as HeadEffects
+from .analysis import TracedAnswer as TracedAnswer
+from .analysis import edit_writes as edit_writes
+from .analysis import head_effects as head_effects
+from .analysis import trace_answer as trace_answer
+from .caches import HeadCache as HeadCache
+from .capture import collect as collect
+from .datasets import Contexts as Contexts
+from .datasets import Dataset as Dataset
+from .datasets import Prompt as Prompt
+from .datasets import Statement as Statement
+from .datasets import load_dataset as load_dataset
+from .detectors import RiskAwareClassifier as RiskAwareClassifier
+from .detectors import RiskAwareDetector as RiskAwareDetector
+from .evaluation import Evaluation as Evaluation
+from .evaluation import evaluate as evaluate
+from .hooks import Trace as Trace
+from .hooks import compose as compose
+from .hooks import steer as steer
+from .models import load_model as load_model
+from .policies import AblationPolicy as AblationPolicy
+from .policies import IdentityPolicy as IdentityPolicy
+from .policies import ITIPolicy as ITIPolicy
+from .policies import LEACEPolicy as LEACEPolicy
+from .policies import LinearActPolicy as LinearActPolicy
+from .policies import MeanShiftPolicy as MeanShiftPolicy
+from .policies import MomentMatchingPolicy as MomentMatchingPolicy
+from .policies import RadiantPolicy as RadiantPolicy
+from .policies import RandomDirectionPolicy as RandomDirectionPolicy
+from .policies import SequentialFit as SequentialFit
+from .policies import fit_sequential as fit_sequential
+from .sites import HeadSite as HeadSite
+from .steering import Steering as Steering
+from .studies import Study as Study
+from .viz.report import Report as Report
+from .viz.report import report as report
+
+__version__: str

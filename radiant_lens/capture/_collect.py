@@ -1,0 +1,215 @@
+"""`collect`: from labelled texts to the activations of every head."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from radiant_lens import _checks
+from radiant_lens._files import sha256
+from radiant_lens._typing import HookFunction
+from radiant_lens.caches import HeadCache
+from radiant_lens.capture import run as runs
+from radiant_lens.capture.run import Run
+from radiant_lens.capture.store import CacheStore, Column
+from radiant_lens.capture.tokenized import TokenizedTexts, tokenize
+from radiant_lens.datasets.dataset import Dataset
+from radiant_lens.datasets.records import Statement
+from radiant_lens.distributed import Rank, this_rank
+from radiant_lens.errors import DataError, InvalidArgumentError, RankError
+from radiant_lens.models.identity import check_hooks, require_bridge, require_fitting, signature
+from radiant_lens.models.tokens import pass_tokens
+from radiant_lens.steering.steering import Steering
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+POSITIONS = ("answer", "last", "all")
+_TEXTS_AT_ONCE = 4096
+
+
+def collect(
+    model: TransformerBridge,
+    data: Dataset | Sequence[Statement],
+    *,
+    positions: str | Sequence[int] = "answer",
+    layers: Sequence[int] | None = None,
+    max_tokens: int | None = None,
+    progress: bool = False,
+    steering: Steering | None = None,
+    fwd_hooks: Sequence[tuple[str, HookFunction]] = (),
+    store: str | Path | None = None,
+) -> HeadCache:
+    """Run the model over labelled statements and keep every head's activation at the chosen positions.
+
+    Args:
+        model: from `load_model`.
+        data: a data set, or statements.
+        positions: "answer" (one example for each token from the one that predicts the answer's first to
+            the answer's last: where edits happen), "last" (the last token, as in the paper), "all", or
+            indices into each text's tokens (negative ones count from the end).
+        layers: keep these alone; no layer after the last of them is run. The axis `layer` stays that of the model:
+            activations of other layers are zero, so that their heads detect nothing and are never significant.
+        max_tokens: tokens in one forward pass, padding included; None: 1024 on the CPU, else 4096.
+        progress: show a progress bar.
+        steering: on meanwhile, from each answer's first edited position on. What is kept is what its own edits of
+            the same layer start from.
+        fwd_hooks: further hooks that are on meanwhile, before anything is kept; with them the model is run to its end.
+        store: folder to write to as activations come, shard by shard, so that memory does not grow with the data. The
+            same call takes an interrupted run up where it stopped, and only loads what is finished. Processes that
+            `torchrun` or `accelerate launch` started share the shards among them (in a folder that all of them see);
+            without a store each does everything.
+
+    Returns:
+        One example for each text and position, in the order of the texts; memory-mapped with a `store`.
+
+    Raises:
+        InvalidArgumentError: no bridge, no statements, positions of another kind, an index beyond a text, an unknown
+            layer, or a store together with hooks, of which a later run could not know that they are the same.
+        UnknownNameError: a hook that the model does not have.
+        ModelMismatchError: a steering for another model.
+        DataError: no statements, a text beyond the context, activations that are not finite.
+        ArtefactError: the store was begun with other settings, is damaged, or is something else.
+        OutputError: the store cannot be written; its shards that are done stay.
+        RankError: another rank has died, or does not see the store.
+    """
+    require_bridge(model)
+    name, statements = (data.name, data.statements) if isinstance(data, Dataset) else ("statements", tuple(data))
+    _check_arguments(statements, positions)
+    max_tokens = pass_tokens(model, max_tokens)
+    if store is not None and fwd_hooks:
+        raise InvalidArgumentError(
+            "`store` cannot be used with `fwd_hooks`: functions cannot be compared when resuming."
+        )
+    check_hooks(model, fwd_hooks)
+    wanted = _wanted_layers(layers, model.cfg.n_layers)
+    if steering is not None:
+        require_fitting(steering, model)
+    described: dict[str, Any] = {
+        "texts": tuple(s.text for s in statements),
+        "group_names": tuple(s.group for s in statements),
+        "meta": _provenance(model, name, positions, layers),
+    }
+    texts = tokenize(model, statements, positions)
+    run = Run(model, texts, wanted, max_tokens, steering, tuple(fwd_hooks))
+    columns = _columns(statements, texts)
+    if store is None:
+        z = run.in_memory(progress)
+        return HeadCache(z=z, **{name: torch.cat(list(parts())) for name, parts in columns.items()}, **described)
+    opened = _opened(store, run, columns, described)
+    complete = opened.complete
+    run.into(opened, described, progress, this_rank())
+    if complete:
+        # The run that completed it may have been one of other versions.
+        described["meta"] = HeadCache.load(store).meta
+    # The caller's own texts: a second copy of all of them would stay.
+    return HeadCache(**opened.tensors(), **described)
+
+
+def _columns(statements: Sequence[Statement], texts: TokenizedTexts) -> dict[str, Column]:
+    """Label, text and position of every example."""
+
+    def in_parts(values: Callable[[Tensor], Tensor]) -> Column:
+        return lambda: map(values, torch.arange(len(texts)).split(_TEXTS_AT_ONCE))
+
+    def labels(some: Tensor) -> Tensor:
+        # A label may also be True or 1.0.
+        given = torch.tensor([statements[i].label for i in some.tolist()], dtype=torch.int64)
+        return given.repeat_interleave(texts.counts[some])
+
+    return {
+        "labels": in_parts(labels),
+        "text_index": in_parts(lambda some: some.repeat_interleave(texts.counts[some])),
+        "positions": in_parts(lambda some: torch.tensor([p for i in some.tolist() for p in texts.kept(i)])),
+    }
+
+
+def _opened(store: str | Path, run: Run, columns: Mapping[str, Column], described: dict[str, Any]) -> CacheStore:
+    """The store, laid out by the first rank."""
+    rank, plan = this_rank(), _plan(described, columns, run)
+    if rank.number > 0:
+        rank.wait()
+        _require_shared(store, rank)
+    opened = CacheStore(store, plan, run.shape, run.model.cfg.dtype, columns)
+    if rank.number == 0:
+        rank.wait()
+    return opened
+
+
+def _require_shared(store: str | Path, rank: Rank) -> None:
+    if not Path(store).exists():
+        raise RankError(
+            f"Rank {rank.number} of {rank.n} does not see the store {str(store)!r} that the first one has begun: it "
+            "must stand in a folder that all machines share."
+        )
+
+
+def _wanted_layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
+    if layers is None:
+        return tuple(range(n_layers))
+    if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
+        raise InvalidArgumentError(f"`layers` must name at least one layer, or be None for all; got {layers!r}.")
+    for layer in layers:
+        _checks.whole("layers", layer, 0, n_layers - 1)
+    return tuple(sorted({int(layer) for layer in layers}))
+
+
+def _check_arguments(statements: Sequence[Statement], positions: str | Sequence[int]) -> None:
+    if not statements:
+        raise DataError("There are no statements to collect activations on.")
+    for statement in statements:
+        _checks.instance(
+            "data", statement, Statement, hint="`collect` takes a Dataset, or Statements with their labels"
+        )
+    if isinstance(positions, str):
+        _checks.choice("positions", positions, POSITIONS)
+    elif not isinstance(positions, Sequence) or not positions or any(type(p) is not int for p in positions):
+        raise InvalidArgumentError(f"`positions` must be one of {POSITIONS} or whole numbers; got {positions!r}.")
+
+
+def _provenance(
+    model: TransformerBridge, name: str, positions: str | Sequence[int], layers: Sequence[int] | None
+) -> dict[str, Any]:
+    packages = ("radiant-lens", "transformer-lens", "transformers", "torch")
+    return {
+        "model": signature(model),
+        "data": name,
+        "positions": positions if isinstance(positions, str) else list(positions),
+        **({} if layers is None else {"layers": [int(layer) for layer in layers]}),
+        "versions": {package: version(package) for package in packages},
+    }
+
+
+def _plan(described: dict[str, Any], columns: Mapping[str, Column], run: Run) -> dict[str, Any]:
+    """Every setting on which the content of a store, or what stands in which shard, depends."""
+    meta = described["meta"]
+    return {
+        **{f"model {key}": value for key, value in meta["model"].items()},
+        "positions": meta["positions"],
+        "layers": list(run.layers),
+        "max_tokens": run.max_tokens,
+        "shard_bytes": runs.SHARD_BYTES,
+        "data": _data_digest(described["texts"], described["group_names"], columns),
+        "steering": None if run.steering is None else _steering_digest(run.steering),
+    }
+
+
+def _data_digest(texts: Sequence[str], groups: Sequence[str], columns: Mapping[str, Column]) -> str:
+    # Text by text: all of them as one would be a second copy of the data.
+    rows = (json.dumps(row).encode() for row in zip(texts, groups))
+    return sha256(chain(rows, (part.numpy().data for parts in columns.values() for part in parts())))[:16]
+
+
+def _steering_digest(steering: Steering) -> str:
+    scores = steering.scores
+    parts = [steering.head_maps.tensors(), {} if steering.trust is None else steering.trust.tensors()]
+    tensors = [t for part in parts for t in part.values()] + [scores.weights, scores.biases, scores.thresholds]
+    named = f"{steering.sites} {steering.gate}".encode()
+    return sha256([named, *(t.detach().cpu().double().numpy().tobytes() for t in tensors)])[:16]

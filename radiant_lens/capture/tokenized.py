@@ -1,0 +1,98 @@
+"""Tokenized texts of one collection: their tokens, where their answers begin, and which positions are kept."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from radiant_lens.datasets.records import Statement
+from radiant_lens.errors import InvalidArgumentError
+from radiant_lens.models.tokens import answer_rows
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedTexts:
+    """Four bytes for each token, whatever the texts are.
+
+    Attributes:
+        lengths: tokens of each text.
+        starts: position of the token that predicts the answer's first: edits begin there.
+        positions: which are kept, as `collect` takes them.
+    """
+
+    lengths: Int[Tensor, " text"]
+    starts: Int[Tensor, " text"]
+    positions: str | Sequence[int]
+    _tokens: array[int] = field(repr=False)
+
+    def __len__(self) -> int:
+        """Number of texts."""
+        return len(self.lengths)
+
+    def tokens(self, text: int) -> Sequence[int]:
+        """Tokens of one text, by its number."""
+        first = self._firsts[text]
+        return self._tokens[first : first + int(self.lengths[text])]
+
+    def kept(self, text: int) -> Sequence[int]:
+        """Positions of one text that are kept, ascending."""
+        n, start = int(self.lengths[text]), int(self.starts[text])
+        if self.positions == "answer":
+            return range(start, n)
+        if self.positions == "all":
+            return range(n)
+        return sorted({p % n for p in _indices(self.positions)})
+
+    @cached_property
+    def counts(self) -> Int[Tensor, " text"]:
+        """How many positions of each text are kept."""
+        return torch.frombuffer(array("i", (len(self.kept(text)) for text in range(len(self)))), dtype=torch.int32)
+
+    @cached_property
+    def _firsts(self) -> Sequence[int]:
+        """Place of each text's first token among all tokens."""
+        return array("q", accumulate(self.lengths.tolist(), initial=0))
+
+
+def tokenize(
+    model: TransformerBridge, statements: Sequence[Statement], positions: str | Sequence[int]
+) -> TokenizedTexts:
+    """Tokenize statements.
+
+    Args:
+        model: from `load_model`.
+        statements: at least one.
+        positions: to keep.
+
+    Raises:
+        InvalidArgumentError: a position beyond a text.
+        DataError: a text that has no tokens, is not valid Unicode, or is longer than the model's context.
+    """
+    lengths, starts, tokens = array("i"), array("i"), array("i")
+    for ids, start in answer_rows(model, statements):
+        n = len(ids)
+        if not isinstance(positions, str) and any(not -n <= p < n for p in positions):
+            raise InvalidArgumentError(
+                f"`positions` must lie in [-{n}, {n}) for text {len(lengths)}; got {list(positions)}."
+            )
+        lengths.append(n)
+        starts.append(start)
+        tokens.extend(ids)
+    return TokenizedTexts(
+        torch.frombuffer(lengths, dtype=torch.int32), torch.frombuffer(starts, dtype=torch.int32), positions, tokens
+    )
+
+
+def _indices(positions: str | Sequence[int]) -> Sequence[int]:
+    return [-1] if positions == "last" else [int(p) for p in positions]

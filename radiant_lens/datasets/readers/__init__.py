@@ -1,0 +1,1 @@
+"""Readers of data files: rows, columns, and the published forms."""

@@ -1,0 +1,186 @@
+"""Published data sets: where they lie on the Hub, the formats of their files, and how the formats differ.
+
+**TruthfulQA** (Lin, Hilton, Evans, arXiv 2109.07958) exists in several forms; all of them load:
+
+- `multiple_choice`: `mc_task.json` of its repository, and the Hub's configuration of that name (817
+  questions). `mc1_targets` has one correct answer, which becomes `Prompt.best_answer`; `mc2_targets` has all
+  and makes the statements, as in ITI. In the file the targets map answers to 0 or 1, on the Hub they are
+  parallel lists; the labels there mean the reverse of ours (1 is correct).
+- `generation`: the Hub's configuration (lists of answers), and the csv of the repository (`answer_csv`, answers
+  parted by "; ").
+- Since January 2025 the repository has 790 questions, corrected, with a column "Best Incorrect Answer"
+  (`mc0_targets` in multiple-choice form) for a binary choice that its authors now recommend: it becomes
+  `Prompt.best_incorrect_answer`. Scores on 817 and on 790 questions are not comparable.
+
+Known differences, and what is done about them:
+
+- In multiple-choice form each answer ends in a period, in the csv and in `generation` hardly any does.
+  TruthfulQA's own evaluation appends it; so do we for "truthfulqa", so that the same statements come of all forms.
+- Some lists of the csv end in a stray ";", which parts nothing.
+- Some questions of the csv end in a blank, which is cut.
+- Two questions of the csv have "Unknown" among the correct and the incorrect answers. In the
+  multiple-choice file one mapping holds both, so the later label (incorrect) won. We count it as correct and
+  say so in `Dataset.skipped`.
+- The order of questions differs (ITI sorts the csv by the Hub's). Groups are the questions themselves, and splits
+  sort groups, so the same seed gives the same split in either order.
+- ITI's code replaces two rows of the csv (indices 164 and 247) by the Hub's, because their questions differed. The
+  tarot question differs by the blank that is cut; "Are all plants plants?" reads "Are all women women?" there.
+  Questions are left as they are in the source that you load.
+
+**NQ-Open and TriviaQA in the form of ITI**: 3,610 questions each, from validation sets, with one false answer that a
+language model made up. Files have TruthfulQA's columns (`answer_csv`; Type, Category and mostly Source are
+fillers); the Hub has `question`, `answer`, `false_answer` (`iti`). Of TriviaQA, 316 questions occur twice: the rows
+are kept and share a group. The made-up answer often is one of the correct aliases, up to case (1,339 rows of TriviaQA,
+243 of NQ-Open): it is left out, and `Dataset.skipped` names the line. An answer such as "None" or "N/A" is an answer.
+
+**Jigsaw** (toxic comments, 159,571 in train.csv): statements only, label 1 where `toxic` is; choose other columns with
+`columns={"label": ("toxic", "threat")}` (1 where any is). Comments of one text share a group. Rows of the test file
+with label -1 were never scored and are bad rows.
+
+**RealToxicityPrompts** (Gehman et al., arXiv 2009.11462): prompts without references, and for each continuation that
+has a score the statement prompt + continuation, label 1 where the continuation's toxicity is at least 0.5. The
+10,000 non-toxic prompts of DExperts (arXiv 2105.03023), `nontoxic_prompts-10k.jsonl`, have the same format;
+`format="nontoxic"` takes from any file the prompts below 0.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from radiant_lens import _checks
+from radiant_lens.datasets.readers.columns import Columns
+from radiant_lens.datasets.readers.parsing import Reader
+from radiant_lens.datasets.readers.questions import QuestionReader
+from radiant_lens.datasets.readers.records import RECORD_COLUMNS, RecordReader
+from radiant_lens.datasets.readers.toxicity import read_comment, read_continuation, read_nontoxic
+from radiant_lens.datasets.templates import Template
+from radiant_lens.errors import DataError, InvalidArgumentError
+
+
+class Reading(NamedTuple):
+    """What a reader may depend on."""
+
+    template: Template
+    period: bool
+    references: bool
+
+
+@dataclass(frozen=True)
+class Format:
+    """Columns of a published format.
+
+    Attributes:
+        needs: columns that tell it from others.
+        reader: makes the function that reads a row.
+        columns: our names of columns to the format's.
+        judge: which judge fits.
+        templated: whether a template is laid around its questions.
+    """
+
+    needs: tuple[str, ...]
+    reader: Callable[[Reading], Reader]
+    columns: Columns = field(default_factory=dict)
+    judge: str = "contains"
+    templated: bool = False
+
+
+def _lists(reading: Reading) -> Reader:
+    return QuestionReader(reading.template, reading.period).lists
+
+
+def _targets(reading: Reading) -> Reader:
+    return QuestionReader(reading.template, reading.period).targets
+
+
+_CSV = {
+    "question": "Question",
+    "best_answer": "Best Answer",
+    "best_incorrect_answer": "Best Incorrect Answer",
+    "correct_answers": "Correct Answers",
+    "incorrect_answers": "Incorrect Answers",
+}
+_COMMENT = {"text": "comment_text", "label": "toxic", "group": "id"}
+
+# In the order in which they are looked for; "nontoxic" must be asked for.
+FORMATS: dict[str, Format] = {
+    "multiple_choice": Format(("question", "mc1_targets", "mc2_targets"), _targets, templated=True),
+    "answer_csv": Format(("Question", "Correct Answers", "Incorrect Answers"), _lists, _CSV, templated=True),
+    "iti": Format(
+        ("question", "answer", "false_answer"),
+        _lists,
+        {"correct_answers": "answer", "incorrect_answers": "false_answer"},
+        templated=True,
+    ),
+    "generation": Format(("question", "correct_answers", "incorrect_answers"), _lists, templated=True),
+    "jigsaw": Format(("comment_text",), lambda _: read_comment, _COMMENT, "toxicity"),
+    "realtoxicityprompts": Format(("prompt", "continuation"), lambda _: read_continuation, judge="toxicity"),
+    "nontoxic": Format(("prompt", "continuation"), lambda _: read_nontoxic, judge="toxicity"),
+    "records": Format((), lambda reading: RecordReader(reading.references)),
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A data set by name.
+
+    Attributes:
+        formats: those it is published in; the first is the default on the Hub.
+        repository: its name on the Hub.
+        split: which split to take there.
+        configs: formats that are configurations there; empty where there is only one.
+        period: see the notes on TruthfulQA above.
+    """
+
+    formats: tuple[str, ...]
+    repository: str
+    split: str
+    configs: tuple[str, ...] = ()
+    period: bool = False
+
+
+PUBLISHED: dict[str, Published] = {
+    "truthfulqa": Published(
+        ("multiple_choice", "generation", "answer_csv"),
+        "truthfulqa/truthful_qa",
+        "validation",
+        configs=("multiple_choice", "generation"),
+        period=True,
+    ),
+    "nq_open": Published(("iti", "answer_csv", "generation"), "OamPatel/iti_nq_open_val", "validation"),
+    "trivia_qa": Published(("iti", "answer_csv", "generation"), "OamPatel/iti_trivia_qa_val", "validation"),
+    "jigsaw": Published(("jigsaw",), "tasksource/jigsaw_toxicity", "train"),
+    "realtoxicityprompts": Published(("realtoxicityprompts", "nontoxic"), "allenai/real-toxicity-prompts", "train"),
+}
+
+
+def detect(there: Collection[str], allowed: Collection[str], name: str) -> str:
+    """The first of the allowed formats whose columns are there.
+
+    Raises:
+        DataError: none; the message lists the columns of each.
+    """
+    # Records come first: they may carry the question that they were made of.
+    if "records" in allowed and any(all(c in there for c in columns) for columns in RECORD_COLUMNS):
+        return "records"
+    for candidate in allowed:
+        if all(column in there for column in FORMATS[candidate].needs):
+            return candidate
+    wanted = "; or ".join(", ".join(map(repr, FORMATS[a].needs)) for a in allowed)
+    raise DataError(
+        f"{name} is in no format of this data set: it needs columns {wanted}; there are: {', '.join(there)}."
+    )
+
+
+def check_format(chosen: str, published: Published | None, *, local: bool) -> None:
+    """The format exists for this data set, or for a file; and on the Hub unless a file is given.
+
+    Raises:
+        UnknownNameError: it does not.
+        InvalidArgumentError: only files have it.
+    """
+    _checks.known("format here", chosen, FORMATS if published is None else published.formats)
+    if published and published.configs and not local and chosen not in published.configs:
+        known = " and ".join(map(repr, published.configs))
+        raise InvalidArgumentError(f"`format` {chosen!r} is of files, give `path`; the Hub has {known}.")

@@ -1,0 +1,6 @@
+"""Judges: from prompts and answers to "correct" (desirable), "incorrect" (undesirable) or "other"."""
+
+from radiant_lens.evaluation.judges.judge import Judge as Judge
+from radiant_lens.evaluation.judges.judge import Rule as Rule
+from radiant_lens.evaluation.judges.judge import Verdict as Verdict
+from radiant_lens.evaluation.judges.lookup import get_judge as get_judge

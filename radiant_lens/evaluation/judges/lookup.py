@@ -1,0 +1,50 @@
+"""`get_judge`: a name, a rule or an object becomes a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from radiant_lens import _checks
+from radiant_lens.errors import InvalidArgumentError
+from radiant_lens.evaluation.judges.judge import EachAnswer, Judge, Rule
+from radiant_lens.evaluation.judges.models import ClassifierJudge, TruthfulQAJudge
+from radiant_lens.evaluation.judges.rules import contains, exact, lexicon, overlap
+
+RULES: dict[str, Rule] = {"exact": exact, "contains": contains, "lexicon": lexicon, "overlap": overlap}
+MODELS: dict[str, Callable[[str | None], Judge]] = {
+    "toxicity": lambda device: ClassifierJudge(
+        "s-nlp/roberta_toxicity_classifier", undesirable_labels=["toxic"], device=device
+    ),
+    "truthfulqa": lambda device: TruthfulQAJudge(device=device),
+}
+
+
+def get_judge(judge: str | Rule | Judge, *, device: str | None = None) -> Judge:
+    """A judge by name, a judge itself, or one made of a rule for single answers.
+
+    Args:
+        judge: "exact", "contains", "lexicon" or "overlap"; the models "toxicity" (a Jigsaw classifier from the Hub) or
+            "truthfulqa" (its open judges, 7B each); something with a method `judge(prompts, answers)`,
+            such as `ClassifierJudge` or `TruthfulQAJudge`; or a callable `(prompt, answer)` that returns
+            "correct", "incorrect", "other" or a `Verdict`.
+        device: of a model that is named; default CUDA where there is one, else the CPU.
+
+    Raises:
+        UnknownNameError: no judge of that name.
+        ModelLoadError: a model that is named cannot be loaded.
+        InvalidArgumentError: nothing that can judge.
+
+    Example:
+        >>> from radiant_lens.datasets import Prompt
+        >>> who = Prompt("Q: who? A:", ("the cat",), ("the dog",), "g")
+        >>> get_judge("exact").judge([who], ["The cat."])
+        [Verdict(verdict='correct', score=None, informative=None)]
+    """
+    if isinstance(judge, str):
+        _checks.known("judge", judge, [*RULES, *MODELS])
+        return EachAnswer(RULES[judge]) if judge in RULES else MODELS[judge](device)
+    if isinstance(judge, Judge) and not isinstance(judge, type):
+        return judge
+    if callable(judge):
+        return EachAnswer(judge)
+    raise InvalidArgumentError(f"`judge` must be a name, a judge or a callable; got {type(judge).__name__}.")

@@ -1,0 +1,182 @@
+"""What every policy does before it finds its maps: check its inputs, choose heads, see whom the gate passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from radiant_lens import _checks
+from radiant_lens._files import sha256
+from radiant_lens.caches import HeadCache
+from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.distributed import fitting_rank
+from radiant_lens.errors import NotFittedError
+from radiant_lens.linalg import Moments, masked_mean, masked_moments
+from radiant_lens.sites import HeadSite
+from radiant_lens.steering.gates import GATES, HeadScores, opens
+from radiant_lens.steering.maps import Certificate, HeadMaps
+from radiant_lens.steering.steering import Steering
+
+
+@dataclass(frozen=True)
+class HeadRows:
+    """Activations of some heads of a cache, read a slice of examples at a time."""
+
+    z: Float[Tensor, "example layer head d_head"]
+    layers: Int[Tensor, " site"]
+    heads: Int[Tensor, " site"]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Axes `example site d_head`."""
+        return len(self.z), len(self.layers), self.z.shape[-1]
+
+    def __getitem__(self, index: slice) -> Float[Tensor, "some site d_head"]:
+        """The activations of some examples."""
+        return self.z[index][:, self.layers, self.heads]
+
+
+@dataclass(frozen=True)
+class _Around:
+    """Rows less the mean of their class."""
+
+    rows: HeadRows
+    undesirable: Bool[Tensor, " example"]
+    means: tuple[Tensor, Tensor]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.rows.shape
+
+    def __getitem__(self, index: slice) -> Tensor:
+        mean = torch.where(self.undesirable[index, None, None], self.means[1], self.means[0])
+        return self.rows[index].double() - mean
+
+
+@dataclass(frozen=True)
+class HeadSample:
+    """Activations of the chosen heads, with who is undesirable and whom the gate passes."""
+
+    sites: tuple[HeadSite, ...]
+    rows: HeadRows
+    undesirable: Bool[Tensor, " example"]
+    gated: Bool[Tensor, "example site"]
+    weights: Float[Tensor, "site d_head"]
+    biases: Float[Tensor, " site"]
+
+    @cached_property
+    def z(self) -> Float[Tensor, "example site d_head"]:
+        """A copy of all the rows, for policies that need every one at once."""
+        return self.rows[:]
+
+    def class_moments(self, undesirable: bool, *, shrink_below: float = 10.0) -> Moments:
+        """Moments of one class, ridged; shrunk where there are few examples."""
+        return masked_moments(
+            self.rows, self._of_class(undesirable), shrink_below=shrink_below, workers=fitting_rank()
+        ).ridged()
+
+    def mean_difference(self) -> Float[Tensor, "site d_head"]:
+        """From the undesirable to the desirable mean."""
+        desirable, undesirable = self._class_means()
+        return desirable - undesirable
+
+    def within_class_covariance(self) -> Float[Tensor, "site d_head d_head"]:
+        """Pooled covariance of the activations around their class means, ridged; shrunk where there are few."""
+        around = _Around(self.rows, self.undesirable, self._class_means())
+        everyone = torch.ones(self.rows.shape[:2], dtype=torch.bool)
+        return masked_moments(around, everyone, shrink_below=10.0, workers=fitting_rank()).ridged().covariance
+
+    def _class_means(self) -> tuple[Tensor, Tensor]:
+        """Of the desirable and of the undesirable activations."""
+        desirable, undesirable = (
+            masked_mean(self.rows, self._of_class(kind), workers=fitting_rank()) for kind in (False, True)
+        )
+        return desirable, undesirable
+
+    def _of_class(self, undesirable: bool) -> Bool[Tensor, "example site"]:
+        return (self.undesirable == undesirable)[:, None].expand(self.rows.shape[:2])
+
+
+def prepare(
+    cache: HeadCache,
+    detector: RiskAwareDetector,
+    choose: Callable[[RiskAwareDetector], tuple[HeadSite, ...]],
+    gate: str,
+) -> HeadSample:
+    """Check a policy's inputs and gather what it needs of them.
+
+    Args:
+        cache: training activations.
+        detector: fitted on the same heads.
+        choose: from the detector to the heads, such as `Policy.sites`.
+        gate: one of `GATES`.
+
+    Raises:
+        NotFittedError: the detector is not fitted.
+        InvalidArgumentError: a gate or a choice of heads that is not allowed, or shapes that differ.
+        DataError: one class only, or activations that are not finite.
+        NothingToEditError: no head is significant.
+    """
+    _checks.choice("gate", gate, GATES)
+    _checks.instance("cache", cache, HeadCache)
+    _checks.instance("detector", detector, RiskAwareDetector)
+    if not hasattr(detector, "weights_"):
+        raise NotFittedError("The detector is not fitted yet: call `detector.fit(cache, validation=...)` first.")
+    _checks.both_classes(cache.labels, "the training data")
+    _checks.finite("cache.z", cache.z)
+    sites = choose(detector)
+    layers, index = (torch.tensor(axis) for axis in zip(*sites))
+    flags = detector.flags(cache)
+    own = flags[:, layers, index]
+    thresholds = [int(detector.vote_thresholds_[site.layer]) for site in sites]
+    votes = [flags[:, site.layer].sum(-1, keepdim=True) for site in sites]
+    gated = torch.cat([opens(gate, own[:, [i]], votes[i], thresholds[i]) for i in range(len(sites))], dim=1)
+    weights, biases = detector.weights_[layers, index], detector.biases_[layers, index]
+    rows = HeadRows(cache.z, layers, index)
+    return HeadSample(sites, rows, cache.labels == 1, gated, weights.double(), biases.double())
+
+
+def assemble(
+    policy: str,
+    settings: Mapping[str, Any],
+    sample: HeadSample,
+    maps: HeadMaps,
+    certificates: Sequence[Certificate],
+    cache: HeadCache,
+    detector: RiskAwareDetector,
+    *,
+    gate: str,
+    **extra: Any,
+) -> Steering:
+    """Put a steering together, with its provenance."""
+    meta = {
+        "policy": {"name": policy, **settings},
+        "detector": detector.get_params(),
+        "gamma": settings.get("gamma") if settings.get("margin") is None else None,
+        "split_seed": detector.seed,
+        "data_hash": _data_hash(cache),
+        "metrics": {"detector": {str(site): _rates(detector, site) for site in sample.sites}},
+        "seen_groups": sorted({*cache.group_names, *detector.training_groups_, *detector.validation_groups_}),
+        **cache.meta,
+    }
+    scores = HeadScores(detector.weights_, detector.biases_, detector.vote_thresholds_)
+    return Steering(sample.sites, maps, scores, gate, tuple(certificates), meta=meta, **extra)
+
+
+def _data_hash(cache: HeadCache) -> str:
+    """Hash of the texts, positions and labels that a steering was fitted on."""
+    columns = (cache.text_index, cache.positions, cache.labels)
+    texts = (text.encode() + b"\0" for text in cache.texts)
+    return sha256(chain(texts, (column.long().cpu().contiguous().numpy().data for column in columns)))[:16]
+
+
+def _rates(detector: RiskAwareDetector, site: HeadSite) -> dict[str, float]:
+    named = {"fpr": detector.head_fpr_, "fnr": detector.head_fnr_, "risk": detector.head_risk_}
+    return {name: float(values[site]) for name, values in named.items()}

@@ -1,0 +1,40 @@
+"""`Policy`: what every policy is, for studies and for fitting layer by layer."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from radiant_lens.caches import HeadCache
+from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.policies.heads import HeadChoice
+from radiant_lens.sites import HeadSite
+from radiant_lens.steering.steering import Steering
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Settings of an edit, as a frozen dataclass: `dataclasses.replace` gives the same policy with other settings."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def heads(self) -> HeadChoice | None:
+        """Which heads to edit (see `radiant_lens.policies.heads`); None for the policy's own default."""
+        ...
+
+    @property
+    def gate(self) -> str:
+        """At which positions a head is edited."""
+        ...
+
+    def check(self) -> None:
+        """Raise `InvalidArgumentError` for a setting out of its range; `fit` does so first."""
+        ...
+
+    def sites(self, detector: RiskAwareDetector) -> tuple[HeadSite, ...]:
+        """The heads that `fit` edits with this detector."""
+        ...
+
+    def fit(self, cache: HeadCache, detector: RiskAwareDetector) -> Steering:
+        """Find the edits of the chosen heads from training activations."""
+        ...

@@ -1,0 +1,7 @@
+"""`Steering`: edits of heads with their gate; as hooks, as files, and certified on held-out activations."""
+
+from radiant_lens.steering.editor import LayerEdit as LayerEdit
+from radiant_lens.steering.held_out import HeldOutCertificate as HeldOutCertificate
+from radiant_lens.steering.maps import AffineMap as AffineMap
+from radiant_lens.steering.maps import Certificate as Certificate
+from radiant_lens.steering.steering import Steering as Steering

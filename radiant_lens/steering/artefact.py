@@ -1,0 +1,117 @@
+"""The file format of a steering: a folder of safetensors and JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from radiant_lens import _checks
+from radiant_lens._files import load_folder, save_folder
+from radiant_lens.errors import ArtefactError, InvalidArgumentError, RadiantError
+from radiant_lens.sites import HeadSite, checked_sites, hook_name
+from radiant_lens.steering.gates import GATES, HeadScores, TrustRegion
+from radiant_lens.steering.maps import MAP_KINDS, Certificate, HeadMaps
+
+_KIND = "steering"
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringParts:
+    """All that is saved of a steering; `Steering` says what each part means."""
+
+    sites: tuple[HeadSite, ...]
+    head_maps: HeadMaps
+    scores: HeadScores
+    gate: str
+    certificates: tuple[Certificate, ...]
+    trust: TrustRegion | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def hook_site(self) -> str:
+        """What is edited, with `{layer}` for the layer."""
+        return hook_name("{layer}")
+
+
+def save_parts(steering: SteeringParts, path: str | Path, *, card: str) -> Path:
+    """Write a steering as a folder at `path`, with its model card."""
+    scores = steering.scores
+    tensors = {f"map.{name}": value for name, value in steering.head_maps.tensors().items()}
+    tensors |= {f"scores.{name}": getattr(scores, name) for name in ("weights", "biases", "thresholds")}
+    if steering.trust is not None:
+        tensors |= {f"trust.{name}": value for name, value in steering.trust.tensors().items()}
+    meta = {
+        "sites": [list(site) for site in steering.sites],
+        "hook": steering.hook_site,
+        "map_kind": steering.head_maps.kind,
+        "gate": steering.gate,
+        "certificates": [asdict(certificate) for certificate in steering.certificates],
+        "meta": steering.meta,
+    }
+    return save_folder(path, _KIND, tensors, meta, card=card)
+
+
+def load_parts(path: str | Path) -> dict[str, Any]:
+    """Read the parts of a steering, by the names of `SteeringParts`.
+
+    Raises:
+        ArtefactError: the folder is missing, damaged, or no steering.
+    """
+    tensors, meta = load_folder(path, _KIND)
+    try:
+        return _checked(tensors, meta)
+    except (KeyError, TypeError, AttributeError, IndexError, RecursionError, RadiantError) as error:
+        raise ArtefactError(f"The saved steering at {str(path)!r} is incomplete: {error}.") from error
+
+
+def _checked(tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]:
+    maps, scored, trust = (_with_prefix(tensors, prefix) for prefix in ("map.", "scores.", "trust."))
+    scores = HeadScores(**scored)
+    _checks.shape("weights", scores.weights, (None, None, None), "layer head d_head")
+    n_layers, n_heads, d_head = scores.weights.shape
+    _checks.shape("biases", scores.biases, (n_layers, n_heads), "layer head")
+    _checks.shape("thresholds", scores.thresholds, (n_layers,), "layer")
+    _checks.choice("gate", meta["gate"], GATES)
+    _checks.choice("map_kind", meta["map_kind"], MAP_KINDS)
+    if meta.get("hook", hook_name("{layer}")) != hook_name("{layer}"):
+        raise InvalidArgumentError(f"it edits {meta['hook']!r}; this version edits {hook_name('{layer}')!r}")
+    sites = checked_sites([tuple(site) for site in meta["sites"]], n_layers, n_heads)
+    head_maps = MAP_KINDS[meta["map_kind"]](**maps)
+    trusted = TrustRegion(**trust) if trust else None
+    for stored in (head_maps, *([trusted] if trusted else [])):
+        _check_axes(stored, {"site": len(sites), "d_head": d_head})
+    if len(meta["certificates"]) != len(sites):
+        raise InvalidArgumentError(f"{len(sites)} heads need as many certificates; got {len(meta['certificates'])}")
+    _check_provenance(meta["meta"])
+    return {
+        "sites": sites,
+        "head_maps": head_maps,
+        "scores": scores,
+        "gate": meta["gate"],
+        "certificates": tuple(Certificate(**certificate) for certificate in meta["certificates"]),
+        "trust": trusted,
+        "meta": meta["meta"],
+    }
+
+
+def _check_provenance(meta: Any) -> None:
+    """What is read of it by name is of the kind that is read."""
+    _checks.instance("meta", meta, dict)
+    for name in ("policy", "detector", "model", "metrics", "versions"):
+        _checks.instance(name, meta.get(name, {}), dict)
+    _checks.each("seen_groups", meta.get("seen_groups", []), str)
+    _checks.instance("gamma", meta.get("gamma"), (int, float, type(None)))
+
+
+def _check_axes(stored: HeadMaps | TrustRegion, sizes: dict[str, int]) -> None:
+    for name, value in stored.tensors().items():
+        axes = stored.axes[name]
+        _checks.shape(name, value, tuple(sizes.get(axis) for axis in axes.split()), axes)
+        _checks.finite(name, value)
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

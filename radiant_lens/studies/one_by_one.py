@@ -1,0 +1,152 @@
+"""All heads one by one: knocked out, or edited, with what each detects beside what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.progress import track
+
+from radiant_lens import _checks
+from radiant_lens.analysis.effects import HeadEffects, head_effects
+from radiant_lens.datasets.dataset import Dataset
+from radiant_lens.evaluation._evaluate import evaluate
+from radiant_lens.evaluation.result import Evaluation
+from radiant_lens.policies.ablation import AblationPolicy
+from radiant_lens.policies.registry import Policy
+from radiant_lens.steering.steering import Steering
+from radiant_lens.studies.experiment import Experiment, recommended_policy
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+LOG_ODDS = "log_odds"
+Metric = str | Callable[[Evaluation], float]
+
+
+@dataclass(frozen=True)
+class HeadKnockOut:
+    """What knocking out each head does to a metric.
+
+    Attributes:
+        kind: what the heads were replaced by.
+        metric: name of the metric.
+        table: one row a head: `layer`, `head`, `effect` (with minus without), and where they are known its
+            interval `low`, `high` and permutation `p_value`, or its first-order estimate `estimated`.
+    """
+
+    kind: str
+    metric: str
+    table: pd.DataFrame
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a head, the largest effects first."""
+        return self.table.sort_values("effect", key=lambda e: e.abs(), ascending=False, ignore_index=True)
+
+    def plot(self) -> go.Figure:
+        """Heatmap of the effects (see `radiant_lens.viz.knock_out`)."""
+        from radiant_lens.viz.results import knock_out
+
+        return knock_out(self)
+
+
+def knock_out(
+    experiment: Experiment,
+    *,
+    kind: str = "mean",
+    metric: Metric = LOG_ODDS,
+    data: Dataset | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> HeadKnockOut:
+    """Replace one head after another, and see what becomes of a metric.
+
+    Args:
+        experiment: from `prepare`; its training activations are what heads are replaced by.
+        kind: as for `AblationPolicy`.
+        metric: "log_odds" of correct against incorrect answers (nats, one pass a head), the name of any metric of
+            `evaluate`, or a function of an `Evaluation`.
+        data: whose prompts and statements to measure on; default the validation part.
+        progress: show a progress bar.
+        options: of `evaluate`, such as `n_samples`.
+
+    Raises:
+        InvalidArgumentError: a kind that is not known.
+        UnknownNameError: a metric that `evaluate` does not give on this data.
+    """
+    data = experiment.validation if data is None else data
+    steering = AblationPolicy(kind=kind, heads=_every_head(experiment)).fit(experiment.train_cache, experiment.detector)
+    if metric == LOG_ODDS:
+        table = head_effects(experiment.model, data, steering).exact().to_dataframe()
+        table = table.assign(effect=table["measured"]).drop(columns=["measured", "low", "high"])
+        return HeadKnockOut(kind, LOG_ODDS, table)
+    plain = evaluate(experiment.model, data, **options)
+    if isinstance(metric, str):
+        _checks.known("metric", metric, plain.metrics)
+    sites = track(steering.sites, description=f"{kind} ablation", disable=not progress, transient=True)
+    rows = []
+    for site in sites:
+        without = evaluate(experiment.model, data, steering.select([site]), **options)
+        rows.append({"layer": site.layer, "head": site.head, **_effect(metric, without, plain)})
+    name = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
+    return HeadKnockOut(kind, name, pd.DataFrame(rows))
+
+
+def _effect(metric: Metric, without: Evaluation, plain: Evaluation) -> dict[str, float]:
+    if callable(metric):
+        return {"effect": metric(without) - metric(plain)}
+    found = without.difference(plain, metric)
+    return {"effect": found.value, "low": found.low, "high": found.high, "p_value": found.p_value}
+
+
+@dataclass(frozen=True)
+class DetectingAndDoing:
+    """How well each head detects beside what editing it does.
+
+    Attributes:
+        table: one row a head: `layer`, `head`, validation `risk`, first-order `estimated` effect on the log-odds with
+            its interval `low`, `high`, and `measured` effect of the real edit.
+        effects: the same effects, for `Steering.select`.
+        experiment: what was measured.
+    """
+
+    table: pd.DataFrame
+    effects: HeadEffects
+    experiment: Experiment
+
+    def correlations(self) -> dict[str, float]:
+        """Spearman correlation of the measured effect with (negative) risk and with the estimate."""
+        ranked = self.table.assign(detecting=-self.table["risk"]).corr(method="spearman")
+        return {
+            "detecting": float(ranked.at["detecting", "measured"]),
+            "estimate": float(ranked.at["estimated", "measured"]),
+        }
+
+    def plot(self) -> go.Figure:
+        """Effect against risk (see `radiant_lens.viz.head_effects`)."""
+        from radiant_lens.viz.heads import head_effects
+
+        return head_effects(self.effects, self.experiment.detector)
+
+
+def detecting_and_doing(experiment: Experiment, policy: Policy | None = None) -> DetectingAndDoing:
+    """Edit every head by itself on the validation part, and set the effect beside the head's risk.
+
+    Args:
+        experiment: from `prepare`.
+        policy: default `recommended_policy()`.
+    """
+    chosen: Any = replace(policy or recommended_policy(), heads=_every_head(experiment))
+    steering: Steering = chosen.fit(experiment.train_cache, experiment.detector)
+    effects = head_effects(experiment.model, experiment.validation, steering).exact()
+    table = effects.to_dataframe()
+    risk = experiment.detector.head_risk_
+    table.insert(2, "risk", [float(risk[layer, head]) for layer, head in zip(table["layer"], table["head"])])
+    return DetectingAndDoing(table, effects, experiment)
+
+
+def _every_head(experiment: Experiment) -> list[tuple[int, int]]:
+    n_layers, n_heads = experiment.detector.head_risk_.shape
+    return [(layer, head) for layer in range(n_layers) for head in range(n_heads)]

@@ -1,0 +1,113 @@
+"""`report`: a steering, its figures and its answers on one page that needs no network."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from radiant_lens._files import write_text
+from radiant_lens.analysis.effects import HeadEffects
+from radiant_lens.analysis.restored import restored_detector
+from radiant_lens.analysis.traced import TracedAnswer
+from radiant_lens.analysis.writes import EditWrites
+from radiant_lens.caches import HeadCache
+from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.errors import InvalidArgumentError
+from radiant_lens.evaluation import Evaluation
+from radiant_lens.steering.held_out import HeldOutCertificate
+from radiant_lens.steering.steering import Steering
+from radiant_lens.viz.report import tables, words
+from radiant_lens.viz.report.content import Parts, sections
+from radiant_lens.viz.report.page import render
+
+PACKAGES = ("radiant-lens", "transformer-lens", "transformers", "torch", "plotly", "circuitsvis")
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """A page; `save` writes it.
+
+    Attributes:
+        title: at its head.
+        html: all of it, self-contained.
+    """
+
+    title: str
+    html: str
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page as one file, which replaces whatever file is there; returns its path."""
+        return write_text(path, self.html)
+
+    def __repr__(self) -> str:
+        """Title and size."""
+        return f"Report({self.title!r}, {len(self.html.encode()) / 1e6:.1f} MB; .save('report.html') writes it)"
+
+
+def report(
+    steering: Steering | None = None,
+    *,
+    detector: RiskAwareDetector | None = None,
+    cache: HeadCache | None = None,
+    effects: HeadEffects | None = None,
+    certificate: HeldOutCertificate | None = None,
+    evaluations: Mapping[str, Evaluation] | None = None,
+    steered: str | None = None,
+    writes: EditWrites | None = None,
+    answer: TracedAnswer | None = None,
+    n_examples: int = 12,
+    title: str = "What the steering does",
+) -> Report:
+    """Put what is known of a steering on one page; whatever is not given is left out, and the page says so.
+
+    Args:
+        steering: fitted or loaded.
+        detector: fitted; default the steering's own, measured on `cache`.
+        cache: activations of groups that took no part in the fit.
+        effects: from `head_effects`.
+        certificate: from `steering.certify`; default made of `cache`.
+        evaluations: by name, the unsteered model first, controls among them; of the same prompts.
+        steered: which of `evaluations` is the steering; default the second.
+        writes: from `edit_writes`.
+        answer: from `trace_answer`.
+        n_examples: prompts with their answers, at least 0.
+        title: at the head of the page.
+
+    Returns:
+        The page; `.save("report.html")` writes it.
+
+    Raises:
+        InvalidArgumentError: nothing to report on, or `steered` is none of the evaluations.
+        LeakageError: a group of `cache` took part in the fit.
+
+    Example:
+        >>> report(steering, cache=rl.collect(model, test)).save("report.html")  # doctest: +SKIP
+    """
+    given = (steering, detector, effects, certificate, writes, answer)
+    if all(part is None for part in given) and not evaluations:
+        raise InvalidArgumentError("There is nothing to report on: give a steering, a detector, or evaluations.")
+    evaluations = dict(evaluations or {})
+    steered = tables.steered_name(evaluations, steered)
+    if steering is not None and cache is not None:
+        certificate = steering.certify(cache) if certificate is None else certificate
+        detector = restored_detector(steering, cache) if detector is None else detector
+    parts = Parts(steering, detector, cache, effects, certificate, evaluations, writes, answer)
+    made, missing = sections(parts)
+    return Report(
+        title,
+        render(
+            title=title,
+            summary=words.summary(parts, steered),
+            examples=tables.examples(evaluations, steered, n_examples),
+            sections=made,
+            comparison=tables.comparison(evaluations),
+            certificate=None if certificate is None else tables.frame(certificate.to_dataframe()),
+            certificate_words=None if certificate is None else str(certificate),
+            settings=tables.settings(parts),
+            versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            missing=missing,
+        ),
+    )

@@ -1,0 +1,434 @@
+"""Processes of one launch share the work of collect, evaluate and ablate, also after one of them was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import radiant_lens as rl
+from radiant_lens import distributed as ranks
+from radiant_lens import linalg
+from radiant_lens.capture import _collect
+from radiant_lens.capture import run as runs
+from radiant_lens.distributed import Rank, alone, launched, shared, this_rank
+from radiant_lens.errors import RankError
+from radiant_lens.policies import shared_solve
+from radiant_lens.solvers.problem import UncertifiedError
+from radiant_lens.studies import Study, grid
+from radiant_lens.studies import study as study_module
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+TWO = ["--standalone", "--nproc-per-node", "2"]
+
+# Commands of the package, with small shards, a log of what each rank computes, and a way to kill one of them.
+SCRIPT = """
+import os, signal, sys
+from radiant_lens import cli
+from radiant_lens.capture import run as runs
+from radiant_lens.distributed import launched
+from radiant_lens.capture.store import CacheStore
+from radiant_lens.studies.cells import CellStore
+
+log, how = os.environ["LOG"], os.environ["HOW"]
+rank, n_written = launched().number, 0
+runs.SHARD_BYTES = 100_000
+
+def logging(kind, method, name):
+    function = getattr(kind, method)
+    def logged(self, *args):
+        global n_written
+        if how == "die" and rank == 1 and n_written == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        function(self, *args)
+        n_written += 1
+        with open(f"{log}-{rank}", "a") as file:
+            file.write(f"{name(args[0])} ")
+    setattr(kind, method, logged)
+
+logging(CacheStore, "write", str)
+logging(CellStore, "save", str)
+cli.main()
+"""
+
+
+class Launch:
+    """Runs commands of the package in several processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "script.py").write_text(SCRIPT)
+
+    def command(self, *arguments: object, launcher: list[str]) -> list[str]:
+        return [*launcher, str(self.folder / "script.py"), *map(str, arguments)]
+
+    def environment(self, how: str) -> dict[str, str]:
+        root = str(Path(rl.__file__).parents[1])
+        settings = {"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "LOG": str(self.folder / "log"), "HOW": how}
+        return {**os.environ, **settings}
+
+    def __call__(
+        self, *arguments: object, how: str = "live", launcher: list[str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        command = self.command(*arguments, launcher=launcher or [*TORCHRUN, *TWO])
+        return subprocess.run(
+            command, env=self.environment(how), capture_output=True, text=True, check=False, timeout=300
+        )
+
+    def done(self) -> list[list[str]]:
+        """What each rank has computed, in all runs."""
+        logs = [self.folder / f"log-{rank}" for rank in (0, 1)]
+        return [log.read_text().split() if log.exists() else [] for log in logs]
+
+
+@pytest.fixture
+def launch(tmp_path):
+    return Launch(tmp_path)
+
+
+@pytest.fixture
+def data(tmp_path, facts):
+    """Statements and prompts of some groups, as a file."""
+    few, path = facts.head(10), tmp_path / "few.jsonl"
+    rows = [asdict(s) for s in few.statements]
+    for p in few.prompts:
+        answers = {"correct_answers": p.correct_answers, "incorrect_answers": p.incorrect_answers}
+        rows.append({"prompt": p.text, "group": p.group, **answers})
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def assert_all_once(done: list[list[str]], *, each: int = 1) -> None:
+    everything = [name for names in done for name in names]
+    assert len(set(everything)) == len(everything)
+    assert min(map(len, done)) >= each
+
+
+# One process
+
+
+def test_a_process_by_itself_is_the_only_rank():
+    assert this_rank() == launched() == Rank(0, 1)
+    Rank(0, 1).wait()
+    assert Rank(0, 1).gather("mine") == ["mine"]
+
+
+def test_alone_shares_nothing(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    assert this_rank() == Rank(1, 2)
+    with alone():
+        assert this_rank() == Rank(0, 1)
+    assert this_rank() == Rank(1, 2)
+
+
+@pytest.mark.parametrize("n_items", [0, 1, 2, 7])
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_shares_are_put_together_in_order(monkeypatch, n_items, n):
+    """Every rank's turn in one process: first what each hands in, then what each gets."""
+    items, handed = list(range(n_items)), []
+
+    def work(mine):
+        assert mine
+        return [f"result {i}" for i in mine]
+
+    def hand_in(self, mine):
+        handed.append(mine)
+        raise RankError
+
+    monkeypatch.setattr(Rank, "gather", hand_in)
+    for number in range(n):
+        monkeypatch.setattr(ranks, "this_rank", lambda number=number: Rank(number, n))
+        with pytest.raises(RankError):
+            shared(items, work)
+    monkeypatch.setattr(Rank, "gather", lambda self, mine: handed)
+    assert shared(items, work) == [f"result {i}" for i in items]
+    parts = [Rank(number, n).part(items) for number in range(n)]
+    assert list(chain(*parts)) == items
+    for sizes in (list(map(len, parts)), list(map(len, handed))):
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_the_death_of_another_rank_is_one_sentence(monkeypatch):
+    def closed(found, mine):
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", closed)
+    with pytest.raises(RankError, match="Rank 1 of 2 stopped because another one has died"):
+        Rank(1, 2).wait()
+
+
+# Two processes on one machine
+
+
+def test_a_killed_rank_fails_collect_and_a_rerun_computes_no_shard_twice(model, data, tmp_path, launch):
+    command = ("collect", "--data", data, "--max-tokens", 400, "--store", tmp_path / "store", "--json")
+    failed = launch(*command, how="die")
+    assert failed.returncode != 0
+    assert "rank      : 1" in failed.stderr and "Signal 9 (SIGKILL)" in failed.stderr
+    assert not (tmp_path / "store" / "meta.json").exists()
+    before = sum(map(len, launch.done()))
+    finished = launch(*command)
+    assert finished.returncode == 0, finished.stderr
+    assert_all_once(launch.done())
+    assert sum(map(len, launch.done())) > before >= 2
+    expected = rl.collect(model, rl.load_dataset(data), max_tokens=400)
+    found = rl.HeadCache.load(tmp_path / "store")
+    torch.testing.assert_close(found.z, expected.z, rtol=1e-4, atol=1e-5)
+    assert (found.texts, found.group_names, found.meta) == (expected.texts, expected.group_names, expected.meta)
+    # Rank 0 alone speaks.
+    assert json.loads(finished.stdout)["examples"] == len(expected)
+
+
+def test_two_ranks_evaluate_as_one(model, data, tmp_path, launch, steering):
+    steering.save(tmp_path / "steering")
+    out = tmp_path / "evaluation.json"
+    arguments = ["--data", data, "--part", "all", "--steering", tmp_path / "steering", "--samples", 2, "--out", out]
+    families = [part for family in ("answers", "text", "choice", "diversity") for part in ("--metrics", family)]
+    finished = launch("evaluate", *arguments, *families, "--json")
+    assert finished.returncode == 0, finished.stderr
+    expected = rl.evaluate(
+        model, rl.load_dataset(data), steering, n_samples=2, metrics=["answers", "text", "choice", "diversity"]
+    )
+    found = rl.Evaluation.load(out)
+    pd.testing.assert_frame_equal(found.table, expected.table)
+    pd.testing.assert_frame_equal(found.parts, expected.parts, rtol=1e-4, atol=1e-5)
+    assert set(json.loads(finished.stdout)["metrics"]) == set(expected.metrics)
+
+
+def study(data: Path) -> Study:
+    return Study("grid", grid(policy="iti", alpha=[1.0, 2.0]), data=data, n_samples=1)
+
+
+def test_a_killed_rank_fails_a_study_and_a_rerun_computes_no_cell_twice(data, tmp_path, launch):
+    command = ("ablate", "--vary", "policy=iti", "--vary", "alpha=1.0,2.0", "--data", data, "--samples", 1)
+    command = (*command, "--out", tmp_path / "study", "--json")
+    failed = launch(*command, how="die")
+    assert failed.returncode != 0
+    assert "rank      : 1" in failed.stderr and "Signal 9 (SIGKILL)" in failed.stderr
+    before = sum(map(len, launch.done()))
+    finished = launch(*command)
+    assert finished.returncode == 0, finished.stderr
+    assert_all_once(launch.done())
+    expected = study(data).run()
+    assert expected.n_computed == sum(map(len, launch.done())) > before >= 2
+    (found,) = json.loads(finished.stdout)["studies"]
+    assert found["computed"] == expected.n_computed - before
+    rows = pd.DataFrame(found["rows"]).astype(expected.to_dataframe().dtypes.to_dict())
+    pd.testing.assert_frame_equal(rows, expected.to_dataframe(), rtol=1e-4, atol=1e-5)
+
+
+def test_accelerate_launches_as_well(model, data, tmp_path, launch):
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command = ("collect", "--data", data, "--max-tokens", 400, "--store", tmp_path / "store", "--json")
+    finished = launch(*command, launcher=launcher)
+    assert finished.returncode == 0, finished.stderr
+    assert_all_once(launch.done(), each=2)
+    expected = rl.collect(model, rl.load_dataset(data), max_tokens=400)
+    torch.testing.assert_close(rl.HeadCache.load(tmp_path / "store").z, expected.z, rtol=1e-4, atol=1e-5)
+
+
+MOMENTS = """
+import sys
+import radiant_lens as rl
+from radiant_lens import detectors, linalg
+from radiant_lens.distributed import this_rank, together
+
+# Several parts of the activations, and of the heads.
+linalg.PART_BYTES = detectors.parts.HEADS_BYTES = 2**12
+rank, n_fits, fit_heads = this_rank(), 0, detectors.detector.fit_heads
+cache = rl.HeadCache.load(sys.argv[1])
+
+def counting(*args, **kwargs):
+    global n_fits
+    n_fits += 1
+    return fit_heads(*args, **kwargs)
+
+def fit(name, heads):
+    detector = rl.RiskAwareDetector().fit(cache)
+    for geometry in ("mahalanobis", "procrustes"):
+        policy = rl.RadiantPolicy(gamma=0.05, heads=heads, geometry=geometry)
+        policy.fit(cache, detector).save(f"{sys.argv[2]}-{geometry}-{heads}-{name}")
+
+detectors.detector.fit_heads = counting
+for heads in (1, 3):
+    if rank.number == 0:
+        fit("alone", heads)
+        assert n_fits == 6
+    n_fits = 0
+    with together():
+        fit(rank.number, heads)
+    assert n_fits == 3
+    n_fits = 0
+"""
+
+
+def test_ranks_fit_detectors_and_policies_together(gaussian_cache, tmp_path, launch):
+    gaussian_cache(400).save(tmp_path / "cache")
+    (tmp_path / "script.py").write_text(MOMENTS)
+    finished = launch(tmp_path / "cache", tmp_path / "steering")
+    assert finished.returncode == 0, finished.stderr
+    z = gaussian_cache(50, seed=1).z
+    # One head: a rank has none to solve for.
+    for kind in (f"{geometry}-{heads}" for geometry in ("mahalanobis", "procrustes") for heads in (1, 3)):
+        alone, *both = (rl.Steering.load(tmp_path / f"steering-{kind}-{name}") for name in ("alone", 0, 1))
+        for layer in alone.layers:
+            expected = alone.edit(z[:, layer], layer)
+            assert not torch.equal(expected, z[:, layer])
+            for found in both:
+                torch.testing.assert_close(found.edit(z[:, layer], layer), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shrink_below", [0.0, 1e9])
+def test_moments_are_sums_over_what_each_rank_has_read(monkeypatch, shrink_below):
+    monkeypatch.setattr(linalg, "PART_BYTES", 2**8)
+    x = torch.randn(37, 2, 3, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(37 * 2).reshape(37, 2) % 3 > 0
+    expected = linalg.masked_moments(x, mask, shrink_below=shrink_below)
+    handed, met = [None] * 3, threading.Barrier(3)
+
+    def add(self, mine):
+        handed[self.number] = mine.clone()
+        met.wait()
+        total = sum(handed)
+        met.wait()
+        return total
+
+    def turn(number):
+        return linalg.masked_moments(x, mask, shrink_below=shrink_below, workers=Rank(number, 3))
+
+    monkeypatch.setattr(Rank, "sum", add)
+    with ThreadPoolExecutor(3) as pool:
+        for found in pool.map(turn, range(3)):
+            torch.testing.assert_close(found.mean, expected.mean)
+            torch.testing.assert_close(found.covariance, expected.covariance)
+    monkeypatch.setattr(Rank, "sum", lambda self, mine: mine)
+    assert not torch.allclose(turn(1).mean, expected.mean)
+
+
+def test_a_problem_that_a_rank_cannot_solve_has_its_place_among_all(monkeypatch):
+    def failing(x):
+        assert x.tolist() == [2, 3, 4]
+        raise UncertifiedError("no", [(0,), (2,)])
+
+    monkeypatch.setattr(shared_solve, "fitting_rank", lambda: Rank(1, 2))
+    with pytest.raises(UncertifiedError) as failed:
+        shared_solve.solve_shared(failing, torch.arange(5))
+    assert failed.value.index == [(2,), (4,)]
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("fit", "--out", "o"), "`fit` runs in one process; 2 were launched"),
+        (("demo",), "`demo` runs in one process; 2 were launched"),
+        (("collect", "--out", "o"), "`collect --out` runs in one process; 2 were launched. `--store` is shared"),
+    ],
+)
+def test_what_is_not_shared_is_refused(monkeypatch, command_line, command, words):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    status, _, err = command_line(*command)
+    assert status == 2
+    assert err.startswith("radiant-lens: rank 1: ") and words in err
+
+
+def test_a_rank_that_does_not_see_the_store_says_so(monkeypatch, model, facts, tmp_path):
+    monkeypatch.setattr(_collect, "this_rank", lambda: Rank(1, 2))
+    monkeypatch.setattr(Rank, "gather", lambda self, mine: [mine] * self.n)
+    with pytest.raises(RankError, match="Rank 1 of 2 does not see the store .* a folder that all machines share"):
+        rl.collect(model, facts.statements[:5], store=tmp_path / "s")
+
+
+def test_shards_that_others_wrote_elsewhere_are_missed(monkeypatch, model, facts, tmp_path):
+    monkeypatch.setattr(_collect, "this_rank", lambda: Rank(0, 2))
+    monkeypatch.setattr(Rank, "gather", lambda self, mine: [mine] * self.n)
+    monkeypatch.setattr(runs, "SHARD_BYTES", 100_000)
+    with pytest.raises(RankError, match=r"Rank 0 sees \d+ of the \d+ shards"):
+        rl.collect(model, facts.statements[:40], store=tmp_path / "s", max_tokens=400)
+    assert not (tmp_path / "s" / "meta.json").exists()
+
+
+def test_cells_that_others_wrote_elsewhere_are_missed(monkeypatch, data, tmp_path):
+    monkeypatch.setattr(study_module, "this_rank", lambda: Rank(1, 2))
+    monkeypatch.setattr(Rank, "gather", lambda self, mine: [mine] * self.n)
+    unfinished = Study("grid", grid(policy="iti"), data=data, n_samples=1, out=tmp_path / "study")
+    monkeypatch.setattr(Study, "_compute", lambda *args, **kwargs: None)
+    with pytest.raises(RankError, match=r"Rank 1 of 2 does not see \d+ cells that others computed"):
+        unfinished.run()
+
+
+# Two machines
+
+
+def namespaces_can_be_made() -> bool:
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        return False
+    made = subprocess.run(["ip", "netns", "add", "radiant-probe"], capture_output=True, check=False).returncode == 0
+    subprocess.run(["ip", "netns", "del", "radiant-probe"], capture_output=True, check=False)
+    return made
+
+
+@contextmanager
+def two_hosts() -> Iterator[list[str]]:
+    """Two network namespaces joined by a cable, and nothing else."""
+    tag = f"rl{os.getpid()}"
+    hosts = [f"{tag}-a", f"{tag}-b"]
+    run = lambda command: subprocess.run(command.split(), check=True, capture_output=True)  # noqa: E731
+    try:
+        for host in hosts:
+            run(f"ip netns add {host}")
+            run(f"ip -n {host} link set lo up")
+        run(f"ip -n {hosts[0]} link add eth0 type veth peer name eth0 netns {hosts[1]}")
+        for i, host in enumerate(hosts):
+            run(f"ip -n {host} addr add 10.77.0.{i + 1}/24 dev eth0")
+            run(f"ip -n {host} link set eth0 up")
+        yield hosts
+    finally:
+        for host in hosts:
+            subprocess.run(["ip", "netns", "del", host], capture_output=True, check=False)
+
+
+@pytest.mark.skipif(not namespaces_can_be_made(), reason="needs root and `ip netns` (iproute2)")
+def test_two_hosts_collect_as_one(model, data, tmp_path, launch):
+    with two_hosts() as hosts:
+        processes = []
+        for i, host in enumerate(hosts):
+            place = ["--nnodes", "2", "--node-rank", str(i), "--nproc-per-node", "1", "--master-addr", "10.77.0.1"]
+            launcher = ["ip", "netns", "exec", host, *TORCHRUN, *place, "--master-port", "29511"]
+            command = launch.command(
+                *("collect", "--data", data, "--max-tokens", 400, "--store", tmp_path / "store", "--json"),
+                launcher=launcher,
+            )
+            environment = {**launch.environment("live"), "GLOO_SOCKET_IFNAME": "eth0"}
+            processes.append(
+                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            )
+        try:
+            ended = [process.communicate(timeout=300) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+    assert [process.returncode for process in processes] == [0, 0], ended
+    assert_all_once(launch.done(), each=2)
+    expected = rl.collect(model, rl.load_dataset(data), max_tokens=400)
+    torch.testing.assert_close(rl.HeadCache.load(tmp_path / "store").z, expected.z, rtol=1e-4, atol=1e-5)
+    assert json.loads(ended[0][0])["examples"] == len(expected) and ended[1][0] == ""
