@@ -1,4 +1,4 @@
-"""Validators: each raises one sentence that names the value and what is allowed."""
+"""Validators: each raises an error whose one sentence names the value and the allowed values."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from torch import Tensor
 
 from radiant_lens.errors import DataError, InvalidArgumentError, LeakageError, UnknownNameError
 
-FINITE_PART = 2**22
+# Elements that are checked at a time.
+FINITE_CHUNK = 2**22
 
 
 def instance(name: str, value: object, kinds: type | tuple[type, ...], *, hint: str = "") -> None:
-    """`value` is of one of `kinds`; `hint` says how to get one."""
+    """Check that `value` is an instance of one of `kinds`; `hint` tells how to get one."""
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     if not isinstance(value, kinds):
-        wanted = " or ".join(f"{'an' if kind.__name__[0] in 'AEIOaeio' else 'a'} {kind.__name__}" for kind in kinds)
-        raise InvalidArgumentError(f"`{name}` must be {wanted}; got {_briefly(value)}{hint and ': ' + hint}.")
+        # "u" is left out: a name such as UserDict starts with a consonant when spoken.
+        names = " or ".join(f"{'an' if kind.__name__[0] in 'AEIOaeio' else 'a'} {kind.__name__}" for kind in kinds)
+        raise InvalidArgumentError(f"`{name}` must be {names}; got {_briefly(value)}{hint and ': ' + hint}.")
 
 
 def _briefly(value: object) -> str:
@@ -29,30 +31,32 @@ def _briefly(value: object) -> str:
 
 
 def seed(value: object, name: str = "seed") -> None:
-    """`value` is a seed that every generator takes (NumPy's and scikit-learn's end at 2**32)."""
+    """Check that `value` is a seed for every generator (those of NumPy and scikit-learn end at 2**32)."""
     whole(name, value, 0, 2**32 - 1)
 
 
 def columns(name: str, value: object) -> Tensor:
-    """`value` as a tensor of columns of tokens: whole numbers of at least 0."""
+    """Return token columns as a tensor, after checking that they are whole numbers of at least 0."""
     try:
-        found = torch.as_tensor(value)
+        tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
-        found = torch.tensor(math.nan)
-    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool or bool((found < 0).any()):
+        # Any tensor that the next check refuses.
+        tensor = torch.tensor(math.nan)
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool or bool((tensor < 0).any()):
         raise InvalidArgumentError(f"`{name}` must be whole numbers of at least 0; got {value!r}.")
-    return found
+    return tensor
 
 
 def choice(name: str, value: object, allowed: Collection[str]) -> None:
-    """`value` is one of `allowed`."""
+    """Check that `value` is one of `allowed`."""
     if value not in allowed:
         options = ", ".join(repr(a) for a in allowed)
         raise InvalidArgumentError(f"`{name}` must be one of {options}; got {value!r}.")
 
 
 def between(name: str, value: object, low: float, high: float = math.inf, *, closed: str = "neither") -> None:
-    """`value` is a real number in the interval; `closed` is "neither", "low", "high" or "both"."""
+    """Check that `value` is a real number in an interval; `closed` is "neither", "low", "high" or "both"."""
+    # `bool` is a subclass of `int`. NaN fails every comparison, so it stands for all that are no numbers.
     number = float(value) if isinstance(value, (int, float, Real)) and not isinstance(value, bool) else math.nan
     above = number >= low if closed in ("low", "both") else number > low
     below = number <= high if closed in ("high", "both") else number < high
@@ -71,7 +75,7 @@ def _interval(low: float, high: float, closed: str) -> str:
 
 
 def whole(name: str, value: object, low: int, high: int | None = None) -> None:
-    """`value` is a whole number of at least `low` and, where given, at most `high`."""
+    """Check that `value` is a whole number of at least `low` and, unless `high` is None, at most `high`."""
     number = int(value) if isinstance(value, (int, Integral)) and not isinstance(value, bool) else low - 1
     if number < low or (high is not None and number > high):
         allowed = f"of at least {low}" if high is None else f"between {low} and {high}"
@@ -79,7 +83,7 @@ def whole(name: str, value: object, low: int, high: int | None = None) -> None:
 
 
 def known(kind: str, name: str, names: Iterable[str], *, hint: str = "") -> None:
-    """`name` is one of `names`; the error offers those nearest to it."""
+    """Check that `name` is one of `names`; the error suggests similar names."""
     names = list(names)
     if name in names:
         return
@@ -93,30 +97,30 @@ def _listed(names: list[str], most: int = 30) -> str:
 
 
 def shape(name: str, value: Tensor, expected: tuple[int | None, ...], axes: str) -> None:
-    """`value` has the lengths of `expected` (None: any) along the named `axes`."""
-    given = tuple(value.shape)
-    if len(given) != len(expected) or any(e is not None and e != g for e, g in zip(expected, given)):
-        wanted = ", ".join("any" if e is None else str(e) for e in expected)
-        raise InvalidArgumentError(f"`{name}` must have axes `{axes}` of lengths ({wanted}); got shape {given}.")
+    """Check that `value` has the lengths `expected` (None: any) along the named `axes`."""
+    lengths = tuple(value.shape)
+    if len(lengths) != len(expected) or any(e is not None and e != n for e, n in zip(expected, lengths)):
+        allowed = ", ".join("any" if e is None else str(e) for e in expected)
+        raise InvalidArgumentError(f"`{name}` must have axes `{axes}` of lengths ({allowed}); got shape {lengths}.")
 
 
 def finite(name: str, value: Tensor) -> None:
-    """`value` holds neither NaN nor infinity; the error names the first place that does."""
-    # In parts: a memory-mapped tensor may be larger than memory.
-    parts = value.split(max(1, FINITE_PART * len(value) // max(value.numel(), 1))) if value.ndim else (value,)
-    # NaN and infinity show in the extremes, which need no memory.
-    if all(bool(torch.isfinite(torch.stack(part.aminmax())).all()) for part in parts if part.numel()):
+    """Check that `value` has neither NaN nor infinity; the error names the first index that has."""
+    # In chunks, because a memory-mapped tensor may be larger than memory.
+    chunks = value.split(max(1, FINITE_CHUNK * len(value) // max(value.numel(), 1))) if value.ndim else (value,)
+    # NaN and infinity show in the extremes, which take no memory of the tensor's size.
+    if all(bool(torch.isfinite(torch.stack(chunk.aminmax())).all()) for chunk in chunks if chunk.numel()):
         return
-    counts = [int((~torch.isfinite(part)).sum()) for part in parts]
-    part = next(i for i, count in enumerate(counts) if count)
-    where = [int(i) for i in (~torch.isfinite(parts[part])).nonzero()[0]]
-    if where:
-        where[0] += part * len(parts[0])
-    raise DataError(f"`{name}` must be finite; {sum(counts)} values are not, the first at index {tuple(where)}.")
+    counts = [int((~torch.isfinite(chunk)).sum()) for chunk in chunks]
+    first = next(i for i, count in enumerate(counts) if count)
+    index = [int(i) for i in (~torch.isfinite(chunks[first])).nonzero()[0]]
+    if index:
+        index[0] += first * len(chunks[0])
+    raise DataError(f"`{name}` must be finite; {sum(counts)} values are not, the first at index {tuple(index)}.")
 
 
 def each(name: str, values: object, kind: type) -> None:
-    """`values` is a list of which every item is of a type."""
+    """Check that `values` is a list, or a tuple, of instances of one type."""
     if not isinstance(values, (list, tuple)):
         raise InvalidArgumentError(f"`{name}` must be a list; got {values!r}.")
     for value in values:
@@ -125,13 +129,13 @@ def each(name: str, values: object, kind: type) -> None:
 
 
 def some(what: str, n: int) -> None:
-    """There is at least one example."""
+    """Check that there is at least one example."""
     if n == 0:
         raise DataError(f"{what} has no examples.")
 
 
 def both_classes(labels: Tensor, where: str) -> None:
-    """`labels` holds zeros and ones, at least one of each."""
+    """Check that `labels` holds zeros and ones, at least one of each."""
     some(where, labels.numel())
     values = labels.unique().tolist()
     if not set(values) <= {0, 1}:
@@ -142,9 +146,9 @@ def both_classes(labels: Tensor, where: str) -> None:
 
 
 def disjoint_groups(one: Iterable[str], other: Iterable[str], names: tuple[str, str]) -> None:
-    """No group stands in both parts."""
+    """Check that no group is in both parts."""
     shared = sorted(set(one) & set(other))
     if shared:
         raise LeakageError(
-            f"{names[0]} and {names[1]} must not share groups; {len(shared)} stand in both, such as {shared[0]!r}."
+            f"{names[0]} and {names[1]} must not share groups; {len(shared)} are in both, such as {shared[0]!r}."
         )

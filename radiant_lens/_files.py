@@ -1,4 +1,9 @@
-"""Artefacts on disk: tensors as safetensors and the rest as JSON, written beside and renamed; never pickle."""
+"""Artefacts on disk: tensors as safetensors, the rest as JSON, never pickle.
+
+Every file and folder is written under a temporary name in the target's folder and then renamed, so a process that is
+killed leaves either the old artefact or the new one. A power failure may leave less, because nothing is flushed to the
+disk; the hash in the meta data detects it.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +31,24 @@ _CARD = "README.md"
 ARTEFACT_FILES = (TENSORS, META, _CARD)
 FORMAT_VERSION = 2
 UNHASHED = "not taken"
-"""In place of the hash of tensors that were written piece by piece."""
+"""Value in place of the hash of tensors that were written piece by piece."""
+
+# `mkstemp`, `mkdtemp` and safetensors make files that their owner alone can read. An artefact must be readable for the
+# people with whom it is shared.
+FILE_MODE, FOLDER_MODE = 0o644, 0o755
 
 
 def save_folder(
     path: str | Path, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], *, card: str | None = None
 ) -> Path:
-    """Write tensors, meta data and a card for readers as a folder at `path`; one of the same kind there is replaced.
+    """Write tensors, meta data and a card for readers as a folder; an artefact of the same kind is replaced.
 
-    The files are written into a new folder beside `path`, which then takes its name, so an interruption
-    leaves what was there before: at `path`, or (where the process was killed between two renames) beside it, where
-    `load_folder` looks too.
+    An interruption leaves the old artefact: at `path`, or, if the process is killed between two renames, next to it,
+    where `load_folder` looks too.
 
     Raises:
-        ArtefactError: something else than an artefact of this kind stands at `path`.
-        OutputError: it cannot be written; what was there is left.
+        ArtefactError: `path` exists and is not an artefact of this kind.
+        OutputError: the folder cannot be written; the old artefact is left.
     """
     path = Path(path)
     _require_kind(path, kind)
@@ -58,30 +66,35 @@ def _save_folder(
     path: Path, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], card: str | None
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    # In the target's own folder, because a rename is atomic within one file system only.
+    new = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        # Tensors that share memory are refused by safetensors: each gets its own.
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, beside / TENSORS)
-        write_meta(beside, kind, {"sha256": file_hash(beside / TENSORS), **meta})
+        # safetensors refuses tensors that share memory, so each is copied.
+        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, new / TENSORS)
+        (new / TENSORS).chmod(FILE_MODE)
+        # The meta data comes last: a folder without it is not an artefact.
+        write_meta(new, kind, {"sha256": file_hash(new / TENSORS), **meta})
         if card is not None:
-            (beside / _CARD).write_text(card, encoding="utf-8")
-        _take_name(beside, path)
+            write_text(new / _CARD, card)
+        _swap(new, path)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    for old in _beside(path):
-        shutil.rmtree(old)
+        # After a swap nothing is left to remove.
+        shutil.rmtree(new, ignore_errors=True)
+    # Remains of earlier processes that were killed; they are safe to remove only now that `path` is whole.
+    for remains in _set_aside_folders(path):
+        shutil.rmtree(remains)
 
 
 def check_target(path: str | Path, kind: str | None = None) -> None:
-    """Raise now what saving at `path` would raise after hours of work; nothing is left there.
+    """Raise the errors of a save before hours of work; nothing is written.
 
     Args:
-        path: of the folder (`kind` given) or the file to be written.
-        kind: of artefact.
+        path: of the artefact's folder, or of a file.
+        kind: of the artefact; None for a file.
 
     Raises:
-        ArtefactError: something else than an artefact of this kind stands at `path`.
-        OutputError: nothing can be written there.
+        ArtefactError: `path` exists and is not an artefact of this kind.
+        OutputError: `path` cannot be written.
     """
     path = Path(path)
     if kind is not None:
@@ -89,52 +102,60 @@ def check_target(path: str | Path, kind: str | None = None) -> None:
     with write_errors(path):
         if kind is None:
             _require_ordinary(path)
-        there = next(parent for parent in path.absolute().parents if parent.exists())
-        with tempfile.TemporaryFile(dir=there):
+        # Permission bits do not tell all (read-only file systems, quotas): only a write shows whether one can write.
+        nearest = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=nearest):
             pass
 
 
 def _require_ordinary(path: Path) -> None:
-    """A folder, or a device such as /dev/stdout, is not to be replaced by a file."""
+    """Refuse to replace a folder, or a device such as /dev/stdout, by a file."""
     if path.exists() and not path.is_file():
-        raise OSError("it is no ordinary file")
+        raise OSError("it is not an ordinary file")
 
 
 @contextmanager
-def write_errors(path: Path, kept: str = "what stood there is as it was") -> Generator[None]:
-    """What a disk says becomes one sentence with what is `kept` and the remedy; a file's, that of its folder."""
+def write_errors(path: Path, unchanged: str = "what was there is unchanged") -> Generator[None]:
+    """Turn errors of the disk into one sentence: the path, the cause, what is unchanged, and the remedy."""
     try:
         yield
     except (OSError, SafetensorError) as error:
+        # An artefact's folder contains its files' writes: the error names the folder, which the user chose.
         cause = error.__cause__ if isinstance(error, OutputError) else error
-        said = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
         raise OutputError(
-            f"{str(path)!r} cannot be written ({said}); {kept}. Free some space, or choose a folder that you may "
-            "write to."
+            f"{str(path)!r} cannot be written ({reason}); {unchanged}. Free some space, or choose a folder that you "
+            "may write to."
         ) from cause
 
 
 def write_meta(folder: Path, kind: str, meta: Mapping[str, Any]) -> None:
-    """Write the meta data by which a folder is an artefact of this kind."""
+    """Write the meta data that make a folder an artefact of this kind."""
     encoder = json.JSONEncoder(indent=1, ensure_ascii=False)
-    # Piece by piece: the whole as one text would be several copies of all texts of a cache.
+    # Piece by piece: one text of everything would be several copies of all texts of a cache.
     write_text(folder / META, encoder.iterencode({"format": FORMAT_VERSION, "kind": kind, **meta}))
 
 
-def _take_name(beside: Path, path: Path) -> None:
-    beside.chmod(0o755)
+def _swap(new: Path, path: Path) -> None:
+    """Rename a finished folder to `path`, where an older artefact may be."""
+    new.chmod(FOLDER_MODE)
     if not path.exists():
-        os.replace(beside, path)
+        os.replace(new, path)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-    os.replace(path, old / "was")
+    # A folder that is not empty cannot be replaced in one rename, so the old one is set aside first. The process may
+    # end in three ways before all is done:
+    # 1. by an exception between the renames, such as Ctrl-C: the old one is put back here;
+    # 2. by a kill between the renames: nothing is at `path`, and `load_folder` finds the old one by its name;
+    # 3. by a kill after both: the old one is left over, `load_folder` ignores it, and the next save removes it.
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
+    os.replace(path, aside / "was")
     try:
-        os.replace(beside, path)
+        os.replace(new, path)
     except BaseException:
-        os.replace(old / "was", path)
+        os.replace(aside / "was", path)
         raise
     finally:
-        shutil.rmtree(old)
+        shutil.rmtree(aside)
 
 
 def _kind_at(path: Path) -> str | None:
@@ -145,17 +166,17 @@ def _kind_at(path: Path) -> str | None:
 
 
 def _set_aside(path: Path) -> list[Path]:
-    """Good artefacts that were about to be replaced when a process was killed, the newest first."""
-    found = [old / "was" for old in _beside(path) if (old / "was").is_dir()]
-    return sorted(found, key=lambda was: was.stat().st_mtime, reverse=True)
+    """Find artefacts that were being replaced when a process was killed, the newest first."""
+    artefacts = [folder / "was" for folder in _set_aside_folders(path) if (folder / "was").is_dir()]
+    return sorted(artefacts, key=lambda was: was.stat().st_mtime, reverse=True)
 
 
-def _beside(path: Path) -> list[Path]:
+def _set_aside_folders(path: Path) -> list[Path]:
     return list(path.parent.glob(f".{glob.escape(path.name)}-old-*"))
 
 
 def sha256(pieces: Iterable[bytes | memoryview]) -> str:
-    """Hash of several pieces of bytes, as if they were one, in hexadecimal digits."""
+    """Hash pieces of bytes as if they were one; returns hexadecimal digits."""
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
@@ -163,18 +184,18 @@ def sha256(pieces: Iterable[bytes | memoryview]) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """Hash of a file's content, in hexadecimal digits."""
+    """Hash a file's content; returns hexadecimal digits."""
     with path.open("rb") as file:
         return sha256(iter(lambda: file.read(1 << 20), b""))
 
 
 def load_folder(path: str | Path, kind: str, *, verify: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (memory-mapped) and meta data of a folder written by `save_folder`.
+    """Read tensors (memory-mapped) and meta data of a folder written by `save_folder`.
 
     Args:
         path: of the folder.
-        kind: what it must hold.
-        verify: read all tensors once and compare them with the hash that was saved, where one was.
+        kind: of artefact that it must hold.
+        verify: read all tensors once and compare them with the saved hash, if there is one.
 
     Raises:
         ArtefactError: the folder is missing, damaged, of another kind, or of a later format.
@@ -188,9 +209,9 @@ def load_folder(path: str | Path, kind: str, *, verify: bool = True) -> tuple[di
     try:
         meta = parsed(json.loads, (path / META).read_text(encoding="utf-8"))
         _check_head(meta, path, kind)
-        # The first format had no hash at first; since then one that is missing was lost.
-        tensors, saved_as = read_tensors(path, kind), meta.pop("sha256", UNHASHED if meta["format"] == 1 else None)
-        if verify and saved_as != UNHASHED and saved_as != file_hash(path / TENSORS):
+        # Files of format 1 may have no hash. In later ones a missing hash was lost, so it must not pass as "unhashed".
+        tensors, digest = read_tensors(path, kind), meta.pop("sha256", UNHASHED if meta["format"] == 1 else None)
+        if verify and digest != UNHASHED and digest != file_hash(path / TENSORS):
             raise ArtefactError(f"The saved {kind} at {str(path)!r} is damaged: {TENSORS} is not what was saved.")
         return tensors, meta
     except ArtefactError:
@@ -200,10 +221,10 @@ def load_folder(path: str | Path, kind: str, *, verify: bool = True) -> tuple[di
 
 
 def read_tensors(path: Path, kind: str) -> dict[str, Tensor]:
-    """The tensors of an artefact alone, memory-mapped.
+    """Read the tensors of an artefact without its meta data, memory-mapped.
 
     Raises:
-        ArtefactError: they are missing or damaged.
+        ArtefactError: the tensors are missing or damaged.
     """
     try:
         return load_file(path / TENSORS)
@@ -216,10 +237,10 @@ def _damaged(path: Path, kind: str, error: Exception) -> ArtefactError:
 
 
 def parsed(parse: Callable[[str], Any], text: str) -> Any:
-    """What `json.loads` or `yaml.safe_load` makes of a text.
+    """Parse a text with `json.loads` or `yaml.safe_load`.
 
     Raises:
-        ValueError: whatever is wrong with the text, also where it is nested more deeply than Python goes.
+        ValueError: anything wrong with the text, also if it is nested more deeply than Python's recursion limit.
     """
     try:
         return parse(text)
@@ -240,12 +261,12 @@ def _check_head(meta: Any, path: Path, kind: str) -> None:
 
 
 def save_json(path: str | Path, kind: str, content: Mapping[str, Any]) -> Path:
-    """Write an artefact as one JSON file, beside and renamed."""
+    """Write an artefact as one JSON file."""
     return write_text(path, json.dumps({"format": FORMAT_VERSION, "kind": kind, **content}, ensure_ascii=False))
 
 
 def load_json(path: str | Path, kind: str) -> dict[str, Any]:
-    """Content of a file written by `save_json`.
+    """Read a file written by `save_json`.
 
     Raises:
         ArtefactError: the file is missing, damaged, of another kind, or of a later format.
@@ -260,10 +281,10 @@ def load_json(path: str | Path, kind: str) -> dict[str, Any]:
 
 
 def write_text(path: str | Path, text: str | Iterable[str]) -> Path:
-    """Write a text, or its pieces, beside and rename the file, so that a good one is never replaced by half of one.
+    """Write a text, or its pieces, to a temporary file and rename it, so that no good file is replaced by half of one.
 
     Raises:
-        OutputError: it cannot be written; what was there is left.
+        OutputError: the file cannot be written; the old one is left.
     """
     path = Path(path)
     with write_errors(path):
@@ -273,7 +294,7 @@ def write_text(path: str | Path, text: str | Iterable[str]) -> Path:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.writelines([text] if isinstance(text, str) else text)
-            os.chmod(name, 0o644)
+            os.chmod(name, FILE_MODE)
             os.replace(name, path)
         finally:
             Path(name).unlink(missing_ok=True)

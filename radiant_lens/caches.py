@@ -24,11 +24,11 @@ class HeadCache:
     Attributes:
         z: activations.
         labels: 1 undesirable, 0 desirable, one for each example.
-        text_index: which of `texts` each example stands in.
-        positions: its position there, counted from the text's first token (the BOS token where there is one).
+        text_index: index in `texts` of the text of each example.
+        positions: position of each example in its text, counted from the first token (the BOS token if there is one).
         texts: the distinct texts.
-        group_names: group of each text; examples of one group are never parted by a split.
-        meta: provenance: model, data, positions, versions.
+        group_names: group of each text; a split never separates examples of one group.
+        meta: provenance: model, data, positions, versions; and `layers`, if only some layers were collected.
     """
 
     z: Float[Tensor, "example layer head d_head"]
@@ -40,7 +40,7 @@ class HeadCache:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Axes and lengths agree, and indices are in range."""
+        """Check that axes and lengths agree, and that indices are in range."""
         for name in ("z", "labels", "text_index", "positions"):
             _checks.instance(name, getattr(self, name), Tensor)
         _checks.shape("z", self.z, (None,) * 4, "example layer head d_head")
@@ -58,13 +58,17 @@ class HeadCache:
             )
         if n and not 0 <= int(self.text_index.min()) <= int(self.text_index.max()) < len(self.texts):
             raise InvalidArgumentError(f"`text_index` must lie in [0, {len(self.texts)}).")
+        if "layers" in self.meta:
+            _checks.each("meta['layers']", self.meta["layers"], int)
+            for layer in self.meta["layers"]:
+                _checks.whole("meta['layers']", layer, 0, self.n_layers - 1)
 
     def __len__(self) -> int:
         """Number of examples."""
         return len(self.z)
 
     def __repr__(self) -> str:
-        """Counts of everything, in one line."""
+        """Show all counts in one line."""
         n_layers, n_heads, d_head = self.z.shape[1:]
         share = float(self.labels.double().mean()) if len(self) else float("nan")
         return (
@@ -75,9 +79,15 @@ class HeadCache:
     @property
     def groups(self) -> Int[Tensor, " example"]:
         """Code of each example's group; equal codes mean equal names within this cache."""
+        # Sorted, so that codes do not depend on the order of texts.
         codes = {name: i for i, name in enumerate(sorted(set(self.group_names)))}
         by_text = torch.tensor([codes[name] for name in self.group_names], dtype=torch.long)
         return by_text[self.text_index]
+
+    @property
+    def collected_layers(self) -> tuple[int, ...]:
+        """Layers whose activations were collected, sorted; in all others `z` is zero."""
+        return tuple(sorted(self.meta.get("layers", range(self.n_layers))))
 
     @property
     def n_layers(self) -> int:
@@ -90,10 +100,10 @@ class HeadCache:
         return self.z.shape[2]
 
     def select(self, examples: Int[Tensor, " chosen"] | Bool[Tensor, " example"] | Sequence[int] | slice) -> HeadCache:
-        """The chosen examples in the given order; texts that no example stands in are dropped.
+        """Select examples, in the order of `examples`; texts without a selected example are dropped.
 
         Raises:
-            InvalidIndexError: an example that is not there, or what chooses none.
+            InvalidIndexError: an index out of range, or something that is not an index.
         """
         index = self._index(examples)
         used, text_index = self.text_index[index].unique(return_inverse=True)
@@ -110,6 +120,7 @@ class HeadCache:
     def _index(self, examples: Tensor | Sequence[int] | slice) -> Int[Tensor, " chosen"]:
         if isinstance(examples, slice):
             return torch.arange(len(self))[examples]
+        # torch's own indexing decides what is an index; an empty list would become a float tensor, which is not.
         try:
             chosen = torch.as_tensor(examples)
             return torch.arange(len(self))[chosen.long() if chosen.numel() == 0 else chosen]
@@ -120,31 +131,33 @@ class HeadCache:
             ) from error
 
     def split(self, fractions: Sequence[float], *, seed: int = 0) -> tuple[HeadCache, ...]:
-        """Parts that share no group, with about these fractions of the groups.
+        """Split into parts that share no group, with about these fractions of the groups of each class.
 
         Raises:
             InvalidArgumentError: the fractions do not add up to 1, or there are fewer groups than parts.
         """
-        parts = split_groups(self.group_names, fractions, seed=seed)
+        strata = group_classes(self.group_names, self.text_index, self.labels)
+        parts = split_groups(self.group_names, fractions, seed=seed, strata=strata)
         names = [self.group_names[i] for i in self.text_index.tolist()]
         return tuple(self.select([i for i, name in enumerate(names) if name in part]) for part in parts)
 
     def with_labels(self, labels: Int[Tensor, " example"]) -> HeadCache:
-        """The same activations with other labels, for instance shuffled ones as a control."""
+        """Return the same activations with other labels, for instance shuffled ones as a control."""
         _checks.instance("labels", labels, Tensor)
         _checks.shape("labels", labels, (len(self),), "example")
         return replace(self, labels=labels)
 
     def with_shuffled_labels(self, *, seed: int = 0) -> HeadCache:
-        """Control: labels permuted over texts, so that every token of a text keeps one label."""
+        """Permute labels over texts, as a control; all tokens of a text have one label."""
         _checks.seed(seed)
-        first = torch.zeros(len(self.texts), dtype=torch.long)
-        first[self.text_index] = self.labels
+        # Of a text with both labels, some token decides: which one does not matter for labels without meaning.
+        by_text = torch.zeros(len(self.texts), dtype=torch.long)
+        by_text[self.text_index] = self.labels
         order = torch.randperm(len(self.texts), generator=torch.Generator().manual_seed(seed))
-        return replace(self, labels=first[order][self.text_index])
+        return replace(self, labels=by_text[order][self.text_index])
 
     def save(self, path: str | Path) -> Path:
-        """Write the cache as a folder of safetensors and JSON; returns its path."""
+        """Write the cache as a folder of safetensors and JSON, and return its path."""
         tensors = {"z": self.z, "labels": self.labels, "text_index": self.text_index, "positions": self.positions}
         meta = {"texts": self.texts, "group_names": self.group_names, "meta": self.meta}
         return save_folder(path, "head cache", tensors, meta)
@@ -155,10 +168,10 @@ class HeadCache:
 
         Args:
             path: of the folder.
-            verify: read everything once and compare it with the hash it was saved with; False for a very large one.
+            verify: read everything once and compare it with the saved hash; False for a very large cache.
 
         Raises:
-            ArtefactError: the folder is missing, damaged, or no cache.
+            ArtefactError: the folder is missing, damaged, or not a cache.
         """
         tensors, meta = load_folder(path, "head cache", verify=verify)
         try:
@@ -173,8 +186,19 @@ class HeadCache:
             raise ArtefactError(f"The saved head cache at {str(path)!r} is incomplete: {error}.") from error
 
 
+def group_classes(
+    group_names: Sequence[str], text_index: Int[Tensor, " example"], labels: Int[Tensor, " example"]
+) -> dict[str, tuple[int, ...]]:
+    """Classes that each group holds, by the group's name: (0,), (1,), (0, 1), or () without examples."""
+    classes: dict[str, set[int]] = {name: set() for name in group_names}
+    pairs: list[list[int]] = torch.stack([text_index, labels], dim=1).unique(dim=0).tolist()
+    for text, label in pairs:
+        classes[group_names[text]].add(label)
+    return {name: tuple(sorted(held)) for name, held in classes.items()}
+
+
 def _check_types(tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """What was read from a file is of the kinds that a cache holds."""
+    """Check the types of everything that was read from a file."""
     _checks.shape("z", tensors["z"], (None, None, None, None), "example layer head d_head")
     for name, floating in {"z": True, "labels": False, "text_index": False, "positions": False}.items():
         if tensors[name].is_complex() or tensors[name].is_floating_point() != floating:

@@ -1,7 +1,16 @@
-"""The processes that `torchrun` or `accelerate launch` started together, and how work is shared among them.
+"""The processes that `torchrun` or `accelerate launch` started together (ranks), and the sharing of work among them.
 
-Every rank makes the same calls; a call that shares work does so by itself, and gives every rank the whole result.
-torch is imported where processes meet, so that the command line can ask for its rank without it.
+All ranks run the same program and make the same calls in the same order. A call that shares work divides it, and
+returns the whole result in every rank. Ranks meet only in `gather` and `sum`; everything else is ordinary code, and one
+process by itself runs it without any meeting.
+
+Sharing could fail in two ways:
+
+- A rank dies. The others get a `RankError` at their next meeting, since the connection to it is closed.
+- A rank makes a call that the others do not make. It would wait for them for ever. Hence work that one rank does by
+  itself runs inside `alone`, and fits are shared only inside `together`, where the caller promises equal calls.
+
+torch is imported only where ranks meet, so that the command line can ask for its rank without it.
 """
 
 from __future__ import annotations
@@ -18,9 +27,11 @@ from radiant_lens.errors import RankError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# A rank may wait for a slower one as long as that works; one that has died is noticed at once.
+# A rank may wait for a slower one for days, as long as that one works. No timeout is needed to notice a death: the
+# connection closes at once.
 PATIENCE = timedelta(days=7)
 
+# Context variables, not globals: threads, and blocks inside of blocks, do not change one another's state.
 _ALONE = ContextVar("alone", default=False)
 _TOGETHER = ContextVar("together", default=False)
 Item = TypeVar("Item")
@@ -28,17 +39,17 @@ Result = TypeVar("Result")
 
 
 class Rank(NamedTuple):
-    """The `number` of this process, counted from 0, among `n`."""
+    """The `number` of this process, counted from 0, among `n` processes."""
 
     number: int
     n: int
 
     def wait(self) -> None:
-        """Go on when every rank has come here."""
+        """Wait until every rank has called this."""
         self.gather(None)
 
     def gather(self, mine: Result) -> list[Result]:
-        """What every rank hands in, by number.
+        """Return the arguments of all ranks, by number, to every rank.
 
         Raises:
             RankError: a rank has died.
@@ -53,7 +64,7 @@ class Rank(NamedTuple):
         return gathered
 
     def sum(self, mine: Tensor) -> Tensor:
-        """The sum of what every rank hands in, the same in all.
+        """Return the sum of the arguments of all ranks to every rank.
 
         Raises:
             RankError: a rank has died.
@@ -71,24 +82,26 @@ class Rank(NamedTuple):
             yield
         except RuntimeError as error:
             raise RankError(
-                f"Rank {self.number} of {self.n} stopped because another one has died, whose message or signal says "
-                "why; the same command, given again, takes up what is kept in a folder where it stopped."
+                f"Rank {self.number} of {self.n} stopped because another one has died; the message or signal of that "
+                "one says why. The same command, given again, continues from the finished work in its folder."
             ) from error
 
     def part(self, items: Sequence[Item]) -> Sequence[Item]:
-        """This rank's run of neighbours; the runs of all ranks are the items."""
+        """This rank's share of the items as one contiguous slice; the slices of all ranks, in order, are the items."""
+        # Both ends are rounded by the same formula, so slices neither overlap nor leave gaps.
         return items[self.number * len(items) // self.n : (self.number + 1) * len(items) // self.n]
 
 
 def launched() -> Rank:
-    """What the launcher's environment says of this process; nothing is joined."""
+    """Return the rank of this process as the launcher's environment states it, without joining the group."""
     return Rank(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def this_rank() -> Rank:
-    """This process among those that were launched together; by itself inside `alone` and if launched by itself.
+    """Return the rank of this process among those that were launched together.
 
-    Joins the group of processes that the launcher's environment names, unless the script has done so already.
+    Rank 0 of 1 inside `alone`, and for a process that was launched by itself. The first call joins the group of
+    processes that the launcher's environment names, unless the script has joined it already.
     """
     from torch import distributed as dist
 
@@ -101,7 +114,7 @@ def this_rank() -> Rank:
 
 @contextmanager
 def alone() -> Generator[None]:
-    """Share nothing meanwhile: for work that other ranks do not do."""
+    """Share nothing inside the block: for work that other ranks do not do, or that is a share already."""
     token = _ALONE.set(True)
     try:
         yield
@@ -111,9 +124,9 @@ def alone() -> Generator[None]:
 
 @contextmanager
 def together() -> Generator[None]:
-    """Share fits meanwhile: each rank reads some of the activations for moments, and fits and solves for some heads.
+    """Share fits inside the block: each rank sums moments over some activations, and fits and solves for some heads.
 
-    Every rank must make the same fits, of the same cache. Outside, a rank may fit by itself what the others do not.
+    Every rank must make the same fits of the same cache. Outside of the block, ranks may make different fits.
 
     Example:
         >>> with together():
@@ -127,28 +140,31 @@ def together() -> Generator[None]:
 
 
 def fitting_rank() -> Rank:
-    """Who does a share of a fit: this rank inside `together`, else a process by itself."""
+    """Return the rank that takes a share of a fit: this rank inside `together`, else rank 0 of 1."""
     return this_rank() if _TOGETHER.get() else Rank(0, 1)
 
 
 def shared(
     items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[Result]], rank: Rank | None = None
 ) -> list[Result]:
-    """One result for each item: every rank works on every n-th item, and all get all results in order.
+    """Return one result for each item, in order: each of n ranks works on every n-th item, and all get all results.
 
     Args:
         items: the same in every rank.
-        work: from some of the items to their results; not called without items.
-        rank: who does a share; default this rank.
+        work: maps a list of items to their results; not called for an empty list.
+        rank: the rank that takes a share; default this one.
 
     Raises:
         RankError: another rank has died.
     """
     rank = this_rank() if rank is None else rank
+    # Every n-th item, not a contiguous slice: neighbours are often alike (prompts of one length, heads of one layer),
+    # so this divides the costs evenly.
     mine = items[rank.number :: rank.n]
+    # Alone, since `work` may call `shared` itself, and the other ranks would meet it with other items.
     with alone():
-        done = list(work(mine)) if len(mine) else []
+        own_results = list(work(mine)) if len(mine) else []
     results: list[Any] = [None] * len(items)
-    for number, part in enumerate(rank.gather(done)):
-        results[number :: rank.n] = part
+    for number, rank_results in enumerate(rank.gather(own_results)):
+        results[number :: rank.n] = rank_results
     return results

@@ -1,10 +1,10 @@
-"""Every error of the package. Each also is one of the built-ins that people catch."""
+"""Errors of the package. Each is also one of the built-in errors that people catch."""
 
 from __future__ import annotations
 
 
 class RadiantError(Exception):
-    """Base of all errors raised on purpose; `exit_status` is what the command line returns for it."""
+    """Base of all errors that the package raises on purpose; `exit_status` is the exit status of the command line."""
 
     exit_status = 1
 
@@ -16,7 +16,7 @@ class InvalidArgumentError(RadiantError, ValueError):
 
 
 class InvalidIndexError(InvalidArgumentError, IndexError):
-    """An index lies outside what it counts in."""
+    """An index is out of range."""
 
 
 class UnknownNameError(RadiantError, KeyError):
@@ -25,7 +25,8 @@ class UnknownNameError(RadiantError, KeyError):
     exit_status = 2
 
     def __str__(self) -> str:
-        """The message itself; `KeyError` would print its repr."""
+        """Return the message."""
+        # `KeyError` would return its repr, in quotes.
         return str(self.args[0]) if self.args else ""
 
 
@@ -34,7 +35,7 @@ class DataError(RadiantError, ValueError):
 
 
 class LeakageError(DataError):
-    """Examples of one group stand on both sides of a split."""
+    """Examples of one group are in two parts of a split."""
 
 
 class NotFittedError(RadiantError, ValueError, AttributeError):
@@ -46,15 +47,15 @@ class ConvergenceError(RadiantError, RuntimeError):
 
 
 class GuaranteeError(RadiantError, RuntimeError):
-    """What was asked to be guaranteed cannot be, on this data."""
+    """A requested guarantee cannot be given on this data."""
 
 
 class NothingToEditError(RadiantError, RuntimeError):
-    """A policy would leave every activation as it is."""
+    """A policy would not change any activation."""
 
 
 class RankError(RadiantError, RuntimeError):
-    """Of several processes that work together, one has died or cannot see what the others wrote."""
+    """One of several processes that work together has died, or cannot see the files of the others."""
 
 
 class ModelLoadError(RadiantError, OSError):
@@ -70,8 +71,12 @@ class ArtefactError(RadiantError, ValueError):
 
 
 class OutputError(RadiantError, OSError):
-    """A file could not be written; what stood in its place is as it was."""
+    """A file could not be written; an older file in its place is unchanged."""
 
 
 class MissingPackageError(RadiantError, ImportError):
     """An optional package is not installed; the message says which extra brings it."""
+
+
+class TokenRuleWarning(UserWarning):
+    """A steering acts on texts that begin with other special tokens than those it was fitted on."""

@@ -1,6 +1,7 @@
 """Batched linear algebra: roots, forms, moments, shrinkage.
 
-Everything works over leading batch axes, without a Python loop over heads.
+All functions work over leading batch axes, without a Python loop over heads. Rows are read in chunks, so that moments
+of a memory-mapped cache need memory for one chunk only.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-PART_BYTES = 2**24
+# Size of a chunk of rows in float64. Larger chunks save little time; they would leave the processor's caches.
+CHUNK_BYTES = 2**24
 
 
 def quadratic_form(vector: Float[Tensor, "*batch d"], matrix: Float[Tensor, "*batch d d"]) -> Float[Tensor, "*batch"]:
-    """`vector' matrix vector`."""
+    """Compute `vector' matrix vector`."""
     return torch.einsum("...i,...ij,...j->...", vector, matrix, vector)
 
 
@@ -31,24 +33,27 @@ class Root(NamedTuple):
 
 
 def square_root(covariance: Float[Tensor, "*batch d d"]) -> tuple[Root, Float[Tensor, "*batch"]]:
-    """Root of a positive semidefinite matrix, and its least eigenvalue; those within rounding of zero are zero."""
+    """Compute the root of a positive semidefinite matrix, and its least eigenvalue."""
     values, vectors = torch.linalg.eigh(covariance)
+    # `eigh` returns zeros as numbers of either sign of about this size. The root of one would be 1e-8 instead of 0:
+    # a direction without mass would gain some, and `gaussian_transport` would divide by it.
     rounding = values.shape[-1] * torch.finfo(values.dtype).eps * values[..., -1:]
-    kept = torch.where(values > rounding.clamp_min(0), values, 0.0).sqrt()
-    return Root((vectors * kept[..., None, :]) @ vectors.mT, kept, vectors), values[..., 0]
+    roots = torch.where(values > rounding.clamp_min(0), values, 0.0).sqrt()
+    return Root((vectors * roots[..., None, :]) @ vectors.mT, roots, vectors), values[..., 0]
 
 
 def gaussian_transport(root: Root, new_root: Float[Tensor, "*batch d d"]) -> Float[Tensor, "*batch d d"]:
-    """Optimal transport `G` from covariance `H H` to `S S`: `G = S U V' H^+`, with `S H = U D V'`.
+    """Compute the optimal transport `G` from covariance `H H` to `S S`: `G = S U V' H^+`, with `S H = U D V'`.
 
-    For nonsingular `H` this is `H^{-1} (H S S H)^{1/2} H^{-1}`, but needs one inverse instead of two and no root
-    of a product. `U V'` is the partial isometry over nonzero `D`, so `G H H G' <= S S` also when `H` is singular;
-    directions without mass are left as they are.
+    For nonsingular `H` this is the textbook's `H^{-1} (H S S H)^{1/2} H^{-1}` (Olkin and Pukelsheim, 1982), but it
+    needs one inverse instead of two and no root of a product. Directions without mass keep their activations.
     """
     matrix, values, vectors = root
     left, stretch, right = torch.linalg.svd(new_root @ matrix)
-    kept = stretch > stretch.shape[-1] * torch.finfo(stretch.dtype).eps * stretch[..., :1]
-    image_root = new_root @ ((left * kept[..., None, :]) @ right)
+    # `U V'` over the nonzero `D` only. Over all of them it would pair the null spaces of `U` and `V` at random, and
+    # the image could have mass that `S S` does not have: `G H H G' <= S S` must hold for singular `H` too.
+    nonzero = stretch > stretch.shape[-1] * torch.finfo(stretch.dtype).eps * stretch[..., :1]
+    image_root = new_root @ ((left * nonzero[..., None, :]) @ right)
     inverse = torch.where(values > 0, 1 / torch.where(values > 0, values, 1.0), 0.0)
     without_mass = (vectors * (values == 0)[..., None, :]) @ vectors.mT
     return image_root @ (vectors * inverse[..., None, :]) @ vectors.mT + without_mass
@@ -61,10 +66,12 @@ def monotone_root(
     *,
     n_iterations: int = 200,
 ) -> Float[Tensor, "*batch"]:
-    """Root of a decreasing function between `low` and `high` by bisection, to the last bit of a float64.
+    """Find the root of a decreasing function between `low` and `high` by bisection, to the last bit of a float64.
 
-    Where the function has no sign change the nearer end is returned.
+    Without a sign change the result is the nearer end.
     """
+    # Bisection, not Newton: the functions of the solvers are flat or steep by many orders of magnitude, and a batch
+    # takes as long as its slowest entry. 60 halvings are usual; the limit is for intervals that end at 0.
     for _ in range(n_iterations):
         middle = 0.5 * (low + high)
         above = function(middle) > 0
@@ -76,14 +83,14 @@ def monotone_root(
 
 @dataclass(frozen=True)
 class Moments:
-    """Counts, means and covariances of the rows that a mask lets through, one set for each batch entry."""
+    """Counts, means and covariances of the rows that a mask selects, one set for each batch entry."""
 
     count: Float[Tensor, "*batch"]
     mean: Float[Tensor, "*batch d"]
     covariance: Float[Tensor, "*batch d d"]
 
     def ridged(self, relative: float = 1e-6) -> Moments:
-        """The same with `relative * trace / d` added to the diagonal."""
+        """Add `relative * trace / d` to the diagonal of the covariances."""
         d = self.mean.shape[-1]
         trace = self.covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
         ridge = (relative * trace / d)[..., None, None] * torch.eye(
@@ -93,7 +100,9 @@ class Moments:
 
 
 def gaussian_distance(one: Moments, other: Moments) -> Float[Tensor, "*batch"]:
-    """2-Wasserstein distance of the Gaussians with these moments (means and covariances; counts are not read)."""
+    """Compute the 2-Wasserstein distance of the Gaussians with these means and covariances."""
+    # Bures: |m1 - m2|^2 + tr C1 + tr C2 - 2 tr (C1^{1/2} C2 C1^{1/2})^{1/2}; the last trace is the nuclear norm of the
+    # product of the roots. Equal moments cancel to rounding of either sign, hence the clamp.
     first, second = (square_root(m.covariance)[0].matrix for m in (one, other))
     traces = (first.square() + second.square()).sum((-2, -1))
     overlap = torch.linalg.matrix_norm(first @ second, ord="nuc")
@@ -101,7 +110,7 @@ def gaussian_distance(one: Moments, other: Moments) -> Float[Tensor, "*batch"]:
 
 
 class Rows(Protocol):
-    """Rows that are read a slice at a time, for instance from a memory-mapped cache; every tensor is one."""
+    """Rows that are read in slices, for instance from a memory-mapped cache; every tensor qualifies."""
 
     @property
     def shape(self) -> Sequence[int]:
@@ -109,78 +118,80 @@ class Rows(Protocol):
         ...
 
     def __getitem__(self, index: slice, /) -> Tensor:
-        """Some of them."""
+        """Rows of a slice."""
         ...
 
 
 class Workers(Protocol):
-    """Processes that share the rows of a sum: each adds up a part, then the parts are added up."""
+    """Processes that share a sum over rows: each adds up its own chunks, then the sums are added."""
 
     def part(self, items: Sequence[slice], /) -> Sequence[slice]:
-        """The items of this process."""
+        """Items of this process."""
         ...
 
     def sum(self, mine: Tensor, /) -> Tensor:
-        """The sum over all processes."""
+        """Sum over all processes."""
         ...
 
 
 class OneProcess:
-    """A process that reads all rows itself."""
+    """A single process, which reads all rows."""
 
     def part(self, items: Sequence[slice], /) -> Sequence[slice]:
         """All items."""
         return items
 
     def sum(self, mine: Tensor, /) -> Tensor:
-        """`mine`, which is the whole sum."""
+        """Return `mine`, which is the whole sum."""
         return mine
 
 
 ONE_PROCESS = OneProcess()
 
 
-def parts(shape: Sequence[int]) -> Iterator[slice]:
-    """Slices over the first axis that are small enough to be computed with in float64."""
-    n = max(1, PART_BYTES // max(8 * math.prod(shape[1:]), 1))
+def row_slices(shape: Sequence[int]) -> Iterator[slice]:
+    """Cut the first axis into slices of at most `CHUNK_BYTES` in float64, and at least one row."""
+    n = max(1, CHUNK_BYTES // max(8 * math.prod(shape[1:]), 1))
     return (slice(first, min(first + n, shape[0])) for first in range(0, shape[0], n))
 
 
 def masked_mean(
     x: Rows, mask: Bool[Tensor, " example *batch"], *, workers: Workers = ONE_PROCESS
 ) -> Float[Tensor, "*batch d"]:
-    """Mean of the masked rows in float64; zeros where there are none."""
+    """Compute the mean of the masked rows in float64; zeros where no row is masked."""
     total = torch.zeros(tuple(x.shape[1:]), dtype=torch.float64, device=mask.device)
-    for part in workers.part(list(parts(x.shape))):
-        total += torch.einsum("n...,n...d->...d", mask[part].double(), x[part].double())
+    for rows in workers.part(list(row_slices(x.shape))):
+        total += torch.einsum("n...,n...d->...d", mask[rows].double(), x[rows].double())
     return workers.sum(total) / mask.sum(0).clamp_min(1)[..., None]
 
 
 def masked_moments(
     x: Rows, mask: Bool[Tensor, " example *batch"], *, shrink_below: float = 0.0, workers: Workers = ONE_PROCESS
 ) -> Moments:
-    """Moments of the masked rows in float64, covariances divided by the count.
-
-    Rows are read twice, a part at a time: for the means, then around them. So nothing as large as `x` is ever held,
-    a single row has no spread at all, and rows far from the origin lose no digits.
+    """Compute moments of the masked rows in float64, covariances divided by the count.
 
     Args:
         x: rows, axes `example *batch d`.
-        mask: which rows count, for each batch entry; an entry with none gets zeros.
-        shrink_below: entries with fewer than this many rows per dimension are shrunk with the
-            coefficient of Ledoit and Wolf (2004), as in `sklearn.covariance.ledoit_wolf`.
-        workers: processes that share the rows; every one of them makes the call and gets all moments.
+        mask: rows that count, for each batch entry; an entry with none gets zeros.
+        shrink_below: entries with fewer rows per dimension than this are shrunk with the coefficient of Ledoit and
+            Wolf (2004), as in `sklearn.covariance.ledoit_wolf`.
+        workers: processes that share the rows; each of them must make this call, and each gets all moments.
     """
+    # Two passes over the rows, one for the means and one around them, for three reasons: (1) memory holds one chunk,
+    # never a centred copy of `x`; (2) the formula E[x x'] - m m' of a single pass cancels, and rows far from the
+    # origin would lose their digits; (3) a single row gets a covariance of exactly 0. The order of the chunks changes
+    # the last bits of a sum, so all workers take the summed moments, never their own.
     count, mean = mask.sum(0).double(), masked_mean(x, mask, workers=workers)
     safe = count.clamp_min(1)
     covariance = torch.zeros((*mean.shape, mean.shape[-1]), dtype=torch.float64, device=mean.device)
     fourth = torch.zeros_like(count)
-    for part in workers.part(list(parts(x.shape))):
-        centred = (x[part].double() - mean) * mask[part].double()[..., None]
+    for rows in workers.part(list(row_slices(x.shape))):
+        centred = (x[rows].double() - mean) * mask[rows].double()[..., None]
         covariance += torch.einsum("n...i,n...j->...ij", centred, centred)
         fourth += centred.square().sum(-1).square().sum(0)
     covariance = workers.sum(covariance) / safe[..., None, None]
     if shrink_below > 0:
+        # For every entry, so that all workers take part in the same sums; those with enough rows ignore it.
         shrunk = _ledoit_wolf(workers.sum(fourth) / safe, covariance, safe)
         few = count < shrink_below * x.shape[-1]
         covariance = torch.where(few[..., None, None], shrunk, covariance)
@@ -188,11 +199,26 @@ def masked_moments(
 
 
 def _ledoit_wolf(fourth: Tensor, covariance: Tensor, count: Tensor) -> Tensor:
-    """Shrunk covariances, from the mean fourth power of the rows' distances from their mean."""
+    """Shrink covariances by the coefficient of Ledoit and Wolf.
+
+    Their equations, for `n` centred rows `x_k`, `S = sum x_k x_k' / n`, `|A|^2 = tr(A A') / d`, `m = tr(S) / d`:
+
+        d^2 = |S - m I|^2,   b^2 = min(d^2, sum |x_k x_k' - S|^2 / n^2),   S* = (b^2 / d^2) m I + (1 - b^2 / d^2) S.
+
+    The sum over rows needs no second pass: `sum |x_k x_k' - S|^2 / n = (mean ||x_k||^4 - ||S||_F^2) / d`.
+
+    Args:
+        fourth: mean fourth power of the rows' lengths.
+        covariance: `S`.
+        count: `n`, at least 1.
+    """
     d = covariance.shape[-1]
     scale = covariance.diagonal(dim1=-2, dim2=-1).sum(-1) / d
     squared = covariance.square().sum((-2, -1))
+    # At least 0 in exact arithmetic; equal rows leave rounding of either sign.
     spread = ((fourth - squared) / (count * d)).clamp_min(0)
+    # 0 where `S` is a multiple of the identity already, as in one dimension or for a single row. Any coefficient gives
+    # the same result there, and 0 / 0 must not be one.
     distance = (squared - d * scale.square()) / d
     shrinkage = torch.where(
         distance > 0, torch.minimum(spread, distance) / distance.clamp_min(1e-300), torch.zeros_like(scale)

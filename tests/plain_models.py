@@ -113,3 +113,42 @@ def random_steering(
     )
     certificates = tuple(Certificate("random") for _ in chosen)
     return rl.Steering(chosen, maps, scores, gate, certificates, meta={"policy": {"name": "random"}})
+
+
+def strong(model: Any, gate: str = "head", **options: Any) -> rl.Steering:
+    config = getattr(model, "cfg", None)
+    axes = shape(model) if config is None else (config.n_layers, config.n_heads, config.d_head)
+    return random_steering(*axes, gate=gate, **{"strength": 5.0, **options})
+
+
+def padded(rows: list[list[int]], side: str, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    width = max(map(len, rows))
+    tokens, mask = torch.full((len(rows), width), pad), torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        columns = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        tokens[i, columns], mask[i, columns] = torch.tensor(row), 1
+    return tokens, mask
+
+
+def last_logits(model: Any, rows: list[list[int]], side: str = "left") -> torch.Tensor:
+    """Logits after each row's last token."""
+    tokens, mask = padded(rows, side, 0)
+    options = {} if hasattr(model, "cfg") else {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
+    with torch.no_grad():
+        output = model(tokens, attention_mask=mask, **options)
+    logits = getattr(output, "logits", output)
+    last = torch.where(mask.bool(), torch.arange(mask.shape[1]), -1).amax(1)
+    return logits[torch.arange(len(rows)), last]
+
+
+def steered(model: Any, steering: rl.Steering, rows: list[list[int]], side: str = "left") -> torch.Tensor:
+    with rl.steer(model, steering):
+        return last_logits(model, rows, side)
+
+
+def n_hooks(model: Any) -> int:
+    """Hooks of PyTorch and of TransformerLens that are on."""
+    inner = getattr(model, "original_model", model)
+    points = {id(h): h for h in model.hook_dict.values()}.values() if hasattr(model, "hook_dict") else ()
+    registered = sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in inner.modules())
+    return registered + sum(len(h.fwd_hooks) for h in points)

@@ -85,7 +85,7 @@ USAGE = [
     Typed("evaluate --samples 0", 2, "`n_samples` must be a whole number"),
     Typed("evaluate --part some", 2, "`part` must be one of 'test', 'all'; got 'some'"),
     Typed("evaluate --steering none", 1, "is not a saved steering"),
-    Typed("evaluate --out steering", 1, "'steering' cannot be written (it is no ordinary file)"),
+    Typed("evaluate --out steering", 1, "'steering' cannot be written (it is not an ordinary file)"),
     Typed("ablate", 2, "Name a study (see --list)"),
     Typed("ablate polices", 2, "did you mean 'policies'"),
     Typed("ablate --vary gamma", 2, "`vary` must read name=value,value; got 'gamma'"),
@@ -108,7 +108,7 @@ USAGE = [
     Typed("report --evaluation a=steering.pt", 1, "The saved evaluation at 'steering.pt' cannot be read"),
     Typed("report --steering none", 1, "is not a saved steering"),
     Typed("report --steering steering --cache cut-cache", 1, "The saved head cache at 'cut-cache' is damaged"),
-    Typed("report --steering steering --out /dev/full", 1, "'/dev/full' cannot be written (it is no ordinary file)"),
+    Typed("report --steering steering --out /dev/full", 1, "'/dev/full' cannot be written (it is not an ordinary file)"),
     Typed("doctor tinny", 2, "did you mean 'tiny'"),
     Typed("doctor a-model", 1, "The model in 'a-model' cannot be read"),
 ]
@@ -176,7 +176,7 @@ def test_a_disk_that_fills_up(line, place, monkeypatch, command_line):
     with files_no_larger_than(1000):
         status, _, err = command_line(*line.split())
     assert status == 1
-    assert "cannot be written (" in err and "what stood there is as it was. Free some space, or choose" in err
+    assert "cannot be written (" in err and "what was there is unchanged. Free some space, or choose" in err
     assert "Traceback" not in err
     assert files(place) == before
     rl.HeadCache.load(place / "cache")
@@ -190,7 +190,7 @@ def test_no_space_left_at_any_kind_of_file(place, monkeypatch, gaussian_cache):
     monkeypatch.setattr(_files.os, "fdopen", full)
     before = files(place)
     for save in (gaussian_cache(4).save, rl.Report("title", "page").save):
-        with pytest.raises(OutputError, match="cannot be written .No space left on device.; what stood there"):
+        with pytest.raises(OutputError, match="cannot be written .No space left on device.; what was there"):
             save(place / ("cache" if "Cache" in repr(save) else "report.html"))
     assert files(place) == before
 

@@ -480,7 +480,7 @@ STUDIES = [
     Wrong("arms by their names", lambda w: study(arms=["radiant"]),
           InvalidArgumentError, "`arms` must be an Arm; got str 'radiant': `Arm(name, ...)` or `grid(...)`"),
     Wrong("two arms of one name", lambda w: study(arms=[studies.Arm("a"), studies.Arm("a")]),
-          InvalidArgumentError, "'a' stand more than once"),
+          InvalidArgumentError, "got 'a' more than once"),
     Wrong("a typo in an axis", lambda w: studies.grid(gama=[0.1]), UnknownNameError, "did you mean 'gamma'"),
     Wrong("a value out of range", lambda w: study(arms=studies.grid(gamma=[0.7])), InvalidArgumentError, "got 0.7"),
     Wrong("a typo in the positions", lambda w: study(arms=studies.grid(positions="first")),
@@ -529,7 +529,7 @@ ARTEFACTS = [
     Wrong("an absolute path", lambda w: rl.Steering.load(w.place / "absolute"),
           ArtefactError, "it edits '/etc/passwd'; this version edits 'blocks.{layer}.attn.hook_z'"),
     Wrong("a name out of the Hub", lambda w: rl.Steering.from_pretrained("me/../../x"),
-          ArtefactError, "'me/../../x' could not be had"),
+          ArtefactError, "'me/../../x' could not be downloaded"),
     Wrong("heads beyond its own model", lambda w: rl.Steering.load(w.place / "no-weights"),
           ArtefactError, "is incomplete: `layer` must be a whole number between 0 and 3; got 99"),
     Wrong("a cache whose texts are a number", lambda w: rl.HeadCache.load(w.place / "flat"),
@@ -539,14 +539,14 @@ ARTEFACTS = [
     Wrong("saving over another kind", lambda w: w.cache.save(w.place / "steering"),
           ArtefactError, "exists and is not a saved head cache"),
     Wrong("saving below a file", lambda w: w.cache.save(w.place / "file" / "cache"),
-          OutputError, "cannot be written (File exists); what stood there is as it was. Free some space, or choose"),
+          OutputError, "cannot be written (File exists); what was there is unchanged. Free some space, or choose"),
     Wrong("saving where nobody may", lambda w: w.steering.save("/proc/steering"), OutputError, "cannot be written"),
     Wrong("a report where nobody may", lambda w: rl.Report("a", "b").save("/proc/report.html"),
           OutputError, "'/proc/report.html' cannot be written"),
     Wrong("a report in place of a folder", lambda w: rl.Report("a", "b").save(w.place),
-          OutputError, "cannot be written (it is no ordinary file)"),
+          OutputError, "cannot be written (it is not an ordinary file)"),
     Wrong("an evaluation in place of a device", lambda w: w.evaluation.save("/dev/full"),
-          OutputError, "'/dev/full' cannot be written (it is no ordinary file)"),
+          OutputError, "'/dev/full' cannot be written (it is not an ordinary file)"),
     Wrong("figures that JSON cannot hold", lambda w: w.steering.save(w.place / "new", metrics={"a": object()}),
           InvalidArgumentError, "`metrics` must be what JSON can hold"),
 ]  # fmt: skip
@@ -591,7 +591,7 @@ def test_a_download_that_breaks_off(error, at_hand, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", broken)
     monkeypatch.setattr("datasets.load_dataset", broken)
     for wrong in (
-        Wrong("a model", lambda w: rl.load_model("some/model"), ModelLoadError, str(error)),
+        Wrong("a model", lambda w: rl.load_model("tiny"), ModelLoadError, str(error)),
         Wrong("a steering", lambda w: rl.Steering.from_pretrained("me/mine"), ArtefactError, str(error)),
         Wrong("data", lambda w: rl.load_dataset("truthfulqa"), DataError, str(error)),
     ):

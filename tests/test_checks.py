@@ -139,7 +139,7 @@ def test_both_classes_says_which_is_missing(labels, sentence):
 
 def test_disjoint_groups_names_one_that_is_shared():
     _checks.disjoint_groups(["a", "b"], ["c"], ("training", "validation"))
-    sentence = "training and validation must not share groups; 2 stand in both, such as 'b'."
+    sentence = "training and validation must not share groups; 2 are in both, such as 'b'."
     with pytest.raises(LeakageError, match=says(sentence)):
         _checks.disjoint_groups(["a", "b", "c", "b"], ["c", "b"], ("training", "validation"))
 
@@ -169,7 +169,7 @@ def test_errors_are_the_built_ins_that_people_catch(error, built_in, exit_status
 
 @pytest.mark.parametrize("part", [1, 12, 10**6])
 def test_finite_counts_over_all_parts(monkeypatch, part):
-    monkeypatch.setattr(_checks, "FINITE_PART", part)
+    monkeypatch.setattr(_checks, "FINITE_CHUNK", part)
     z = torch.zeros(5, 2, 3)
     _checks.finite("z", z)
     z[3, 1, 2], z[4, 0, 0] = float("nan"), float("inf")

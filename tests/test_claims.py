@@ -1,4 +1,4 @@
-"""What the README says of the embedded model: each claim is measured here, on held-out questions."""
+"""The README's claims about the embedded model, each measured here on held-out questions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ BARE, MISLED = "bare", "after_undesirable"
 
 @pytest.fixture(scope="module")
 def comparison(experiment, recipe):
-    steerings = {studies.UNSTEERED: None, "RADIANT": recipe.steering, **studies.controls(experiment, recipe.steering)}
+    unforced = studies.shuffled_labels(experiment, recipe.steering, force=False)
+    steerings = {studies.UNSTEERED: None, "RADIANT": recipe.steering, "shuffled labels, not forced": unforced}
     # Shares of a few percent need many answers.
     return studies.compare(experiment, steerings, n_samples=8)
 
@@ -30,10 +31,27 @@ def gains(comparison):
     }
 
 
+@pytest.fixture(scope="module")
+def controls(experiment, recipe):
+    """Controls that edit, each averaged over several draws: a single one may come near RADIANT by chance."""
+    drawn = {
+        metric: [
+            rl.RandomDirectionPolicy(recipe.steering, metric=metric, seed=seed).fit(
+                experiment.train_cache, experiment.detector
+            )
+            for seed in range(6)
+        ]
+        for metric in ("mahalanobis", "total")
+    }
+    shuffled = studies.controls(experiment, recipe.steering, n_shuffles=6)["shuffled labels"]
+    result = studies.compare(experiment, {studies.UNSTEERED: None, "shuffled labels": shuffled, **drawn}, n_samples=2)
+    return result.pooled().set_index(["row", "metric"])
+
+
 def shares(model, dataset, prefix: str = "", condition: str = BARE) -> dict[str, float]:
     prompts = [p for p in dataset.prompts if p.condition == condition]
     answers = generate_answers(model, [prefix + p.text for p in prompts], n_samples=2, stop=dataset.stop)
-    pairs = [(p, a) for p, given in zip(prompts, answers) for a in given]
+    pairs = [(prompt, answer) for prompt, samples in zip(prompts, answers) for answer in samples]
     verdicts = [v.verdict for v in get_judge(dataset.judge).judge(*zip(*pairs))]
     return {v: verdicts.count(v) / len(verdicts) for v in ("correct", "incorrect", "other")}
 
@@ -61,22 +79,23 @@ def test_few_broken_answers(comparison):
 
 
 @pytest.mark.parametrize("condition", [BARE, MISLED])
-def test_shuffled_labels_do_little(gains, condition):
-    assert gains["shuffled labels", condition].high < gains["RADIANT", condition].low / 3
+def test_shuffled_labels_do_little_under_the_recipes_gate(gains, condition):
+    """A detector that learned nothing flags almost nothing."""
+    assert gains["shuffled labels, not forced", condition].high < gains["RADIANT", condition].low / 3
 
 
-def test_random_directions_do_little(experiment, recipe, comparison, gains):
-    """Of equal length in the metric of few dimensions a single draw may lie near RADIANT's own: six are averaged."""
-    draws = {
-        str(seed): rl.RandomDirectionPolicy(recipe.steering, seed=seed).fit(experiment.train_cache, experiment.detector)
-        for seed in range(6)
-    }
-    found = studies.compare(experiment, draws, n_samples=3).evaluations
-    base = comparison.evaluations[studies.UNSTEERED].metrics
+def test_shuffled_labels_that_are_forced_to_edit(controls, gains):
+    """The metric holds the true difference, so a chance direction is largely that difference, with either sign."""
+    assert controls.loc[("shuffled labels", "edited_share"), "least"] > 0.5
+    bare, misled = (controls.loc[("shuffled labels", f"correct/{condition}")] for condition in (BARE, MISLED))
+    assert bare["least"] < controls.loc[(studies.UNSTEERED, f"correct/{BARE}"), "value"] < bare["largest"]
+    assert misled["difference"] < gains["RADIANT", MISLED].value / 2
+
+
+@pytest.mark.parametrize("metric", ["mahalanobis", "total"])
+def test_random_directions_do_little(controls, gains, metric):
     for condition in (BARE, MISLED):
-        metric = f"correct/{condition}"
-        mean = sum(e.metrics[metric].value for e in found.values()) / len(found) - base[metric].value
-        assert mean < gains["RADIANT", condition].value / 3
+        assert controls.loc[(metric, f"correct/{condition}"), "difference"] < gains["RADIANT", condition].value / 3
 
 
 def test_a_quarter_of_the_cost_of_iti(experiment, comparison):
@@ -87,12 +106,14 @@ def test_a_quarter_of_the_cost_of_iti(experiment, comparison):
             iti = rl.ITIPolicy(alpha=alpha, n_heads=n_heads).fit(experiment.train_cache, experiment.detector)
             metrics = studies.compare(experiment, {"iti": iti}, n_samples=1).evaluations["iti"].metrics
             points.append((metrics[f"correct/{MISLED}"].value, metrics["kl"].value))
+    # None: no ITI of the sweep reaches the share at all.
     needed = studies.least_cost(points, steered[f"correct/{MISLED}"].value)
     assert needed is None or steered["kl"].value <= needed / 4
 
 
-def test_held_out_certificate_reports_what_it_finds(experiment, recipe):
+def test_the_held_out_certificate_says_how_many_groups_it_needs(experiment, recipe):
     certificate = recipe.steering.certify(experiment.test_cache())
+    # So small a share takes 598 groups without a failure to confirm, more than are held out here.
     assert certificate.gamma == 0.005
     assert certificate.overall.n_groups > 0
     assert "would be needed to confirm it" in str(certificate)

@@ -91,6 +91,7 @@ def test_the_demo(run, tmp_path):
         "RADIANT",
         "shuffled labels",
         "random direction",
+        "random direction, total covariance",
     }
     assert len(result["examples"]) == 3
     assert all(row["measured"] is not None for row in result["heads"])

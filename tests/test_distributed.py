@@ -89,7 +89,7 @@ class Launch:
         )
 
     def done(self) -> list[list[str]]:
-        """What each rank has computed, in all runs."""
+        """Names of the results that each rank has computed, in all runs."""
         logs = [self.folder / f"log-{rank}" for rank in (0, 1)]
         return [log.read_text().split() if log.exists() else [] for log in logs]
 
@@ -164,7 +164,7 @@ def test_shares_are_put_together_in_order(monkeypatch, n_items, n):
 
 
 def test_the_death_of_another_rank_is_one_sentence(monkeypatch):
-    def closed(found, mine):
+    def closed(gathered, mine):
         raise RuntimeError("Connection closed by peer")
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", closed)
@@ -187,9 +187,9 @@ def test_a_killed_rank_fails_collect_and_a_rerun_computes_no_shard_twice(model, 
     assert_all_once(launch.done())
     assert sum(map(len, launch.done())) > before >= 2
     expected = rl.collect(model, rl.load_dataset(data), max_tokens=400)
-    found = rl.HeadCache.load(tmp_path / "store")
-    torch.testing.assert_close(found.z, expected.z, rtol=1e-4, atol=1e-5)
-    assert (found.texts, found.group_names, found.meta) == (expected.texts, expected.group_names, expected.meta)
+    stored = rl.HeadCache.load(tmp_path / "store")
+    torch.testing.assert_close(stored.z, expected.z, rtol=1e-4, atol=1e-5)
+    assert (stored.texts, stored.group_names, stored.meta) == (expected.texts, expected.group_names, expected.meta)
     # Rank 0 alone speaks.
     assert json.loads(finished.stdout)["examples"] == len(expected)
 
@@ -204,9 +204,9 @@ def test_two_ranks_evaluate_as_one(model, data, tmp_path, launch, steering):
     expected = rl.evaluate(
         model, rl.load_dataset(data), steering, n_samples=2, metrics=["answers", "text", "choice", "diversity"]
     )
-    found = rl.Evaluation.load(out)
-    pd.testing.assert_frame_equal(found.table, expected.table)
-    pd.testing.assert_frame_equal(found.parts, expected.parts, rtol=1e-4, atol=1e-5)
+    saved = rl.Evaluation.load(out)
+    pd.testing.assert_frame_equal(saved.table, expected.table)
+    pd.testing.assert_frame_equal(saved.parts, expected.parts, rtol=1e-4, atol=1e-5)
     assert set(json.loads(finished.stdout)["metrics"]) == set(expected.metrics)
 
 
@@ -226,9 +226,9 @@ def test_a_killed_rank_fails_a_study_and_a_rerun_computes_no_cell_twice(data, tm
     assert_all_once(launch.done())
     expected = study(data).run()
     assert expected.n_computed == sum(map(len, launch.done())) > before >= 2
-    (found,) = json.loads(finished.stdout)["studies"]
-    assert found["computed"] == expected.n_computed - before
-    rows = pd.DataFrame(found["rows"]).astype(expected.to_dataframe().dtypes.to_dict())
+    (row,) = json.loads(finished.stdout)["studies"]
+    assert row["computed"] == expected.n_computed - before
+    rows = pd.DataFrame(row["rows"]).astype(expected.to_dataframe().dtypes.to_dict())
     pd.testing.assert_frame_equal(rows, expected.to_dataframe(), rtol=1e-4, atol=1e-5)
 
 
@@ -246,12 +246,13 @@ def test_accelerate_launches_as_well(model, data, tmp_path, launch):
 MOMENTS = """
 import sys
 import radiant_lens as rl
-from radiant_lens import detectors, linalg
+from radiant_lens import linalg
+from radiant_lens.detectors import detector as fitting, subset
 from radiant_lens.distributed import this_rank, together
 
-# Several parts of the activations, and of the heads.
-linalg.PART_BYTES = detectors.parts.HEADS_BYTES = 2**12
-rank, n_fits, fit_heads = this_rank(), 0, detectors.detector.fit_heads
+# Several chunks of the activations, and of the heads.
+linalg.CHUNK_BYTES = subset.HEADS_BYTES = 2**12
+rank, n_fits, fit_heads = this_rank(), 0, fitting.fit_heads
 cache = rl.HeadCache.load(sys.argv[1])
 
 def counting(*args, **kwargs):
@@ -265,7 +266,7 @@ def fit(name, heads):
         policy = rl.RadiantPolicy(gamma=0.05, heads=heads, geometry=geometry)
         policy.fit(cache, detector).save(f"{sys.argv[2]}-{geometry}-{heads}-{name}")
 
-detectors.detector.fit_heads = counting
+fitting.fit_heads = counting
 for heads in (1, 3):
     if rank.number == 0:
         fit("alone", heads)
@@ -290,13 +291,13 @@ def test_ranks_fit_detectors_and_policies_together(gaussian_cache, tmp_path, lau
         for layer in alone.layers:
             expected = alone.edit(z[:, layer], layer)
             assert not torch.equal(expected, z[:, layer])
-            for found in both:
-                torch.testing.assert_close(found.edit(z[:, layer], layer), expected, rtol=1e-4, atol=1e-5)
+            for steering in both:
+                torch.testing.assert_close(steering.edit(z[:, layer], layer), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("shrink_below", [0.0, 1e9])
 def test_moments_are_sums_over_what_each_rank_has_read(monkeypatch, shrink_below):
-    monkeypatch.setattr(linalg, "PART_BYTES", 2**8)
+    monkeypatch.setattr(linalg, "CHUNK_BYTES", 2**8)
     x = torch.randn(37, 2, 3, generator=torch.Generator().manual_seed(0))
     mask = torch.arange(37 * 2).reshape(37, 2) % 3 > 0
     expected = linalg.masked_moments(x, mask, shrink_below=shrink_below)
@@ -314,9 +315,9 @@ def test_moments_are_sums_over_what_each_rank_has_read(monkeypatch, shrink_below
 
     monkeypatch.setattr(Rank, "sum", add)
     with ThreadPoolExecutor(3) as pool:
-        for found in pool.map(turn, range(3)):
-            torch.testing.assert_close(found.mean, expected.mean)
-            torch.testing.assert_close(found.covariance, expected.covariance)
+        for moments in pool.map(turn, range(3)):
+            torch.testing.assert_close(moments.mean, expected.mean)
+            torch.testing.assert_close(moments.covariance, expected.covariance)
     monkeypatch.setattr(Rank, "sum", lambda self, mine: mine)
     assert not torch.allclose(turn(1).mean, expected.mean)
 
@@ -343,7 +344,7 @@ def test_a_problem_that_a_rank_cannot_solve_has_its_place_among_all(monkeypatch)
         (("collect", "--out", "o"), "`collect --out` runs in one process; 2 were launched. `--store` is shared"),
     ],
 )
-def test_what_is_not_shared_is_refused(monkeypatch, command_line, command, words):
+def test_commands_that_cannot_be_shared_are_refused(monkeypatch, command_line, command, words):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     status, _, err = command_line(*command)
@@ -358,7 +359,7 @@ def test_a_rank_that_does_not_see_the_store_says_so(monkeypatch, model, facts, t
         rl.collect(model, facts.statements[:5], store=tmp_path / "s")
 
 
-def test_shards_that_others_wrote_elsewhere_are_missed(monkeypatch, model, facts, tmp_path):
+def test_shards_that_other_ranks_wrote_elsewhere_are_an_error(monkeypatch, model, facts, tmp_path):
     monkeypatch.setattr(_collect, "this_rank", lambda: Rank(0, 2))
     monkeypatch.setattr(Rank, "gather", lambda self, mine: [mine] * self.n)
     monkeypatch.setattr(runs, "SHARD_BYTES", 100_000)
@@ -367,7 +368,7 @@ def test_shards_that_others_wrote_elsewhere_are_missed(monkeypatch, model, facts
     assert not (tmp_path / "s" / "meta.json").exists()
 
 
-def test_cells_that_others_wrote_elsewhere_are_missed(monkeypatch, data, tmp_path):
+def test_cells_that_other_ranks_wrote_elsewhere_are_an_error(monkeypatch, data, tmp_path):
     monkeypatch.setattr(study_module, "this_rank", lambda: Rank(1, 2))
     monkeypatch.setattr(Rank, "gather", lambda self, mine: [mine] * self.n)
     unfinished = Study("grid", grid(policy="iti"), data=data, n_samples=1, out=tmp_path / "study")
@@ -382,9 +383,9 @@ def test_cells_that_others_wrote_elsewhere_are_missed(monkeypatch, data, tmp_pat
 def namespaces_can_be_made() -> bool:
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return False
-    made = subprocess.run(["ip", "netns", "add", "radiant-probe"], capture_output=True, check=False).returncode == 0
+    added = subprocess.run(["ip", "netns", "add", "radiant-probe"], capture_output=True, check=False).returncode == 0
     subprocess.run(["ip", "netns", "del", "radiant-probe"], capture_output=True, check=False)
-    return made
+    return added
 
 
 @contextmanager

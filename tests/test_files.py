@@ -218,3 +218,19 @@ def test_text_that_cannot_be_written_leaves_the_old_file(tmp_path):
         write_text(path, "new \ud800")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+# Permissions
+
+
+def test_everything_that_is_saved_can_be_read_by_others(tmp_path):
+    before = os.umask(0o077)
+    try:
+        folder = save_folder(tmp_path / "it", "thing", TENSORS, {}, card="a card")
+        save_folder(folder, "thing", TENSORS, {}, card="a card")
+        text = write_text(tmp_path / "a.txt", "text")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (*folder.iterdir(), text)}
+    assert modes == dict.fromkeys(("tensors.safetensors", "meta.json", "README.md", "a.txt"), 0o644)
+    assert folder.stat().st_mode & 0o777 == 0o755

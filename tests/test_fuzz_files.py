@@ -287,7 +287,7 @@ def test_a_row_that_is_too_deep_to_be_shown_is_a_bad_row(tmp_path):
         raise RecursionError
 
     with pytest.raises(DataError, match="it has rows that cannot be used \\(1\\): row 1: it is nested too deeply"):
-        gather([("row 1", {})], read, name="it", columns={}, asked={}, on_bad_rows="raise")
+        gather([("row 1", {})], read, name="it", columns={}, required={}, on_bad_rows="raise")
 
 
 @pytest.mark.parametrize(("value", "words"), TOO_MUCH, ids=["deep", "long"])

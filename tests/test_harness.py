@@ -43,7 +43,7 @@ ROOT = Path(rl.__file__).parent.parent
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """Nothing here may even try to reach another machine."""
+    """No test here may even try to reach another machine."""
 
     def refuse(self, address):
         raise AssertionError(f"tried to connect to {address}")
@@ -54,10 +54,11 @@ def no_network(monkeypatch):
 @pytest.fixture(scope="module")
 def prompts(experiment):
     """Bare prompts, and prompts after one to four misconceptions, so that edits happen."""
+    # Edits follow from what precedes the question: under misconceptions the gates open.
     test, chosen = experiment.test, []
     for n in (1, 2, 3, 4):
-        made = replace(test, contexts=replace(test.contexts, n_before=n)).prompts
-        chosen += [p for p in made if p.condition == "after_undesirable"][:4]
+        longer = replace(test, contexts=replace(test.contexts, n_before=n)).prompts
+        chosen += [p for p in longer if p.condition == "after_undesirable"][:4]
     chosen += experiment.test.bare_prompts[:4]
     assert len({len(p.text.split()) for p in chosen}) > 3
     return chosen
@@ -186,6 +187,7 @@ def test_stop_strings_options_and_length(model, steering, prompts):
     def generated(**options):
         return lm.generate_until(ask("generate_until", [(p.text, options) for p in prompts[:4]]))
 
+    # The harness cuts at a stop string wherever it is, unlike `generate_answers` with its markers.
     free = generated(max_gen_toks=12)
     assert generated(max_gen_toks=12, until=["capital", "is"]) == [t.split("capital")[0].split("is")[0] for t in free]
     assert [len(t.split()) for t in generated(max_gen_toks=3)] == [3] * 4
@@ -202,12 +204,12 @@ def test_long_and_empty_contexts(model, steering, prompts):
     options = {"max_gen_toks": 6, "until": []}
     answers = lm.generate_until(ask("generate_until", [(long, options), ("", options), (prompts[0].text, options)]))
     assert lm.n_truncated == {"generate_until": 1}
-    kept = model.tokenizer(long)["input_ids"][-250:]
+    ids = model.tokenizer(long)["input_ids"][-250:]
     with rl.steer(model, steering), torch.no_grad():
-        ids = model.generate(
-            torch.tensor([kept]), max_new_tokens=6, do_sample=False, return_type="tokens", verbose=False
+        output = model.generate(
+            torch.tensor([ids]), max_new_tokens=6, do_sample=False, return_type="tokens", verbose=False
         )
-    assert answers[0] == model.tokenizer.decode(ids[0, 250:], skip_special_tokens=True)
+    assert answers[0] == model.tokenizer.decode(output[0, 250:], skip_special_tokens=True)
     assert len(answers[1].split()) > 1
     lm.loglikelihood(ask("loglikelihood", [(long, " the soup"), ("the", " soup")]))
     assert lm.get_model_info()["n_truncated"] == {"generate_until": 1, "loglikelihood": 1}
@@ -223,9 +225,9 @@ def test_the_window_can_be_made_smaller(model, texts):
 
 def test_batches_of_the_size_that_fits(model, steering, pairs):
     auto = SteeredLM(model, steering=steering, batch_size="auto", max_batch_size=4)
-    asked = ask("loglikelihood", pairs[:6])
-    expected = SteeredLM(model, steering=steering, batch_size="3").loglikelihood(asked)
-    close(auto.loglikelihood(asked), expected, 1e-5)
+    requests = ask("loglikelihood", pairs[:6])
+    expected = SteeredLM(model, steering=steering, batch_size="3").loglikelihood(requests)
+    close(auto.loglikelihood(requests), expected, 1e-5)
     assert auto.loglikelihood([]) == []
 
 
@@ -275,27 +277,27 @@ def evaluated(lm, tasks, **options):
 def values(results):
     return {
         (task.removeprefix("local_"), name.split(",")[0]): value
-        for task, found in results["results"].items()
-        for name, value in found.items()
+        for task, metrics in results["results"].items()
+        for name, value in metrics.items()
         if name.split(",")[0] in ("acc", "exact_match", "word_perplexity")
     }
 
 
 @pytest.fixture(scope="module")
 def measured(model, steering, tasks):
-    """What three local tasks say of the model, without and with steering."""
+    """Results of three local tasks, without and with steering."""
     return [values(evaluated(SteeredLM(model, steering=s, batch_size=8), tasks)) for s in (None, steering)]
 
 
 def test_tasks_from_python(model, steering, prompts, measured):
     plain, steered = measured
-    for steer, found in ((None, plain), (steering, steered)):
+    for steer, results in ((None, plain), (steering, steered)):
         right = [
             naive_pair(model, p.text, f" {p.correct_answers[0]}", steer)[0]
             > naive_pair(model, p.text, f" {p.incorrect_answers[0]}", steer)[0]
             for p in prompts
         ]
-        assert found["multiple_choice", "acc"] == pytest.approx(sum(right) / len(prompts))
+        assert results["multiple_choice", "acc"] == pytest.approx(sum(right) / len(prompts))
     assert steered["multiple_choice", "acc"] >= plain["multiple_choice", "acc"] + 0.3
     assert steered["generate_until", "exact_match"] >= plain["generate_until", "exact_match"] + 0.3
     assert steered["loglikelihood_rolling", "word_perplexity"] != plain["loglikelihood_rolling", "word_perplexity"]
@@ -343,11 +345,11 @@ def test_options_of_the_command_line_are_lm_eval_s_own(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"steering": "nowhere"}, ArtefactError, "'nowhere' is not a saved steering"),
+        ({"steering": "nowhere"}, ArtefactError, "There is no folder 'nowhere' with a saved steering"),
         ({"steering": 3}, InvalidArgumentError, "`steering` must be a folder or a Steering; got int"),
         ({"pretrained": "./nowhere"}, ModelLoadError, "There is no folder './nowhere'"),
         ({"pretrained": "tinny"}, UnknownNameError, "did you mean 'tiny'"),
-        ({"dtype": "int8"}, InvalidArgumentError, "`dtype` must be one of 'float32'"),
+        ({"dtype": "int8"}, InvalidArgumentError, "`dtype` must be one of 'auto', 'float32'"),
         ({"batch_size": 0}, InvalidArgumentError, "`batch_size` must be a whole number of at least 1; got 0"),
         ({"batch_size": "many"}, InvalidArgumentError, "`batch_size` must be a whole number"),
         ({"max_length": 1}, InvalidArgumentError, "`max_length` must be a whole number of at least 2"),
@@ -355,29 +357,29 @@ def test_options_of_the_command_line_are_lm_eval_s_own(monkeypatch, capsys):
         ({"steerng": "x"}, TypeError, "unexpected keyword argument 'steerng'"),
     ],
 )
-def test_refusals(monkeypatch, tmp_path, options, error, words):
+def test_wrong_arguments_raise_errors(monkeypatch, tmp_path, options, error, words):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=words):
         SteeredLM(**options)
 
 
 @pytest.mark.parametrize("given", ["steerng=x", {"steerng": "x"}])
-def test_an_unknown_option_among_model_args_is_refused(tasks, given):
+def test_an_unknown_option_among_model_args_raises_an_error(tasks, given):
     with pytest.raises(UnknownNameError, match="'steerng' is not a known option .* did you mean 'steering'"):
         evaluated("radiant-lens", tasks, model_args=given)
 
 
-def test_a_steering_for_another_model_is_refused(steering, foreign_folder):
+def test_a_steering_for_another_model_raises_an_error(steering, foreign_folder):
     with pytest.raises(ModelMismatchError, match="architecture"):
         SteeredLM(foreign_folder, steering=steering)
 
 
-def test_logits_that_are_no_numbers_are_refused(model, pairs):
+def test_logits_that_are_not_numbers_raise_an_error(model, pairs):
     with logits_set(model, 3, torch.inf), pytest.raises(RadiantError, match="logits are not numbers"):
         SteeredLM(model).loglikelihood(ask("loglikelihood", pairs[:1]))
 
 
-def test_what_cannot_be_scored_is_refused(model):
+def test_continuations_without_tokens_or_beyond_the_window_raise_errors(model):
     lm = SteeredLM(model)
     with pytest.raises(DataError, match="1 to 256 tokens; got 0"):
         lm.loglikelihood(ask("loglikelihood", [("the capital", "")]))
@@ -385,17 +387,7 @@ def test_what_cannot_be_scored_is_refused(model):
         lm.loglikelihood(ask("loglikelihood", [("the capital", " the" * 300)]))
 
 
-def test_a_foreign_model_reads_as_its_activations_were_collected(foreign_folder):
-    lm = SteeredLM(foreign_folder, batch_size=2)
-    assert lm.tok_encode("the capital") == lm.bridge.to_tokens("the capital")[0].tolist()
-    assert lm.tok_encode("the capital", add_special_tokens=False) == lm.tok_encode("the capital")[1:]
-    first, again = (
-        lm.loglikelihood(ask("loglikelihood", [("the", " capital"), ("the soup", " is red")])) for _ in "ab"
-    )
-    assert first == again
-
-
-def test_without_the_harness_all_else_works_and_the_remedy_is_told():
+def test_without_the_harness_the_command_names_the_package_to_install():
     code = "import sys; sys.modules['lm_eval'] = None; sys.argv = ['radiant-lens', 'lm-eval', 'ls']; "
     code += "from radiant_lens.cli import main; main()"
     done = subprocess.run(

@@ -13,29 +13,18 @@ import radiant_lens as rl
 
 PACKAGE = Path(rl.__file__).parent
 
-# From the ground up, as DESIGN 4 draws the house: a module may import those of lower floors and its own.
-LAYERS = [
-    ["errors", "_typing"],
-    ["_checks"],
-    ["_files"],
-    ["linalg", "distributed", "ranks", "sites", "splits"],
-    ["statistics"],
-    ["caches"],
-    ["datasets"],
-    ["solvers"],
-    ["detectors"],
-    ["steering"],
-    ["models"],
-    ["hooks"],
-    ["capture"],
-    ["evaluation"],
-    ["analysis"],
-    ["policies"],
-    ["viz"],
-    ["studies"],
-    ["checkup", "harness"],
-    ["cli"],
-]
+CONTRIBUTING = PACKAGE.parent / ".github" / "CONTRIBUTING.md"
+
+
+def read_floors() -> list[list[str]]:
+    """Rooms from the ground up: a module may import those of lower floors and its own."""
+    block = CONTRIBUTING.read_text().split("```floors\n")[1].split("```")[0]
+    # Words that continue a line are indented; a long list of rooms has its description on the next line.
+    names = [line.split("   ")[0].split() for line in block.splitlines() if not line.startswith(" ")]
+    return [[name for name in floor if name] for floor in names]
+
+
+LAYERS = read_floors()
 FLOOR = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}
 EXEMPT = {"__init__", "tiny"}
 # Rooms that load TransformerLens or transformers as they are imported; elsewhere both are annotations.

@@ -54,7 +54,7 @@ def test_root_equals_scipy_and_squares_to_the_matrix(seed):
     np.testing.assert_allclose(root, root.mT, atol=1e-12)
 
 
-def test_root_of_a_singular_matrix_cuts_negative_rounding():
+def test_root_of_a_singular_matrix_ignores_negative_rounding():
     m = torch.tensor(covariances(0, rank=2)) - 1e-13 * torch.eye(4, dtype=torch.float64)
     root = square_root(m)[0].matrix
     assert bool(torch.isfinite(root).all())
@@ -170,11 +170,11 @@ def test_gaussian_distance_is_the_textbook_formula():
     one, other = covariances(1), covariances(2)
     means = np.random.default_rng(3).normal(size=(2, 2, 3, 4))
     moments = [Moments(torch.ones(2, 3), torch.tensor(m), torch.tensor(c)) for m, c in zip(means, (one, other))]
-    found = gaussian_distance(*moments)
+    distance = gaussian_distance(*moments)
     root = sqrtm(one[1, 2]).real
     bures = np.trace(one[1, 2]) + np.trace(other[1, 2]) - 2 * np.trace(sqrtm(root @ other[1, 2] @ root).real)
     expected = np.sqrt(np.square(means[0, 1, 2] - means[1, 1, 2]).sum() + bures)
-    assert float(found[1, 2]) == pytest.approx(expected, rel=1e-6)
+    assert float(distance[1, 2]) == pytest.approx(expected, rel=1e-6)
     assert (gaussian_distance(moments[0], moments[0]) < 1e-6).all()
 
 
@@ -187,7 +187,7 @@ def test_gaussian_transport_carries_one_covariance_to_the_other():
 
 
 class Slices:
-    """Rows that can only be read a slice at a time."""
+    """Rows that can be read in slices only."""
 
     def __init__(self, x: torch.Tensor) -> None:
         self._x, self.shape, self.most = x, x.shape, 0
@@ -198,14 +198,15 @@ class Slices:
 
 
 @pytest.mark.parametrize("n_at_once", [1, 7, 100])
-def test_moments_a_part_at_a_time_are_those_of_the_whole(monkeypatch, n_at_once):
+def test_moments_of_chunks_are_those_of_all_rows_at_once(monkeypatch, n_at_once):
     x, mask = (torch.tensor(a) for a in sample(0, n=60))
     whole = masked_moments(x, mask, shrink_below=1000)
-    monkeypatch.setattr(linalg, "PART_BYTES", n_at_once * 8 * x[0].numel())
+    monkeypatch.setattr(linalg, "CHUNK_BYTES", n_at_once * 8 * x[0].numel())
     rows = Slices(x)
-    part = masked_moments(rows, mask, shrink_below=1000)
+    chunked = masked_moments(rows, mask, shrink_below=1000)
     for name in ("count", "mean", "covariance"):
-        torch.testing.assert_close(getattr(part, name), getattr(whole, name), rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(getattr(chunked, name), getattr(whole, name), rtol=1e-12, atol=1e-14)
+    # No slice was longer than a chunk: that is what keeps memory bounded.
     assert rows.most == min(n_at_once, 60)
     other = masked_moments(Slices(x.flip(-1)), mask, shrink_below=1000)
     assert not torch.allclose(other.mean, whole.mean)

@@ -1,4 +1,4 @@
-"""The package's shapes are checked while its tests run, and a wrong one is caught."""
+"""The shape checker: right shapes pass, wrong shapes raise, and the package is covered by it."""
 
 from __future__ import annotations
 
@@ -61,24 +61,25 @@ class Line:
 
 
 @pytest.fixture
-def made(tmp_path, monkeypatch):
-    """A module whose shapes are checked."""
+def module(tmp_path, monkeypatch):
+    """A module that is imported under the shape checker."""
     (tmp_path / "made_up.py").write_text(MODULE)
     monkeypatch.setattr(sys, "meta_path", [Finder("made_up"), *sys.meta_path])
     monkeypatch.syspath_prepend(tmp_path)
+    # Imported once for each test: the checker reads annotations as the module is loaded.
     yield importlib.import_module("made_up")
     del sys.modules["made_up"]
 
 
-def test_right_shapes_pass(made):
-    assert made.first(torch.ones(2, 3)).shape == (3,)
-    assert made.pair(torch.ones(3))[1] is None
-    assert made.together([torch.ones(2), torch.zeros(2)], {"x": torch.ones(2)}) is None
-    assert made.Line.of(torch.ones(2, 3)).biases.shape == (2,)
+def test_right_shapes_pass(module):
+    assert module.first(torch.ones(2, 3)).shape == (3,)
+    assert module.pair(torch.ones(3))[1] is None
+    assert module.together([torch.ones(2), torch.zeros(2)], {"x": torch.ones(2)}) is None
+    assert module.Line.of(torch.ones(2, 3)).biases.shape == (2,)
 
 
 @pytest.mark.parametrize(
-    ("call", "named"),
+    ("call", "message"),
     [
         (lambda m: m.first(torch.ones(2, 3), n=2), "first: return is torch.float32[2], not"),
         (lambda m: m.first(torch.ones(2, 3, 4)), "first: x is torch.float32[2, 3, 4], not"),
@@ -90,23 +91,24 @@ def test_right_shapes_pass(made):
         (lambda m: m.Line.of(torch.ones(2, 3)).wrong, "wrong: return is torch.float32[2, 3], not"),
     ],
 )
-def test_a_wrong_shape_is_caught(made, call, named):
+def test_a_wrong_shape_raises(module, call, message):
     with pytest.raises(ShapeError) as error:
-        call(made)
-    assert named in str(error.value)
+        call(module)
+    assert message in str(error.value)
 
 
-def test_other_annotations_and_the_functions_own_errors_pass(made):
-    assert made.loose("no tensor", 0.5) == 0.5
+def test_other_annotations_are_not_checked_and_a_functions_own_errors_pass(module):
+    # A wrong argument without a shape is left to the function.
+    assert module.loose("no tensor", 0.5) == 0.5
     with pytest.raises(ValueError, match="^n$"):
-        made.first(torch.ones(2), n=-1)
+        module.first(torch.ones(2), n=-1)
 
 
-def test_a_checked_function_keeps_its_examples_and_signature(made):
-    found = {test.name for test in doctest.DocTestFinder(exclude_empty=True).find(made)}
-    assert "made_up.first" in found
-    assert list(inspect.signature(made.first).parameters) == ["x", "n"]
-    assert not hasattr(made.loose, "__wrapped__")
+def test_a_checked_function_keeps_its_examples_and_signature(module):
+    names = {test.name for test in doctest.DocTestFinder(exclude_empty=True).find(module)}
+    assert "made_up.first" in names
+    assert list(inspect.signature(module.first).parameters) == ["x", "n"]
+    assert not hasattr(module.loose, "__wrapped__")
 
 
 def test_the_package_is_checked():

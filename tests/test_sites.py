@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radiant_lens.errors import InvalidArgumentError, UnknownNameError
-from radiant_lens.sites import HeadSite, checked_sites, hook_name, layer_of
+from radiant_lens.sites import HeadSite, as_sites, checked_sites, hook_name, layer_of
 
 
 def test_a_site_is_a_pair_with_a_short_name():
@@ -31,6 +31,33 @@ def test_the_layer_is_read_back_from_either_name(layer):
 def test_other_hooks_are_unknown(name):
     with pytest.raises(UnknownNameError, match=r"is not the name of a head hook; these read 'blocks\.0\.attn\.hook_z'"):
         layer_of(name)
+
+
+@pytest.mark.parametrize("heads", ["L0H3 L2H7", "L2H7, L0H3", ["L2H7", "L0H3"], ["L0H3", (2, 7)]], ids=str)
+def test_heads_may_be_written_as_names(heads):
+    assert as_sites(heads) == {(0, 3), (2, 7)} != as_sites("L3H0 L7H2")
+    assert checked_sites(heads, n_layers=3, n_heads=8) == ((0, 3), (2, 7))
+    with pytest.raises(InvalidArgumentError, match="`layer` must be a whole number between 0 and 1; got 2"):
+        checked_sites(heads, n_layers=2, n_heads=8)
+
+
+@pytest.mark.parametrize("site", [HeadSite(0, 0), HeadSite(12, 345)], ids=str)
+def test_the_name_of_a_head_is_read_back(site):
+    assert as_sites(str(site)) == {site}
+
+
+@pytest.mark.parametrize(
+    "heads", ["L1", "H1L2", "l1h2", "L1H", "L1H2x", "L-1H2", ["L1H2 L1H3"], [(1,)], [5], 5], ids=str
+)
+def test_heads_that_are_neither_pairs_nor_names_are_refused(heads):
+    with pytest.raises(InvalidArgumentError, match=r"`heads` must be pairs .* or names such as 'L0H3 L2H7'; got"):
+        as_sites(heads)
+
+
+@pytest.mark.parametrize("heads", ["", " , ", [], ()], ids=repr)
+def test_no_heads_are_refused(heads):
+    with pytest.raises(InvalidArgumentError, match="must name at least one head"):
+        as_sites(heads)
 
 
 def test_heads_are_sorted_and_repetitions_dropped():

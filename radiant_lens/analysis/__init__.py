@@ -1,4 +1,4 @@
-"""What an edit does: effects of heads, tokens it promotes, one answer traced, activations moved."""
+"""Analysis of edits: effects of heads, tokens promoted, one answer traced, activations moved."""
 
 from radiant_lens.analysis.effects import HeadEffects as HeadEffects
 from radiant_lens.analysis.effects import head_effects as head_effects

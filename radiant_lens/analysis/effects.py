@@ -1,4 +1,4 @@
-"""The effect of editing each head on what the model says."""
+"""Effects of the edit of each head on the probabilities of correct and incorrect answers."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
 
 class _Answers(NamedTuple):
-    """Every answer of every prompt, teacher-forced, with its weight in the log-odds."""
+    """Every answer of every prompt, with its weight in the prompt's log-odds; `groups` index `names`."""
 
     statements: list[Statement]
     weights: Float[Tensor, " answer"]
     groups: Int[Tensor, " answer"]
     n_prompts: Float[Tensor, " group"]
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,10 @@ class HeadEffects:
     Attributes:
         sites: the edited heads.
         estimated: first-order estimate: gradient at `hook_z` times the edit's displacement, mean over prompts.
-        intervals: its 95% interval, bootstrap over groups.
+        intervals: 95% intervals of the estimates, by bootstrap over groups.
         measured: effect of the real edit; NaN where it was not measured (see `exact`).
+        measure: function that measures the effect of one head's real edit.
+        group_names: groups of the prompts, sorted. Heads selected by these effects have seen them.
     """
 
     sites: tuple[HeadSite, ...]
@@ -53,9 +56,17 @@ class HeadEffects:
     intervals: tuple[Interval, ...]
     measured: Float[Tensor, " site"]
     measure: Callable[[HeadSite], float]
+    group_names: tuple[str, ...] = ()
 
     def exact(self, n: int | None = None) -> HeadEffects:
-        """The same with the effect of the `n` heads of largest estimate measured by real edits; None for all."""
+        """Measure the `n` heads of largest estimate by real edits, one forward pass over all answers each.
+
+        Args:
+            n: at least 1; None for all heads.
+
+        Returns:
+            The same effects with `measured` filled in.
+        """
         _checks.whole("n", len(self.sites) if n is None else n, 1, len(self.sites))
         measured = self.measured.clone()
         for i in self.estimated.argsort(descending=True)[:n].tolist():
@@ -63,7 +74,7 @@ class HeadEffects:
         return replace(self, measured=measured)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a head, the most effective first."""
+        """Return a table with one row for each head, the most effective first."""
         table = pd.DataFrame(
             {
                 "layer": [site.layer for site in self.sites],
@@ -90,11 +101,11 @@ def head_effects(
     max_tokens: int | None = None,
     progress: bool = False,
 ) -> HeadEffects:
-    """Estimate what editing each head does to what the model says, all heads in one backward pass.
+    """Estimate the effect of each head's edit on the log-odds of correct answers, all heads in one backward pass.
 
-    How well a head detects says almost nothing of this. The log-odds of a prompt are the log-probability of
-    an answer summed over its tokens, averaged over the correct answers, minus the same over the incorrect
-    ones; each answer is teacher-forced and gated by itself.
+    A head that detects well may have no effect. The log-odds of a prompt are the log-probability of an answer,
+    summed over its tokens and averaged over the correct answers, minus the same over the incorrect ones. Each
+    answer is teacher-forced, and the gates are computed on it alone.
 
     Args:
         model: from `load_model`.
@@ -114,6 +125,7 @@ def head_effects(
     require_fitting(steering, model)
     max_tokens = pass_tokens(model, max_tokens)
     answers = _answers([p for p in data.prompts if p.correct_answers and p.incorrect_answers], data.name)
+    # First-order estimate: d log p(answer) = gradient . displacement, one number for each answer and head.
     by_answer = _first_order(model, answers, steering, max_tokens, progress)
     sums = group_sums(by_answer * answers.weights[:, None], answers.groups)
     intervals = tuple(bootstrap_ratio(sums[:, i], answers.n_prompts) for i in range(len(steering.sites)))
@@ -126,7 +138,8 @@ def head_effects(
         return float(((edited.log_prob - plain) * answers.weights).sum() / answers.n_prompts.sum())
 
     estimated = torch.tensor([interval.value for interval in intervals], dtype=torch.float64)
-    return HeadEffects(steering.sites, estimated, intervals, torch.full_like(estimated, torch.nan), measure)
+    unmeasured = torch.full_like(estimated, torch.nan)
+    return HeadEffects(steering.sites, estimated, intervals, unmeasured, measure, answers.names)
 
 
 def _answers(prompts: Sequence[Prompt], name: str) -> _Answers:
@@ -142,7 +155,7 @@ def _answers(prompts: Sequence[Prompt], name: str) -> _Answers:
     code = {group: i for i, group in enumerate(names)}
     n_prompts = torch.bincount(torch.tensor([code[p.group] for p in prompts]), minlength=len(names)).double()
     groups = torch.tensor([code[s.group] for s in statements])
-    return _Answers(statements, torch.tensor(weights, dtype=torch.float64), groups, n_prompts)
+    return _Answers(statements, torch.tensor(weights, dtype=torch.float64), groups, n_prompts, tuple(names))
 
 
 def _first_order(
@@ -160,13 +173,15 @@ def _batch_effects(model: TransformerBridge, batch: AnswerBatch, steering: Steer
     device = model.cfg.device
     captured: dict[int, Tensor] = {}
     hooks = [(hook_name(layer), _capturing(captured, layer)) for layer in steering.layers]
-    tokens, mask, answer = (part.to(device) for part in (batch.tokens, batch.mask, batch.edited))
+    tokens, mask, answer = (rows.to(device) for rows in (batch.tokens, batch.mask, batch.edited))
     with torch.enable_grad(), model.hooks(fwd_hooks=hooks):
         log_probs = model(tokens, attention_mask=mask.long())[:, :-1].float().log_softmax(-1)
+        # Rows of a batch do not see each other, so the gradient of the sum has the gradient of each row.
         scored = log_probs.gather(2, tokens[:, 1:, None])[..., 0] * (answer[:, :-1] & mask[:, 1:])
         gradients = torch.autograd.grad(scored.sum(), [captured[layer] for layer in steering.layers])
     columns = []
     for layer, gradient in zip(steering.layers, gradients):
+        # The edit of each head alone: its gate and displacement are those on unsteered activations.
         edit = steering.displace(captured[layer].detach(), layer)
         moved = edit.displacement * answer[:, :, None, None]
         columns.append((gradient[:, :, edit.heads].to(moved) * moved).sum((1, 3)))
@@ -175,7 +190,8 @@ def _batch_effects(model: TransformerBridge, batch: AnswerBatch, steering: Steer
 
 def _capturing(captured: dict[int, Tensor], layer: int) -> HookFunction:
     def capture(z: Tensor, hook: object) -> Tensor:
-        # With frozen weights nothing before the first hook needs a gradient; from here on it does.
+        # With frozen weights no tensor before the first hook needs a gradient, and autograd would have nothing to
+        # differentiate: the graph then begins here.
         captured[layer] = z if z.requires_grad else z.detach().requires_grad_()
         return captured[layer]
 

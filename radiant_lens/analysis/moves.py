@@ -1,4 +1,4 @@
-"""What a steering does to the activations of one head: where they were, where they are put, and their scores."""
+"""Activations of one head before and after its edit, with their scores."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class HeadMoves:
     Attributes:
         site: the head.
         before, after: activations; equal where the gate is shut.
-        weight, bias: of the head's detector, which flags where the score is at least 0.
-        gated: where the head is edited.
-        labels: 1 undesirable.
+        weight, bias: of the head's detector, which flags activations with a score of at least 0.
+        gated: true where the head is edited.
+        labels: 1 for undesirable examples, 0 for desirable ones.
     """
 
     site: HeadSite
@@ -40,16 +40,17 @@ class HeadMoves:
         return z @ self.weight + self.bias
 
     def plane(self) -> tuple[Float[Tensor, "example 2"], Float[Tensor, "example 2"]]:
-        """Before and after in two dimensions.
+        """Project the activations before and after the edit on two dimensions.
 
-        The first is the signed distance to the detector's boundary, along its direction; the second is the first
-        principal component of what is orthogonal to that direction, fitted on the activations before.
+        The first is the signed distance to the detector's boundary, along its direction. The second is the first
+        principal component of the activations before the edit, after the detector's direction is projected out.
         """
         unit = self.weight / self.weight.norm()
         rest = self.before - (self.before @ unit)[:, None] * unit
         centre = rest.mean(0)
         second = torch.linalg.svd(rest - centre, full_matrices=False).Vh[0]
-        # With one dimension nothing is orthogonal: the second axis is 0.
+        # Projected once more: rounding leaves a little of the direction in, and where `d_head` is 1 the singular vector
+        # is arbitrary and becomes 0 here.
         second = second - (second @ unit) * unit
         return self._in_plane(self.before, centre, second), self._in_plane(self.after, centre, second)
 
@@ -58,7 +59,7 @@ class HeadMoves:
 
 
 def head_moves(steering: Steering, cache: HeadCache, site: tuple[int, int]) -> HeadMoves:
-    """Edit the activations of one head.
+    """Apply a steering to the activations of one head.
 
     Args:
         steering: fitted or loaded.
@@ -66,8 +67,8 @@ def head_moves(steering: Steering, cache: HeadCache, site: tuple[int, int]) -> H
         site: one of the edited heads.
 
     Raises:
-        InvalidArgumentError: a head that is not edited, a detector weight of zero, or a cache of another shape.
-        DataError: no examples, or activations that are not finite.
+        InvalidArgumentError: the head is not edited, its detector's weight is zero, or the cache has another shape.
+        DataError: there are no examples, or activations that are not finite.
     """
     site = HeadSite(*site)
     if site not in steering.sites:
@@ -77,6 +78,7 @@ def head_moves(steering: Steering, cache: HeadCache, site: tuple[int, int]) -> H
     weight = steering.scores.weights[site].double()
     if not bool(weight.any()):
         raise InvalidArgumentError(f"The detector's weight is zero at {site}: there is no direction to show.")
+    # The whole layer: a gate may count the votes of all its heads.
     z = cache.z[:, site.layer].double()
     edit = steering.displace(z, site.layer)
     column = edit.heads.tolist().index(site.head)

@@ -1,4 +1,4 @@
-"""One steered answer with all that can be seen of it: its tokens, its trace, and where the edited heads look."""
+"""One steered answer: its tokens, the trace of its edits, and the attention patterns of the edited heads."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from radiant_lens import _checks
 from radiant_lens._typing import HookFunction
+from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.evaluation.generation import check_sampling, draws, generate_tokens
+from radiant_lens.evaluation.stops import check_stop
 from radiant_lens.hooks._steer import steer
 from radiant_lens.hooks.trace import Trace
-from radiant_lens.models.tokens import encode
+from radiant_lens.models.tokens import Text, encode
 from radiant_lens.sites import HeadSite, pattern_hook_name
 from radiant_lens.steering.steering import Steering
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AttentionPatterns:
-    """Where heads look: for each token (`dest`) the weight of every token up to it (`src`)."""
+    """Attention of heads: for each token (`dest`) the weight of every token up to it (`src`)."""
 
     tokens: tuple[str, ...]
     sites: tuple[HeadSite, ...]
@@ -36,10 +39,10 @@ class TracedAnswer:
     """A prompt and its steered answer.
 
     Attributes:
-        tokens: of prompt and answer, as the trace counts them.
-        n_prompt: how many of them are the prompt.
-        trace: votes, gates and displacements; the answer's last token is never read, so it has none.
-        patterns: of the edited heads, under the steering.
+        tokens: of prompt and answer, in the order in which the trace counts them.
+        n_prompt: number of tokens of the prompt.
+        trace: votes, gates and displacements; none for the answer's last token, which the model never reads.
+        patterns: attention of the edited heads, under the steering.
     """
 
     tokens: tuple[str, ...]
@@ -55,7 +58,7 @@ class TracedAnswer:
 
 def trace_answer(
     model: TransformerBridge,
-    prompt: str,
+    prompt: Text,
     steering: Steering,
     *,
     max_new_tokens: int = 20,
@@ -63,24 +66,26 @@ def trace_answer(
     stop: Sequence[str] = (),
     seed: int = 0,
 ) -> TracedAnswer:
-    """Answer a prompt under a steering, and keep what can be seen of it.
+    """Answer one prompt under a steering, and record its votes, edits and attention patterns.
 
     Args:
         model: from `load_model`.
-        prompt: text to continue.
+        prompt: one text to continue, or a `Prompt`, which says whether its text is a rendered chat.
         steering: from a policy's `fit`.
         max_new_tokens, temperature, seed: of the generation; temperature 0 is greedy.
-        stop: the answer ends where one of these begins.
+        stop: strings at which the answer ends, as for `generate_answers`.
 
     Raises:
-        InvalidArgumentError: a number out of its range.
+        InvalidArgumentError: more than one prompt, or a number out of its range.
         DataError: a prompt without tokens, or that leaves no room for the answer in the context.
         ModelMismatchError: a steering for another model.
 
     Example:
         >>> answer = trace_answer(model, "Q : what is the capital of gizika ? A :", steering)  # doctest: +SKIP
     """
+    _checks.instance("prompt", prompt, (str, Statement, Prompt), hint="trace one prompt at a time")
     check_sampling(1, max_new_tokens, temperature, seed)
+    check_stop(stop)
     ids = torch.tensor([encode(model, [prompt], n_new=max_new_tokens)[0].ids])
     uniform = draws(1, max_new_tokens, seed)
     with steer(model, steering, trace=True) as trace:
@@ -93,16 +98,18 @@ def trace_answer(
 
 
 def _patterns(model: TransformerBridge, ids: Tensor, n_prompt: int, steering: Steering) -> Tensor:
-    seen: dict[int, Tensor] = {}
-    hooks = [(pattern_hook_name(layer), _keeping(seen, layer)) for layer in steering.layers]
+    by_layer: dict[int, Tensor] = {}
+    hooks = [(pattern_hook_name(layer), _record(by_layer, layer)) for layer in steering.layers]
+    # A second pass over the whole text: with a KV cache each step of generation has one row of the pattern only.
+    # Edits begin at the last token of the prompt, as they did while the answer was generated.
     with torch.no_grad(), steer(model, steering, start=n_prompt - 1), model.hooks(fwd_hooks=hooks):
         model(ids.to(model.cfg.device))
-    return torch.stack([seen[site.layer][site.head] for site in steering.sites])
+    return torch.stack([by_layer[site.layer][site.head] for site in steering.sites])
 
 
-def _keeping(seen: dict[int, Tensor], layer: int) -> HookFunction:
-    def keep(pattern: Tensor, hook: object) -> Tensor:
-        seen[layer] = pattern[0].detach().float().cpu()
+def _record(by_layer: dict[int, Tensor], layer: int) -> HookFunction:
+    def record(pattern: Tensor, hook: object) -> Tensor:
+        by_layer[layer] = pattern[0].detach().float().cpu()
         return pattern
 
-    return keep
+    return record

@@ -1,4 +1,4 @@
-"""What an edit writes into the output: each head's displacement, through its output projection, in tokens."""
+"""Tokens that an edit promotes: each head's displacement, through its output projection and the unembedding."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EditWrites:
-    """Change of each token's logit by what the edits write, the mean of all tokens taken off.
+    """Change of each token's logit along the direct path of the edits, less the mean change of all tokens.
 
-    Only the direct path is followed: the displacement goes through the head's output projection, is added to the
-    unsteered run's last residual, and through the final norm, computed exactly, and the unembedding. What later
-    layers make of it is left out (`head_effects` has it), and so is a cap on the logits.
+    The displacement goes through the head's output projection, is added to the unsteered run's last residual, and
+    goes through the final norm, computed exactly, and the unembedding. The effect through later layers is left out
+    (`head_effects` includes it), and so is a cap on the logits.
 
     Attributes:
         sites: the edited heads.
-        tokens: the vocabulary, special tokens left out.
-        by_head: mean over the positions where the head is edited, as if it were alone; 0 where it never is.
-        total: of all heads at once, mean over the positions where any is edited.
-        n_edits: positions where each head is edited, of `n_positions` where any is.
+        tokens: the vocabulary without special tokens.
+        by_head: change by one head alone, mean over the positions where it is edited; 0 if it never is.
+        total: change by all heads together, mean over the positions where any head is edited.
+        n_edits: number of positions where each head is edited.
+        n_positions: number of positions where any head is edited.
     """
 
     sites: tuple[HeadSite, ...]
@@ -49,11 +50,11 @@ class EditWrites:
     n_positions: int
 
     def top(self, n: int = 10, site: tuple[int, int] | None = None) -> pd.DataFrame:
-        """The `n` most promoted tokens and the `n` most demoted, with the change of their logits, largest first.
+        """Return the `n` most promoted and the `n` most demoted tokens with their changes, largest first.
 
         Args:
-            n: at least 1; fewer where the vocabulary is smaller.
-            site: one head; None for all at once.
+            n: at least 1; at most half of the vocabulary is returned.
+            site: one head; None for all heads together.
         """
         _checks.whole("n", n, 1)
         if site is not None and site not in self.sites:
@@ -61,12 +62,12 @@ class EditWrites:
         change = self.total if site is None else self.by_head[self.sites.index(HeadSite(*site))]
         order = change.argsort(descending=True)
         n = min(n, len(order) // 2)
-        kept = torch.cat([order[:n], order[len(order) - n :]])
-        return pd.DataFrame({"token": [self.tokens[i] for i in kept.tolist()], "change": change[kept].numpy()})
+        ends = torch.cat([order[:n], order[len(order) - n :]])
+        return pd.DataFrame({"token": [self.tokens[i] for i in ends.tolist()], "change": change[ends].numpy()})
 
 
 class _Edited(NamedTuple):
-    """Positions where a head is edited: the last residual, and what each head writes into it."""
+    """Positions where some head is edited: the last residual, and the vector that each head's edit adds to it."""
 
     residual: Float[Tensor, "edited d_model"]
     written: Float[Tensor, "edited site d_model"]
@@ -82,18 +83,18 @@ def edit_writes(
     max_tokens: int | None = None,
     seed: int = 0,
 ) -> EditWrites:
-    """See which tokens the edits promote and demote by themselves, on statements read by the unsteered model.
+    """Compute which tokens the edits promote and demote directly, on statements read by the unsteered model.
 
     Args:
         model: from `load_model`.
-        data: a data set with statements, or statements; edits begin where they do in `evaluate`.
+        data: a data set with statements, or statements; edits begin at the token before the answer.
         steering: from a policy's `fit`.
-        max_positions: edited positions to average over, drawn at random where there are more.
+        max_positions: most edited positions to average over; if there are more, as many are drawn at random.
         max_tokens: tokens in one forward pass, padding included; None: 1024 on the CPU, else 4096.
         seed: of the draw.
 
     Raises:
-        InvalidArgumentError: a model that normalises what attention writes (Gemma 2), or has no final norm.
+        InvalidArgumentError: the model normalises the output of attention (Gemma 2), or has no final norm.
         NothingToEditError: no position of the data is edited.
         ModelMismatchError: a steering for another model.
 
@@ -108,16 +109,20 @@ def edit_writes(
     edited = _edited_positions(model, statements, steering, pass_tokens(model, max_tokens))
     n = len(edited.residual)
     if n == 0:
-        raise NothingToEditError("No position of these statements is edited: nothing is written.")
-    drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:max_positions]
-    return _projected(model, _Edited(*(part[drawn.to(part.device)] for part in edited)), steering)
+        raise NothingToEditError(
+            "No position of these statements is edited, so there is no change to show: use statements that the gates "
+            "pass, such as undesirable ones."
+        )
+    sample = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:max_positions]
+    return _project(model, _Edited(*(rows[sample.to(rows.device)] for rows in edited)), steering)
 
 
 def _require_direct_path(model: TransformerBridge, steering: Steering) -> None:
     blocks: Any = model.blocks
+    # A norm after attention makes a head's contribution depend on all other heads: it is no sum over heads any more.
     normed = [layer for layer in steering.layers if hasattr(blocks[layer], "ln1_post")]
     if normed or FINAL_RESIDUAL not in model.hook_dict:
-        reason = "normalises what attention writes" if normed else "has no final norm"
+        reason = "normalises the output of attention" if normed else "has no final norm"
         raise InvalidArgumentError(f"Model {model.cfg.model_name!r} {reason}: there is no direct path to the output.")
 
 
@@ -125,73 +130,77 @@ def _edited_positions(
     model: TransformerBridge, statements: Sequence[Statement], steering: Steering, max_tokens: int
 ) -> _Edited:
     empty = torch.zeros(0, len(steering.sites), model.cfg.d_model)
-    parts = [_Edited(empty[:, 0], empty, empty[..., 0].bool())]
+    # The first piece is empty, so that statements without any edit give tensors of the right shape.
+    pieces = [_Edited(empty[:, 0], empty, empty[..., 0].bool())]
     rows = list(answer_rows(model, statements))
     for batch in answer_batches(rows, pad_token(model), max_tokens=max_tokens):
-        parts.append(_batch_positions(model, batch, steering))
-    return _Edited(*(torch.cat(pieces) for pieces in zip(*parts)))
+        pieces.append(_batch_positions(model, batch, steering))
+    return _Edited(*map(torch.cat, zip(*pieces)))
 
 
 def _batch_positions(model: TransformerBridge, batch: AnswerBatch, steering: Steering) -> _Edited:
     device = model.cfg.device
-    seen: dict[str, Tensor] = {}
+    captured: dict[str, Tensor] = {}
     names = {layer: hook_name(layer) for layer in steering.layers}
-    hooks = [(name, _keeping(seen, name)) for name in (*names.values(), FINAL_RESIDUAL)]
+    hooks = [(name, _capture(captured, name)) for name in (*names.values(), FINAL_RESIDUAL)]
     with torch.no_grad(), model.hooks(fwd_hooks=hooks):
         model(batch.tokens.to(device), attention_mask=batch.mask.long().to(device))
     answer = batch.edited.to(device)
     written, gated = [], []
     blocks: Any = model.blocks
     for layer, name in names.items():
-        edit = steering.displace(seen[name], layer)
-        # Heads that share a layer share their output projection's module, not its weights.
+        edit = steering.displace(captured[name], layer)
+        # One module projects all heads of a layer; each head has its own rows of the weights.
         projection = blocks[layer].attn.W_O[edit.heads].to(edit.displacement)
+        # Some architectures scale the output of attention before it is added to the residual.
         scale = getattr(blocks[layer].attn, "_result_contribution_scale", 1.0)
         written.append(torch.einsum("bpsd,sdm->bpsm", edit.displacement, projection) * scale)
         gated.append(edit.gated)
     opened = torch.cat(gated, dim=2) & answer[..., None]
-    where = opened.any(2)
-    parts = (seen[FINAL_RESIDUAL][where].float(), torch.cat(written, dim=2)[where].float(), opened[where])
-    return _Edited(*(part.cpu() for part in parts))
+    edited = opened.any(2)
+    rows = (captured[FINAL_RESIDUAL][edited].float(), torch.cat(written, dim=2)[edited].float(), opened[edited])
+    return _Edited(*(tensor.cpu() for tensor in rows))
 
 
-def _keeping(seen: dict[str, Tensor], name: str) -> HookFunction:
-    def keep(value: Tensor, hook: object) -> Tensor:
-        seen[name] = value.detach()
+def _capture(captured: dict[str, Tensor], name: str) -> HookFunction:
+    def capture(value: Tensor, hook: object) -> Tensor:
+        captured[name] = value.detach()
         return value
 
-    return keep
+    return capture
 
 
-def _projected(model: TransformerBridge, edited: _Edited, steering: Steering) -> EditWrites:
+def _project(model: TransformerBridge, edited: _Edited, steering: Steering) -> EditWrites:
     plain = _logits(model, edited.residual)
     written = edited.written * edited.gated[..., None]
-    rows = []
+    changes = []
     for i in range(len(steering.sites)):
         on = edited.gated[:, i]
-        moved = _logits(model, edited.residual[on] + written[on, i]) - plain[on] if bool(on.any()) else plain[:1] * 0
-        rows.append(moved.mean(0))
+        # The mean over no position would be NaN; a head that is never edited changes nothing.
+        change = _logits(model, edited.residual[on] + written[on, i]) - plain[on] if bool(on.any()) else plain[:1] * 0
+        changes.append(change.mean(0))
     total = (_logits(model, edited.residual + written.sum(1)) - plain).mean(0)
     tokenizer: Any = model.tokenizer
     special = set(tokenizer.all_special_ids)
-    kept = [i for i in range(total.shape[-1]) if i not in special]
+    shown = [i for i in range(total.shape[-1]) if i not in special]
     return EditWrites(
         sites=steering.sites,
-        # Ids beyond the tokenizer's own pad the embedding: they decode to nothing.
-        tokens=tuple(tokenizer.batch_decode([[i] for i in kept])),
-        by_head=_centred(torch.stack(rows))[:, kept],
-        total=_centred(total)[kept],
+        # Ids beyond the tokenizer's own only pad the embedding; they decode to the empty string.
+        tokens=tuple(tokenizer.batch_decode([[i] for i in shown])),
+        by_head=_centre(torch.stack(changes))[:, shown],
+        total=_centre(total)[shown],
         n_edits=edited.gated.sum(0),
         n_positions=len(edited.residual),
     )
 
 
 def _logits(model: TransformerBridge, residual: Float[Tensor, "edited d_model"]) -> Float[Tensor, "edited vocab"]:
-    parts: Any = model
-    residual = residual.to(model.cfg.device, parts.unembed.W_U.dtype)
+    modules: Any = model
+    residual = residual.to(model.cfg.device, modules.unembed.W_U.dtype)
     with torch.no_grad():
-        return parts.unembed(parts.ln_final(residual[None]))[0].double().cpu()
+        return modules.unembed(modules.ln_final(residual[None]))[0].double().cpu()
 
 
-def _centred(change: Float[Tensor, "*head vocab"]) -> Float[Tensor, "*head vocab"]:
+def _centre(change: Float[Tensor, "*head vocab"]) -> Float[Tensor, "*head vocab"]:
+    # A change of all logits by the same amount leaves every probability as it was.
     return change - change.mean(-1, keepdim=True)

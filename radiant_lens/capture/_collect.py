@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 POSITIONS = ("answer", "last", "all")
+# Columns are made for so many texts at once, so that their memory does not grow with the data.
 _TEXTS_AT_ONCE = 4096
 
 
@@ -52,30 +53,30 @@ def collect(
     Args:
         model: from `load_model`.
         data: a data set, or statements.
-        positions: "answer" (one example for each token from the one that predicts the answer's first to
-            the answer's last: where edits happen), "last" (the last token, as in the paper), "all", or
+        positions: "answer" (one example for each token from the one that predicts the answer's first token to
+            the answer's last token: the positions that are edited), "last" (the last token, as in the paper), "all", or
             indices into each text's tokens (negative ones count from the end).
-        layers: keep these alone; no layer after the last of them is run. The axis `layer` stays that of the model:
-            activations of other layers are zero, so that their heads detect nothing and are never significant.
+        layers: layers to keep; layers after the last of them are not run. The axis `layer` keeps the length of the
+            model: activations of other layers are zero, and `meta["layers"]` lists those that were collected.
         max_tokens: tokens in one forward pass, padding included; None: 1024 on the CPU, else 4096.
         progress: show a progress bar.
-        steering: on meanwhile, from each answer's first edited position on. What is kept is what its own edits of
-            the same layer start from.
-        fwd_hooks: further hooks that are on meanwhile, before anything is kept; with them the model is run to its end.
-        store: folder to write to as activations come, shard by shard, so that memory does not grow with the data. The
-            same call takes an interrupted run up where it stopped, and only loads what is finished. Processes that
-            `torchrun` or `accelerate launch` started share the shards among them (in a folder that all of them see);
-            without a store each does everything.
+        steering: applied during the passes, from each answer's first edited position on. Activations of a layer are
+            kept before the steering edits that layer.
+        fwd_hooks: further hooks, which run before activations are kept; with them the model is run to its end.
+        store: folder to which activations are written during the run, shard by shard, so that memory does not grow
+            with the data. The same call continues an interrupted run, and loads a finished one. Processes that
+            `torchrun` or `accelerate launch` started share the shards (in a folder that all of them see); without a
+            store each process collects everything.
 
     Returns:
         One example for each text and position, in the order of the texts; memory-mapped with a `store`.
 
     Raises:
-        InvalidArgumentError: no bridge, no statements, positions of another kind, an index beyond a text, an unknown
-            layer, or a store together with hooks, of which a later run could not know that they are the same.
+        InvalidArgumentError: not a bridge, positions of another kind, an index outside a text, an unknown layer, or a
+            store together with hooks, which a later run could not compare.
         UnknownNameError: a hook that the model does not have.
         ModelMismatchError: a steering for another model.
-        DataError: no statements, a text beyond the context, activations that are not finite.
+        DataError: no statements, a text longer than the context, activations that are not finite.
         ArtefactError: the store was begun with other settings, is damaged, or is something else.
         OutputError: the store cannot be written; its shards that are done stay.
         RankError: another rank has died, or does not see the store.
@@ -89,69 +90,76 @@ def collect(
             "`store` cannot be used with `fwd_hooks`: functions cannot be compared when resuming."
         )
     check_hooks(model, fwd_hooks)
-    wanted = _wanted_layers(layers, model.cfg.n_layers)
+    kept_layers = _kept_layers(layers, model.cfg.n_layers)
     if steering is not None:
         require_fitting(steering, model)
-    described: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "texts": tuple(s.text for s in statements),
         "group_names": tuple(s.group for s in statements),
         "meta": _provenance(model, name, positions, layers),
     }
     texts = tokenize(model, statements, positions)
-    run = Run(model, texts, wanted, max_tokens, steering, tuple(fwd_hooks))
+    run = Run(model, texts, kept_layers, max_tokens, steering, tuple(fwd_hooks))
     columns = _columns(statements, texts)
     if store is None:
         z = run.in_memory(progress)
-        return HeadCache(z=z, **{name: torch.cat(list(parts())) for name, parts in columns.items()}, **described)
-    opened = _opened(store, run, columns, described)
-    complete = opened.complete
-    run.into(opened, described, progress, this_rank())
+        return HeadCache(z=z, **{name: torch.cat(list(chunks())) for name, chunks in columns.items()}, **fields)
+    return _collect_to_store(store, run, columns, fields, progress)
+
+
+def _collect_to_store(
+    store: str | Path, run: Run, columns: Mapping[str, Column], fields: dict[str, Any], progress: bool
+) -> HeadCache:
+    open_store = _open_store(store, run, columns, fields)
+    complete = open_store.complete
+    run.into(open_store, fields, progress, this_rank())
     if complete:
-        # The run that completed it may have been one of other versions.
-        described["meta"] = HeadCache.load(store).meta
-    # The caller's own texts: a second copy of all of them would stay.
-    return HeadCache(**opened.tensors(), **described)
+        # Another run completed it, perhaps with other versions of packages: its provenance counts.
+        fields["meta"] = HeadCache.load(store).meta
+    # Texts are the caller's own, not read from the store: a second copy of all of them would stay in memory.
+    return HeadCache(**open_store.tensors(), **fields)
 
 
 def _columns(statements: Sequence[Statement], texts: TokenizedTexts) -> dict[str, Column]:
     """Label, text and position of every example."""
 
-    def in_parts(values: Callable[[Tensor], Tensor]) -> Column:
+    def in_chunks(values: Callable[[Tensor], Tensor]) -> Column:
         return lambda: map(values, torch.arange(len(texts)).split(_TEXTS_AT_ONCE))
 
-    def labels(some: Tensor) -> Tensor:
+    def labels(chunk: Tensor) -> Tensor:
         # A label may also be True or 1.0.
-        given = torch.tensor([statements[i].label for i in some.tolist()], dtype=torch.int64)
-        return given.repeat_interleave(texts.counts[some])
+        by_text = torch.tensor([statements[i].label for i in chunk.tolist()], dtype=torch.int64)
+        return by_text.repeat_interleave(texts.counts[chunk])
 
     return {
-        "labels": in_parts(labels),
-        "text_index": in_parts(lambda some: some.repeat_interleave(texts.counts[some])),
-        "positions": in_parts(lambda some: torch.tensor([p for i in some.tolist() for p in texts.kept(i)])),
+        "labels": in_chunks(labels),
+        "text_index": in_chunks(lambda chunk: chunk.repeat_interleave(texts.counts[chunk])),
+        "positions": in_chunks(lambda chunk: torch.tensor([p for i in chunk.tolist() for p in texts.kept(i)])),
     }
 
 
-def _opened(store: str | Path, run: Run, columns: Mapping[str, Column], described: dict[str, Any]) -> CacheStore:
-    """The store, laid out by the first rank."""
-    rank, plan = this_rank(), _plan(described, columns, run)
+def _open_store(store: str | Path, run: Run, columns: Mapping[str, Column], fields: dict[str, Any]) -> CacheStore:
+    rank, plan = this_rank(), _plan(fields, columns, run)
+    # The first rank lays the store out, and the others open it after that: two ranks that lay it out at once would
+    # each replace the other's folder.
     if rank.number > 0:
         rank.wait()
         _require_shared(store, rank)
-    opened = CacheStore(store, plan, run.shape, run.model.cfg.dtype, columns)
+    open_store = CacheStore(store, plan, run.shape, run.model.cfg.dtype, columns)
     if rank.number == 0:
         rank.wait()
-    return opened
+    return open_store
 
 
 def _require_shared(store: str | Path, rank: Rank) -> None:
     if not Path(store).exists():
         raise RankError(
-            f"Rank {rank.number} of {rank.n} does not see the store {str(store)!r} that the first one has begun: it "
-            "must stand in a folder that all machines share."
+            f"Rank {rank.number} of {rank.n} does not see the store {str(store)!r} that rank 0 has begun: it must be "
+            "in a folder that all machines share."
         )
 
 
-def _wanted_layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
+def _kept_layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
     if layers is None:
         return tuple(range(n_layers))
     if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
@@ -187,29 +195,30 @@ def _provenance(
     }
 
 
-def _plan(described: dict[str, Any], columns: Mapping[str, Column], run: Run) -> dict[str, Any]:
-    """Every setting on which the content of a store, or what stands in which shard, depends."""
-    meta = described["meta"]
+def _plan(fields: dict[str, Any], columns: Mapping[str, Column], run: Run) -> dict[str, Any]:
+    """Every setting on which the content of a store, or the examples of each shard, depend."""
+    meta = fields["meta"]
     return {
         **{f"model {key}": value for key, value in meta["model"].items()},
         "positions": meta["positions"],
         "layers": list(run.layers),
         "max_tokens": run.max_tokens,
         "shard_bytes": runs.SHARD_BYTES,
-        "data": _data_digest(described["texts"], described["group_names"], columns),
+        "data": _data_digest(fields["texts"], fields["group_names"], columns),
+        "tokens": run.texts.digest,
         "steering": None if run.steering is None else _steering_digest(run.steering),
     }
 
 
 def _data_digest(texts: Sequence[str], groups: Sequence[str], columns: Mapping[str, Column]) -> str:
-    # Text by text: all of them as one would be a second copy of the data.
+    # Text by text: all of them as one string would be a second copy of the data.
     rows = (json.dumps(row).encode() for row in zip(texts, groups))
-    return sha256(chain(rows, (part.numpy().data for parts in columns.values() for part in parts())))[:16]
+    return sha256(chain(rows, (chunk.numpy().data for chunks in columns.values() for chunk in chunks())))[:16]
 
 
 def _steering_digest(steering: Steering) -> str:
     scores = steering.scores
-    parts = [steering.head_maps.tensors(), {} if steering.trust is None else steering.trust.tensors()]
-    tensors = [t for part in parts for t in part.values()] + [scores.weights, scores.biases, scores.thresholds]
-    named = f"{steering.sites} {steering.gate}".encode()
-    return sha256([named, *(t.detach().cpu().double().numpy().tobytes() for t in tensors)])[:16]
+    by_name = [steering.head_maps.tensors(), {} if steering.trust is None else steering.trust.tensors()]
+    tensors = [t for group in by_name for t in group.values()] + [scores.weights, scores.biases, scores.thresholds]
+    header = f"{steering.sites} {steering.gate}".encode()
+    return sha256([header, *(t.detach().cpu().double().numpy().tobytes() for t in tensors)])[:16]

@@ -1,4 +1,4 @@
-"""Forward passes that keep heads' activations and end after the last layer that is wanted."""
+"""Forward passes that keep heads' activations and end after the last layer that is kept."""
 
 from __future__ import annotations
 
@@ -27,25 +27,30 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 SHARD_BYTES = 2**23
+"""Size of a shard of a store: what an interruption loses at most, and what a run holds in memory."""
 
 Hooks = Sequence[tuple[str, HookFunction]]
 
 
-class _LastLayerDone(Exception):  # noqa: N818 - no error: it ends a pass early
-    """Everything wanted of a pass is kept."""
+class _LastLayerDone(Exception):  # noqa: N818 - not an error: it ends a pass early
+    """Raised from the hook of the last kept layer: everything that is kept of the pass has been copied.
+
+    An exception is the only way out of a forward pass. It saves the layers above and the logits, and it cannot hide an
+    error: `_fill` catches this class alone, and no one else raises it.
+    """
 
 
 @dataclass(frozen=True)
 class Run:
-    """What to run the model over, and what to keep.
+    """One collection: the texts to run the model over, and the activations to keep.
 
     Args:
         model: from `load_model`.
-        texts: what they are, and what to keep of each.
-        layers: to keep, ascending.
+        texts: tokenized, with the positions to keep of each.
+        layers: layers to keep, ascending.
         max_tokens: tokens in one forward pass, padding included.
-        steering: on from each answer's first edited position on, after a layer's activations are kept.
-        before: hooks that are on before anything is kept; with them passes run to their end.
+        steering: applied from each answer's first edited position on, after a layer's activations are kept.
+        before: hooks that run before activations are kept; with them passes run to their end.
     """
 
     model: TransformerBridge
@@ -62,62 +67,71 @@ class Run:
         return int(self.texts.counts.sum()), config.n_layers, config.n_heads, config.d_head
 
     def in_memory(self, progress: bool) -> Float[Tensor, "example layer head d_head"]:
-        """All activations; zero at layers that are not wanted."""
+        """All activations; zero at layers that are not kept."""
         with Progress(transient=True, disable=not progress) as bar:
-            kept = self._room(self.shape[0])
+            activations = self._buffer(self.shape[0])
             batches = bar.track(self._batches(), description="collecting activations")
-            self._keep(batches, torch.arange(len(kept)), kept)
+            self._fill(activations, batches, torch.arange(len(activations)))
         if len(self.layers) == self.shape[1]:
-            z = kept
+            z = activations
         else:
-            z = torch.zeros(self.shape, dtype=kept.dtype)
-            z[:, list(self.layers)] = kept
+            z = torch.zeros(self.shape, dtype=activations.dtype)
+            z[:, list(self.layers)] = activations
         _checks.finite("activations", z)
         return z
 
-    def into(self, store: CacheStore, described: Mapping[str, Any], progress: bool, rank: Rank) -> None:
-        """Write what the store does not hold yet, every rank its share; then finish it."""
+    def into(self, store: CacheStore, fields: Mapping[str, Any], progress: bool, rank: Rank) -> None:
+        """Write the shards that the store lacks, each rank its share; then finish the store with the given fields.
+
+        Ranks meet three times, and each meeting prevents one mistake:
+
+        1. before the first write: a rank that reads the marks of shards late would take another rank's new shards for
+           old ones, and two ranks would divide different lists;
+        2. before the store is finished: `meta.json` must not declare a store complete whose shards are still written;
+        3. at the end: no rank may load the store before it is finished.
+
+        If a rank dies, the others get a `RankError` at the next meeting, and the marks that are there stay valid.
+        """
         shards = [] if store.complete else list(enumerate(self._shards()))
         if store.complete and rank.number == 0:
-            # Whoever completed it may have been killed before the last mark was gone.
+            # The run that completed it may have been killed before it had removed the last mark.
             store.tidy()
         done = store.done
         missing = [shard for shard in shards if shard[0] not in done]
-        # One for all shards: memory that is given back and taken anew grows all the same.
-        room = self._room(max((self._n_examples(torch.cat(batches)) for _, batches in missing), default=0))
-        # Nobody may write before all have seen what is missing.
+        # One buffer for all shards: memory that is freed and allocated again for each of them would grow.
+        buffer = self._buffer(max((self._n_examples(torch.cat(batches)) for _, batches in missing), default=0))
         rank.wait()
         with Progress(transient=True, disable=not progress or rank.number > 0) as bar:
             for i, batches in bar.track(missing[rank.number :: rank.n], description="collecting activations"):
                 examples = self._examples(torch.cat(batches).sort().values)
-                kept = room[: len(examples)]
-                self._keep(batches, examples, kept)
-                _checks.finite(f"activations of shard {i}", kept)
-                store.write(i, examples, self.layers, kept)
+                activations = buffer[: len(examples)]
+                self._fill(activations, batches, examples)
+                _checks.finite(f"activations of shard {i}", activations)
+                store.write(i, examples, self.layers, activations)
         rank.wait()
         if rank.number == 0 and shards:
-            if len(store.done) < len(shards):
-                raise RankError(
-                    f"Rank 0 sees {len(store.done)} of the {len(shards)} shards of {str(store.path)!r}: it must "
-                    "stand in a folder that all machines share."
-                )
-            store.finish(described)
+            _require_all_shards(store, len(shards))
+            store.finish(fields)
         rank.wait()
 
     def _batches(self) -> list[Int[Tensor, " _"]]:
         return batch_rows(self.texts.lengths, max_tokens=self.max_tokens)
 
     def _shards(self) -> list[list[Int[Tensor, " _"]]]:
-        """Batches one after the other until a shard is full, which is written as one; the same ones in every run."""
+        """Consecutive batches, grouped into shards of at most `SHARD_BYTES`, or one batch if that is larger.
+
+        They depend on the settings of the run alone, all of which are in the store's plan: another process, or a later
+        run, gets the same shards by the same numbers.
+        """
         size = len(self.layers) * self.shape[2] * self.shape[3] * self.model.cfg.dtype.itemsize
-        shards, batches, n_kept = [], [], 0
+        shards, batches, n_examples = [], [], 0
         for batch in self._batches():
             n = self._n_examples(batch)
-            if batches and (n_kept + n) * size > SHARD_BYTES:
+            if batches and (n_examples + n) * size > SHARD_BYTES:
                 shards.append(batches)
-                batches, n_kept = [], 0
+                batches, n_examples = [], 0
             batches.append(batch)
-            n_kept += n
+            n_examples += n
         return [*shards, batches]
 
     def _n_examples(self, texts: Int[Tensor, " some"]) -> int:
@@ -125,35 +139,36 @@ class Run:
 
     @cached_property
     def _ends(self) -> Int[Tensor, " text"]:
-        """Number of examples up to and with each text."""
+        """Number of examples of all texts up to each text, that text included."""
         return self.texts.counts.cumsum(0)
 
     def _examples(self, texts: Int[Tensor, " some"]) -> Int[Tensor, " kept"]:
         """Numbers of the examples of some texts, one text after the other."""
+        # Counted within the chosen texts, then shifted for each text by what its last example lacks to its number.
         counts = self.texts.counts[texts]
         ends = counts.cumsum(0)
         return torch.arange(int(ends[-1])) + (self._ends[texts] - ends).repeat_interleave(counts)
 
-    def _room(self, n: int) -> Float[Tensor, "kept chosen head d_head"]:
+    def _buffer(self, n: int) -> Float[Tensor, "kept chosen head d_head"]:
         return torch.empty((n, len(self.layers), *self.shape[2:]), dtype=self.model.cfg.dtype)
 
-    def _keep(
+    def _fill(
         self,
+        z: Float[Tensor, "kept chosen head d_head"],
         batches: Iterable[Int[Tensor, " _"]],
         examples: Int[Tensor, " kept"],
-        z: Float[Tensor, "kept chosen head d_head"],
     ) -> None:
-        """Run the model over some batches, and write their `examples` (ascending) to `z`."""
+        """Run the model over batches, and copy the activations of their `examples` (ascending) to the rows of `z`."""
         config = self.model.cfg
         keeper = _Keeper(z, self.layers, stops=not self.before)
         pad = pad_token(self.model)
-        # Hooks are put on once: finding their points costs more than a short pass.
+        # Hooks are added once for all batches: looking their points up takes longer than a short pass.
         with torch.no_grad(), self.model.hooks(fwd_hooks=[*self.before, *keeper.hooks()]):
             for batch in batches:
                 index = batch.tolist()
                 tokens, mask = pad_rows([self.texts.tokens(i) for i in index], pad)
                 target = torch.searchsorted(examples, self._examples(batch))
-                keeper.turn_to([self.texts.kept(i) for i in index], tokens.shape[1], target, config.device)
+                keeper.set_batch([self.texts.kept(i) for i in index], tokens.shape[1], target, config.device)
                 with self._steered(batch), suppress(_LastLayerDone):
                     self.model(tokens.to(config.device), attention_mask=mask.long().to(config.device))
 
@@ -163,34 +178,44 @@ class Run:
         return self.model.hooks(fwd_hooks=self.steering.hooks(self.texts.starts[texts]))
 
 
+def _require_all_shards(store: CacheStore, n_shards: int) -> None:
+    n_done = len(store.done)
+    if n_done < n_shards:
+        raise RankError(
+            f"Rank 0 sees {n_done} of the {n_shards} shards of {str(store.path)!r}: it must be in a folder that all "
+            "machines share."
+        )
+
+
 class _Keeper:
-    """Hooks that copy the wanted positions of a batch to their rows of `z`."""
+    """Hooks that copy the activations at the kept positions of a batch to their rows of `z`."""
 
     def __init__(self, z: Tensor, layers: tuple[int, ...], *, stops: bool) -> None:
         self._z, self._layers, self._stops = z, layers, stops
         self._tokens = self._target = torch.zeros(0, dtype=torch.long)
 
-    def turn_to(
+    def set_batch(
         self,
         chosen: Sequence[Sequence[int]],
         width: int,
         target: Int[Tensor, " kept"],
         device: torch.device | str | None,
     ) -> None:
-        """The positions to keep in each row of the next batch, `width` tokens wide, and which rows of `z` they are."""
-        self._tokens = torch.tensor([width * row + p for row, kept in enumerate(chosen) for p in kept]).to(device)
+        """Set the positions to keep in each row of the next batch, `width` tokens wide, and their rows in `z`."""
+        # Positions are counted through the batch, row after row, so that one gather takes them all.
+        self._tokens = torch.tensor([width * row + p for row, places in enumerate(chosen) for p in places]).to(device)
         self._target = target
 
     def hooks(self) -> list[tuple[str, HookFunction]]:
-        """One for each wanted layer."""
+        """One hook for each kept layer."""
         return [(hook_name(layer), self._keeper(place)) for place, layer in enumerate(self._layers)]
 
     def _keeper(self, place: int) -> HookFunction:
         ends = self._stops and place == len(self._layers) - 1
 
         def keep(value: Tensor, hook: object) -> Tensor:
-            kept = value.detach().flatten(0, 1).index_select(0, self._tokens.to(value.device))
-            self._z[:, place].index_copy_(0, self._target, kept.to(self._z))
+            activations = value.detach().flatten(0, 1).index_select(0, self._tokens.to(value.device))
+            self._z[:, place].index_copy_(0, self._target, activations.to(self._z))
             if ends:
                 raise _LastLayerDone
             return value

@@ -1,8 +1,9 @@
-"""A saved head cache that comes into being shard by shard, and can be taken up again where it stopped.
+"""A saved head cache that is written shard by shard, and that an interrupted run can continue.
 
-A store is the folder that `HeadCache.save` writes, its tensors laid out at full size first (what is not written yet
-takes no space on disk). A shard is written where it belongs and then marked as done; `meta.json`, without which no
-folder is a head cache, is written last. What is loaded is one memory-mapped tensor, however many shards there were.
+A store is the folder that `HeadCache.save` writes. Its tensors are laid out at full size first (parts that are not
+written yet take no space on disk). Each shard is written at its final place and then marked as done; `meta.json`,
+without which a folder is not a head cache, is written last. `load` gives one memory-mapped tensor, however many shards
+there were.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ from radiant_lens._files import META, TENSORS, UNHASHED, parsed, read_tensors, w
 from radiant_lens.errors import ArtefactError
 
 Column = Callable[[], Iterable[Int[Tensor, " _"]]]
-"""A column of a head cache, whole numbers (int64) for every example, in parts that need not be in memory together."""
+"""A column of a head cache, whole numbers (int64) for every example, in chunks that need not be in memory together."""
 
 _PLAN, _DONE = "plan.json", "shard-*.done"
 _KIND = "head cache"
-_KEPT = "its shards that are done stay, and the same call goes on from there"
+_REST = "its shards that are done stay, and the same call goes on from there"
+# Settings that stores of version 0.1 do not record. They recorded a hash of a sample of the weights and the positions
+# of all examples, which are still compared.
+_NEW_SETTINGS = {"model content", "model quantization", "model adapters", "model prepend_bos", "tokens"}
 _NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -39,18 +43,18 @@ _NAMES = {
 
 
 class CacheStore:
-    """A folder in which activations are written as they come.
+    """A folder to which activations are written during collection.
 
     Args:
-        path: the folder; a new one, or one that the same plan began.
-        plan: every setting that the content depends on, as JSON can hold it.
+        path: of the folder; a new one, or a store that was begun with the same plan.
+        plan: every setting that the content depends on; must be JSON.
         shape: of `z`, axes `example layer head d_head`.
         dtype: of `z`.
         columns: the other tensors of a head cache, whole numbers for every example.
 
     Raises:
-        ArtefactError: something else stands at `path`, or a store with another plan; names the difference.
-        OutputError: it cannot be written, now or later; what is written stays.
+        ArtefactError: `path` is something else, or a store with another plan; names the difference.
+        OutputError: it cannot be written, now or later; shards that are written stay.
     """
 
     def __init__(
@@ -76,10 +80,12 @@ class CacheStore:
         try:
             with open(beside / TENSORS, "wb") as file:
                 file.write(header)
-                for part in chain.from_iterable(parts() for parts in columns.values()):
-                    file.write(_bytes(part))
+                for chunk in chain.from_iterable(chunks() for chunks in columns.values()):
+                    file.write(_bytes(chunk))
+                # Longer than what was written: the rest is a hole, which most file systems store as nothing.
                 file.truncate(self._begin + plan["shape"][0] * self._layers * self._slot)
             write_text(beside / _PLAN, json.dumps(plan, indent=1))
+            # `mkdtemp` lets the owner alone in; other processes of a launch may be other users.
             beside.chmod(0o755)
             os.replace(beside, self.path)
         finally:
@@ -87,16 +93,16 @@ class CacheStore:
 
     @property
     def complete(self) -> bool:
-        """Whether everything is written, and the folder a head cache."""
+        """True if everything is written, so that the folder is a head cache."""
         return (self.path / META).is_file()
 
     @property
     def done(self) -> set[int]:
-        """Numbers of the shards that need not be computed again."""
+        """Numbers of the shards that are written completely."""
         return {int(mark.stem.removeprefix("shard-")) for mark in self.path.glob(_DONE)}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything of a head cache that is no text, memory-mapped.
+        """The tensors of the head cache, memory-mapped.
 
         Raises:
             ArtefactError: the file is damaged.
@@ -110,11 +116,17 @@ class CacheStore:
         layers: Sequence[int],
         z: Float[Tensor, "kept chosen head d_head"],
     ) -> None:
-        """Write the activations of `examples` (ascending) at `layers` (ascending), then mark the shard as done."""
+        """Write the activations of `examples` (ascending) at `layers` (ascending), then mark the shard as done.
+
+        Three steps in this order make the mark a proof: the values are written, `fsync` brings them to the disk, and
+        only then the mark is made. A process that is killed in between leaves values without a mark, and the shard is
+        computed again. After a loss of power the mark may be missing, never the values.
+        """
+        # Activations of one example at one layer are a slot. Neighbouring slots are written together.
         slots = (examples[:, None] * self._layers + torch.tensor(layers)).flatten()
         starts = torch.cat([torch.tensor([0]), (slots.diff() != 1).nonzero().flatten() + 1, torch.tensor([len(slots)])])
         content = _bytes(z)
-        with write_errors(self.path, _KEPT):
+        with write_errors(self.path, _REST):
             with open(self.path / TENSORS, "r+b") as file:
                 for first, end in zip(starts[:-1].tolist(), starts[1:].tolist()):
                     file.seek(self._begin + int(slots[first]) * self._slot)
@@ -124,8 +136,8 @@ class CacheStore:
             (self.path / f"shard-{shard:06d}.done").touch()
 
     def finish(self, meta: Mapping[str, Any]) -> None:
-        """Make the folder a head cache; the marks have served."""
-        with write_errors(self.path, _KEPT):
+        """Write `meta.json`, which makes the folder a head cache, and remove the marks of shards."""
+        with write_errors(self.path, _REST):
             write_meta(self.path, _KIND, {"sha256": UNHASHED, **meta})
         self.tidy()
 
@@ -136,7 +148,11 @@ class CacheStore:
 
 
 def _header(shape: tuple[int, ...], dtype: torch.dtype, columns: Iterable[str]) -> tuple[bytes, int]:
-    """Head of the safetensors file, with `z` behind the other tensors, and the place of its first byte."""
+    """Header of the safetensors file, with `z` after the other tensors, and the offset of its first byte.
+
+    The format: eight bytes with the length of the header, the header (JSON, padded with blanks to a multiple of eight
+    bytes so that tensors are aligned), then the tensors, at offsets counted from the end of the header.
+    """
     entries, end = {}, 0
     sized = [(name, torch.int64, shape[:1]) for name in columns]
     for name, kind, axes in [*sized, ("z", dtype, shape)]:
@@ -153,10 +169,17 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 def _require_same_plan(path: Path, plan: Mapping[str, Any]) -> None:
     try:
-        found = dict(parsed(json.loads, (path / _PLAN).read_text(encoding="utf-8")))
+        recorded = dict(parsed(json.loads, (path / _PLAN).read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError):
-        raise ArtefactError(f"{str(path)!r} exists and is no store; it is left alone, choose another path.") from None
-    different = [name for name in plan if found.get(name) != plan[name]]
-    if different:
-        told = "; ".join(f"{name} = {found.get(name)!r}, now {plan[name]!r}" for name in different)
-        raise ArtefactError(f"The store at {str(path)!r} was begun with other settings: {told}.")
+        raise ArtefactError(
+            f"{str(path)!r} exists and is not a store; it is left alone, choose another path."
+        ) from None
+    compared = [name for name in plan if name in recorded or name not in _NEW_SETTINGS]
+    changes = [
+        f"{name} = {recorded.get(name)!r}, now {plan[name]!r}" for name in compared if recorded.get(name) != plan[name]
+    ]
+    if changes:
+        raise ArtefactError(
+            f"The store at {str(path)!r} was begun with other settings: {'; '.join(changes)}. Choose another path, or "
+            "go back to those settings."
+        )

@@ -1,4 +1,4 @@
-"""Tokenized texts of one collection: their tokens, where their answers begin, and which positions are kept."""
+"""Tokenized texts of one collection: their tokens, the starts of their answers, and the positions to keep."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from radiant_lens._files import sha256
 from radiant_lens.datasets.records import Statement
 from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.models.tokens import answer_rows
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class TokenizedTexts:
-    """Four bytes for each token, whatever the texts are.
+    """Tokens of many texts in four bytes each, with the positions of which activations are kept.
 
     Attributes:
-        lengths: tokens of each text.
-        starts: position of the token that predicts the answer's first: edits begin there.
-        positions: which are kept, as `collect` takes them.
+        lengths: number of tokens of each text.
+        starts: position of the token that predicts the answer's first token: edits begin there.
+        positions: positions to keep, as `collect` takes them.
     """
 
     lengths: Int[Tensor, " text"]
@@ -40,13 +41,18 @@ class TokenizedTexts:
         """Number of texts."""
         return len(self.lengths)
 
+    @cached_property
+    def digest(self) -> str:
+        """Hash of all tokens: two tokenizers, or two rules for special tokens, may read one text differently."""
+        return sha256([self.lengths.numpy().data, self._tokens.tobytes()])[:16]
+
     def tokens(self, text: int) -> Sequence[int]:
         """Tokens of one text, by its number."""
         first = self._firsts[text]
         return self._tokens[first : first + int(self.lengths[text])]
 
     def kept(self, text: int) -> Sequence[int]:
-        """Positions of one text that are kept, ascending."""
+        """Positions to keep of one text, ascending."""
         n, start = int(self.lengths[text]), int(self.starts[text])
         if self.positions == "answer":
             return range(start, n)
@@ -56,12 +62,12 @@ class TokenizedTexts:
 
     @cached_property
     def counts(self) -> Int[Tensor, " text"]:
-        """How many positions of each text are kept."""
+        """Number of positions to keep of each text."""
         return torch.frombuffer(array("i", (len(self.kept(text)) for text in range(len(self)))), dtype=torch.int32)
 
     @cached_property
     def _firsts(self) -> Sequence[int]:
-        """Place of each text's first token among all tokens."""
+        """Index of each text's first token among all tokens."""
         return array("q", accumulate(self.lengths.tolist(), initial=0))
 
 
@@ -73,10 +79,10 @@ def tokenize(
     Args:
         model: from `load_model`.
         statements: at least one.
-        positions: to keep.
+        positions: positions to keep, as `collect` takes them.
 
     Raises:
-        InvalidArgumentError: a position beyond a text.
+        InvalidArgumentError: a position outside a text.
         DataError: a text that has no tokens, is not valid Unicode, or is longer than the model's context.
     """
     lengths, starts, tokens = array("i"), array("i"), array("i")

@@ -1,4 +1,4 @@
-"""`radiant-lens ablate`: ready studies, one's own from a YAML file, or a grid from flags."""
+"""`radiant-lens ablate`: ready studies, the user's own from a YAML file, or a grid from flags."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from radiant_lens.cli import options as o
 from radiant_lens.cli.output import emit, shows, table
+from radiant_lens.cli.policies import read_value
 
 
 def ablate(
@@ -31,52 +32,64 @@ def ablate(
     metric: Annotated[str, typer.Option(help="Of the knock-out: 'log_odds' or a metric of `evaluate`.")] = "log_odds",
     jobs: Annotated[int, typer.Option(help="Processes to share the cells among.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder for finished cells; a rerun does what is missing.")] = None,
-    listed: Annotated[bool, typer.Option("--list", help="List the ready studies.")] = False,
+    list_studies: Annotated[bool, typer.Option("--list", help="List the ready studies.")] = False,
+    dtype: o.Dtype = None,
+    prepend_bos: o.PrependBos = None,
     as_json: o.Json = False,
 ) -> None:
-    """Compare steerings beside their controls, over seeds, with intervals; resumes where it was stopped.
+    """Compare steerings and their controls, over seeds, with intervals; resumes where it was stopped.
 
     Example: radiant-lens ablate policies --seeds 0,1,2 --out my-study
     """
     from radiant_lens import _checks, studies
     from radiant_lens.errors import InvalidArgumentError
 
-    if listed:
-        rows = [{"study": name, "asks": ready.title} for name, ready in studies.READY.items()]
-        tables = [
-            {"study": f"paper:{name}", "asks": f"{t.model} on {t.test_data or t.data} (unmeasured)"}
-            for name, t in studies.PAPER_TABLES.items()
-        ]
-        shown = [table("Ready studies", rows), table("The paper's tables, under its protocol", tables)]
-        emit({"studies": [*rows, *tables]}, as_json=as_json, shown=shown)
+    if list_studies:
+        _list_studies(as_json)
         return
     if (study is None) == (not vary):
         raise InvalidArgumentError("Name a study (see --list), or give at least one --vary, but not both.")
+    # A study loads its models by name, unless their settings differ from the default ones.
+    source: Any = model
+    if dtype is not None or prepend_bos is not None:
+        source = o.load_model(model or "tiny", dtype=dtype, prepend_bos=prepend_bos)
     if study in ("knock-out", "detecting"):
-        _one_by_one(study, model or "tiny", data or "tiny-facts", seeds, kind, metric, as_json)
+        _one_by_one(study, source or "tiny", data or "tiny-facts", seeds, kind, metric, as_json)
         return
     if study is not None and study.startswith("paper:"):
-        _paper(study.removeprefix("paper:"), model, data, test_data, seeds, samples, as_json)
+        _paper(study.removeprefix("paper:"), source, data, test_data, seeds, samples, as_json)
         return
-    given: dict[str, Any] = {"n_samples": samples, "n_groups": groups, "controls": controls, "out": out}
-    given |= {"model": model, "data": data, "seeds": None if seeds is None else o.numbers("seeds", seeds)}
-    given = {name: value for name, value in given.items() if value is not None}
+    options: dict[str, Any] = {"n_samples": samples, "n_groups": groups, "controls": controls, "out": out}
+    options |= {"model": source, "data": data, "seeds": None if seeds is None else o.numbers("seeds", seeds)}
+    options = {name: value for name, value in options.items() if value is not None}
     if vary:
-        chosen = [studies.Study("grid", studies.grid(**_axes(vary)), **given)]
+        chosen = [studies.Study("grid", studies.grid(**_axes(vary)), **options)]
     elif study is not None and study.endswith((".yaml", ".yml")):
-        chosen = [studies.read_study(study, **given)]
+        chosen = [studies.read_study(study, **options)]
     else:
         _checks.known("ready study", str(study), [*studies.READY, "knock-out", "detecting"], hint="See --list.")
-        chosen = studies.ready_studies(str(study), **given)
+        chosen = studies.ready_studies(str(study), **options)
     results = [one.run(progress=shows(as_json), n_jobs=jobs) for one in chosen]
     emit(
-        {"studies": [_found(r) for r in results]} if as_json else {},
+        {"studies": [_summary(r) for r in results]} if as_json else {},
         as_json=as_json,
-        shown=[text for r in results for text in _shown(r)],
+        shown=[text for r in results for text in _texts(r)],
     )
 
 
-def _found(result: Any) -> dict[str, Any]:
+def _list_studies(as_json: bool) -> None:
+    from radiant_lens import studies
+
+    rows = [{"study": name, "asks": ready.title} for name, ready in studies.READY.items()]
+    tables = [
+        {"study": f"paper:{name}", "asks": f"{t.model} on {t.test_data or t.data} (unmeasured)"}
+        for name, t in studies.PAPER_TABLES.items()
+    ]
+    shown = [table("Ready studies", rows), table("The paper's tables, under its protocol", tables)]
+    emit({"studies": [*rows, *tables]}, as_json=as_json, shown=shown)
+
+
+def _summary(result: Any) -> dict[str, Any]:
     return {
         "study": result.name,
         "computed": result.n_computed,
@@ -86,13 +99,13 @@ def _found(result: Any) -> dict[str, Any]:
     }
 
 
-def _shown(result: Any) -> list[str]:
+def _texts(result: Any) -> list[str]:
     return [f"\n{result.name}, value [95% interval]\n", result.to_markdown()]
 
 
 def _paper(
     name: str,
-    model: str | None,
+    model: Any,
     data: str | None,
     test_data: str | None,
     seeds: str | None,
@@ -102,49 +115,41 @@ def _paper(
     from radiant_lens import _checks, studies
 
     _checks.known("table of the paper", name, studies.PAPER_TABLES, hint="See --list.")
-    given = {} if samples is None else {"n_samples": samples}
+    options = {} if samples is None else {"n_samples": samples}
     chosen = o.numbers("seeds", seeds) if seeds else (0,)
-    result = studies.PAPER_TABLES[name].run(model, data, test_data, seeds=chosen, progress=shows(as_json), **given)
-    found = {"choices": result.choices.to_dict("records"), "rows": result.comparison.to_dataframe().to_dict("records")}
-    emit(found, as_json=as_json, shown=[result.choices.to_string(), result.to_markdown()])
+    result = studies.PAPER_TABLES[name].run(model, data, test_data, seeds=chosen, progress=shows(as_json), **options)
+    rows = {"choices": result.choices.to_dict("records"), "rows": result.comparison.to_dataframe().to_dict("records")}
+    emit(rows, as_json=as_json, shown=[result.choices.to_string(), result.to_markdown()])
 
 
-def _one_by_one(study: str, model: str, data: str, seeds: str | None, kind: str, metric: str, as_json: bool) -> None:
+def _one_by_one(study: str, model: Any, data: str, seeds: str | None, kind: str, metric: str, as_json: bool) -> None:
     from radiant_lens import datasets, studies
-    from radiant_lens.models import loading as models
+    from radiant_lens.models import loading
 
     seed = o.numbers("seeds", seeds)[0] if seeds else 0
     experiment = studies.prepare(
-        models.load_model(model), datasets.load_dataset(data), seed=seed, progress=shows(as_json)
+        loading.load_model(model), datasets.load_dataset(data), seed=seed, progress=shows(as_json)
     )
     if study == "knock-out":
         frame = studies.knock_out(experiment, kind=kind, metric=metric, progress=shows(as_json)).to_dataframe()
         title = f"Effect of the {kind} ablation of each head on {metric}"
         extra: dict[str, Any] = {}
     else:
-        found = studies.detecting_and_doing(experiment)
-        frame, extra = found.table, {"correlations": found.correlations()}
-        title = "Risk of each head's detector beside the effect of editing it (nats)"
+        comparison = studies.detecting_and_doing(experiment)
+        frame, extra = comparison.table, {"correlations": comparison.correlations()}
+        title = "Risk of each head's detector, and the effect of editing the head (nats)"
     rows = frame.to_dict("records")
     emit({"heads": rows, **extra}, as_json=as_json, shown=[table(title, rows), *map(str, extra.values())])
 
 
 def _axes(vary: list[str]) -> dict[str, list[Any]]:
-    """Axes from `name=value,value`; values are read as YAML, so that numbers are numbers and null is None."""
-    import yaml
-
-    from radiant_lens._files import parsed
+    """Read axes from `name=value,value`; values are read as YAML, so that numbers are numbers and null is None."""
     from radiant_lens.errors import InvalidArgumentError
 
-    axes = {}
-    for given in vary:
-        name, equals, values = given.partition("=")
+    axes: dict[str, list[Any]] = {}
+    for text in vary:
+        name, equals, values = text.partition("=")
         if not equals or not values:
-            raise InvalidArgumentError(f"`vary` must read name=value,value; got {given!r}.")
-        try:
-            axes[name.replace("-", "_")] = [parsed(yaml.safe_load, value) for value in values.split(",")]
-        except ValueError as error:
-            raise InvalidArgumentError(
-                f"`vary` must read name=value,value; {given!r} cannot be read: {error}."
-            ) from error
+            raise InvalidArgumentError(f"`vary` must read name=value,value; got {text!r}.")
+        axes[name.replace("-", "_")] = [read_value("--vary", text, value) for value in values.split(",")]
     return axes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,9 @@ from radiant_lens.cli.stopping import Stopped, interruptible
 from radiant_lens.distributed import launched
 from radiant_lens.errors import InvalidArgumentError, RadiantError
 
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
 SHARED = ("collect", "generate", "evaluate", "ablate")
 """Commands whose work the processes of one launch share."""
 
@@ -25,6 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(ablate)
 app.command()(report)
@@ -44,8 +48,21 @@ def main() -> None:
         sys.exit(error.exit_status if isinstance(error, RadiantError) else 1)
 
 
+def _print_version(show: bool) -> None:
+    if show:
+        import radiant_lens as rl
+
+        typer.echo(f"radiant-lens {rl.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def check_launch(context: typer.Context) -> None:
+def check_launch(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Refuse several processes where a command does not share its work."""
     if context.invoked_subcommand not in SHARED:
         _one_process(
@@ -64,10 +81,12 @@ def demo(
     model: o.Model = "tiny",
     data: o.Data = "tiny-facts",
     out: o.Out = Path("radiant-demo"),
-    gamma: o.Gamma = 0.005,
+    gamma: o.Gamma = None,
     samples: o.Samples = 3,
     seed: o.Seed = 0,
     device: o.Device = None,
+    dtype: o.Dtype = None,
+    prepend_bos: o.PrependBos = None,
     as_json: o.Json = False,
 ) -> None:
     """Collect, fit, certify, steer, and compare with ITI and controls, in about a minute.
@@ -75,8 +94,13 @@ def demo(
     Example: radiant-lens demo
     """
     from radiant_lens.cli.demo import run_demo
+    from radiant_lens.cli.policies import DEFAULTS
 
-    result, shown = run_demo(model, data, out, gamma=gamma, n_samples=samples, seed=seed, device=device, quiet=as_json)
+    def load() -> TransformerBridge:
+        return o.load_model(model, device=device, dtype=dtype, prepend_bos=prepend_bos)
+
+    promise: float = DEFAULTS["radiant"]["gamma"] if gamma is None else gamma
+    result, shown = run_demo(model, load, data, out, gamma=promise, n_samples=samples, seed=seed, quiet=as_json)
     emit(result, as_json=as_json, shown=shown)
 
 
@@ -93,6 +117,8 @@ def collect(
     max_tokens: o.MaxTokens = None,
     device: o.Device = None,
     device_map: o.DeviceMap = None,
+    dtype: o.Dtype = None,
+    prepend_bos: o.PrependBos = None,
     as_json: o.Json = False,
 ) -> None:
     """Save the activation of every head on labelled text.
@@ -111,7 +137,7 @@ def collect(
         _one_process("`collect --out`", "`--store` is shared.")
         check_target(path, "head cache")
     cache = rl.collect(
-        rl.load_model(model, device=device, device_map=device_map),
+        o.load_model(model, device=device, device_map=device_map, dtype=dtype, prepend_bos=prepend_bos),
         rl.load_dataset(data),
         positions=positions,
         layers=None if layers is None else o.numbers("layers", layers),
@@ -130,37 +156,50 @@ def fit(
     out: o.Out,
     model: o.Model = "tiny",
     data: o.Data = "tiny-facts",
-    policy: Annotated[str, typer.Option(help="'radiant' or 'iti'.")] = "radiant",
-    gamma: o.Gamma = 0.005,
-    geometry: Annotated[str, typer.Option(help="'mahalanobis', 'wasserstein' or 'procrustes'.")] = "mahalanobis",
-    gate: Annotated[str, typer.Option(help="'head', 'vote', 'layer' or 'none'.")] = "vote",
-    alpha: Annotated[float, typer.Option(help="Strength of ITI, in standard deviations.")] = 2.0,
+    policy: Annotated[
+        str,
+        typer.Option(
+            help="'radiant', 'iti', 'mean_shift', 'moment_matching', 'linear_act', 'leace' or 'ablation'; its options "
+            "are set by the flags below or by --option."
+        ),
+    ] = "radiant",
+    option: Annotated[
+        list[str] | None, typer.Option(help="Any option of the policy, such as heads=all or trust=0.999; repeatable.")
+    ] = None,
+    gamma: o.Gamma = None,
+    geometry: Annotated[
+        str | None, typer.Option(help="'mahalanobis' (default), 'wasserstein' or 'procrustes'; of 'radiant'.")
+    ] = None,
+    gate: Annotated[
+        str | None, typer.Option(help="'head', 'vote' (default of 'radiant'), 'layer' or 'none' (of the others).")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="Strength of 'iti' (default 2) or 'mean_shift' (1).")] = None,
     fnr_weight: Annotated[float, typer.Option(help="Weight of a miss against a false alarm.")] = 0.65,
     positions: o.Positions = "answer",
     seed: o.Seed = 0,
     device: o.Device = None,
     device_map: o.DeviceMap = None,
+    dtype: o.Dtype = None,
+    prepend_bos: o.PrependBos = None,
     as_json: o.Json = False,
 ) -> None:
     """Fit a steering on 60% of the groups, choose its heads on 20%, certify it on 20%.
 
     Example: radiant-lens fit --model ./my-gpt2 --data my.jsonl --gamma 0.05 --out my-steering
+
+    Another policy: radiant-lens fit --policy mean_shift --alpha 2 --option heads=all --out my-shift
     """
     import radiant_lens as rl
-    from radiant_lens import _checks, studies
+    from radiant_lens import studies
     from radiant_lens._files import check_target
+    from radiant_lens.cli.policies import names_heads, policy_from_flags
 
-    _checks.choice("policy", policy, ("radiant", "iti"))
     check_target(out, "steering")
-    chosen = (
-        rl.RadiantPolicy(gamma=gamma, geometry=geometry, gate=gate)
-        if policy == "radiant"
-        else rl.ITIPolicy(alpha=alpha)
-    )
-    chosen.check()
+    flags = {"gamma": gamma, "geometry": geometry, "gate": gate, "alpha": alpha}
+    chosen = policy_from_flags(policy, flags, option or [])
     detector = studies.recommended_detector(seed).set_params(fnr_weight=fnr_weight)
     experiment = studies.prepare(
-        rl.load_model(model, device=device, device_map=device_map),
+        o.load_model(model, device=device, device_map=device_map, dtype=dtype, prepend_bos=prepend_bos),
         rl.load_dataset(data),
         detector=detector,
         positions=positions,
@@ -168,7 +207,8 @@ def fit(
         progress=not as_json,
     )
     steering = chosen.fit(experiment.train_cache, experiment.detector)
-    if policy == "radiant" and experiment.validation.prompts:
+    # Heads that were named stay; by default the policy's heads are reduced to those that act.
+    if policy == "radiant" and experiment.validation.prompts and not names_heads(option or []):
         steering = steering.select(rl.head_effects(experiment.model, experiment.validation, steering))
     certificate = steering.certify(experiment.test_cache())
     path = steering.save(out)
@@ -184,34 +224,49 @@ def fit(
 @app.command()
 def generate(
     prompts: Annotated[list[str], typer.Argument(help="One or more prompts.")],
-    steering: Annotated[
-        Path | None, typer.Option(help="Folder that `fit` or `demo` wrote; none for the model as it is.")
-    ] = None,
+    steering: o.Steering = None,
     model: o.Model = "tiny",
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Print answers without steering next to steered ones.")
+    ] = False,
     max_new_tokens: o.NewTokens = 20,
     temperature: o.Temperature = 1.0,
     samples: o.Samples = 1,
     seed: o.Seed = 0,
     device: o.Device = None,
     device_map: o.DeviceMap = None,
+    dtype: o.Dtype = None,
+    prepend_bos: o.PrependBos = None,
     as_json: o.Json = False,
 ) -> None:
-    """Continue prompts, steered or not.
+    """Continue prompts, with or without steering.
 
-    Example: radiant-lens generate --steering radiant-demo "Q : what is the capital of dupeka ? A :"
+    Example: radiant-lens generate --steering radiant-demo --compare "Q : what is the capital of dupeka ? A :"
     """
-    from contextlib import nullcontext
-
     import radiant_lens as rl
     from radiant_lens.evaluation import generate_answers
 
-    loaded = rl.load_model(model, device=device, device_map=device_map)
-    context = nullcontext() if steering is None else rl.steer(loaded, rl.Steering.load(steering))
-    with context:
-        answers = generate_answers(
-            loaded, prompts, n_samples=samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+    if compare and steering is None:
+        raise InvalidArgumentError("`--compare` needs `--steering`, the folder of the steering to compare with.")
+    loaded = None if steering is None else rl.Steering.load(steering)
+    bridge = o.load_model(model, device=device, device_map=device_map, dtype=dtype, prepend_bos=prepend_bos)
+
+    def answer() -> list[list[str]]:
+        return generate_answers(
+            bridge, prompts, n_samples=samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
         )
-    rows = [{"prompt": prompt, "answer": answer} for prompt, given in zip(prompts, answers) for answer in given]
+
+    columns: dict[str, list[list[str]]] = {}
+    if loaded is None or compare:
+        columns["plain" if compare else "answer"] = answer()
+    if loaded is not None:
+        with rl.steer(bridge, loaded):
+            columns["steered" if compare else "answer"] = answer()
+    rows = [
+        {"prompt": prompt, **{name: answers[i][j] for name, answers in columns.items()}}
+        for i, prompt in enumerate(prompts)
+        for j in range(samples)
+    ]
     emit({"answers": rows}, as_json=as_json, shown=[table("Answers", rows)])
 
 
@@ -219,9 +274,7 @@ def generate(
 def evaluate(
     model: o.Model = "tiny",
     data: o.Data = "tiny-facts",
-    steering: Annotated[
-        Path | None, typer.Option(help="Folder that `fit` or `demo` wrote; none for the model as it is.")
-    ] = None,
+    steering: o.Steering = None,
     part: Annotated[
         str, typer.Option(help="'test' (the 20% of groups that `fit` leaves alone with the same seed) or 'all'.")
     ] = "test",
@@ -235,6 +288,8 @@ def evaluate(
     seed: o.Seed = 0,
     device: o.Device = None,
     device_map: o.DeviceMap = None,
+    dtype: o.Dtype = None,
+    prepend_bos: o.PrependBos = None,
     as_json: o.Json = False,
 ) -> None:
     """Judge generated answers and measure KL and cross entropy on desirable text; other metrics where asked for.
@@ -253,7 +308,7 @@ def evaluate(
     dataset = dataset if part == "all" else dataset.split((0.6, 0.2, 0.2), seed=seed)[2]
     loaded = None if steering is None else rl.Steering.load(steering)
     result = rl.evaluate(
-        rl.load_model(model, device=device, device_map=device_map),
+        o.load_model(model, device=device, device_map=device_map, dtype=dtype, prepend_bos=prepend_bos),
         dataset,
         loaded,
         n_samples=samples,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -17,23 +17,43 @@ from radiant_lens.analysis.writes import edit_writes
 from radiant_lens.cli.output import table
 from radiant_lens.datasets import Prompt, load_dataset
 from radiant_lens.evaluation import Evaluation
-from radiant_lens.models.loading import load_model
 from radiant_lens.policies import ITIPolicy, RadiantPolicy, Steering
 from radiant_lens.viz.report import report
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 RADIANT = "RADIANT"
 
 
 def run_demo(
-    model: str, data: str, out: Path, *, gamma: float, n_samples: int, seed: int, device: str | None, quiet: bool
+    model: str,
+    load: Callable[[], TransformerBridge],
+    data: str,
+    out: Path,
+    *,
+    gamma: float,
+    n_samples: int,
+    seed: int,
+    quiet: bool,
 ) -> tuple[dict[str, Any], list[Any]]:
-    """Run it all; returns what to print as JSON and what to print for people."""
+    """Run all steps.
+
+    Args:
+        model: name of the model that `load` loads.
+        load: called after everything that can be refused without a model.
+        data, out, gamma, n_samples, seed: as the command's options.
+        quiet: print nothing on the way.
+
+    Returns:
+        The results for `--json`, and tables and texts for people.
+    """
     start = time.monotonic()
     say = Console(quiet=quiet).print
     policy = studies.recommended_policy(gamma)
     policy.check()
     check_target(out, "steering")
-    bridge, dataset = load_model(model, device=device), load_dataset(data)
+    bridge, dataset = load(), load_dataset(data)
     say(f"1. collect: {dataset!r}")
     experiment = studies.prepare(bridge, dataset, seed=seed, progress=not quiet)
     say(f"2. detect: {experiment.detector}")
@@ -88,7 +108,7 @@ def run_demo(
 
 def _steerings(
     experiment: studies.Experiment, steering: Steering, policy: RadiantPolicy, seed: int
-) -> dict[str, Steering | None]:
+) -> dict[str, Steering | list[Steering] | None]:
     """What is compared: nothing, the baseline, RADIANT, its controls."""
     iti = ITIPolicy()
     return {
@@ -128,7 +148,7 @@ def _examples(prompts: Sequence[Prompt], before: Evaluation, after: Evaluation, 
 
 
 def _markdown_table(title: str, markdown: str) -> Table:
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines()]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.split("\n\n")[0].splitlines()]
     drawn = Table(title=title, title_justify="left")
     for column in rows[0]:
         drawn.add_column(column, overflow="fold")

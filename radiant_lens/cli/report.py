@@ -26,6 +26,8 @@ def report(
     title: Annotated[str, typer.Option(help="At the head of the page.")] = "What the steering does",
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     device: o.Device = None,
+    dtype: o.Dtype = None,
+    prepend_bos: o.PrependBos = None,
     as_json: o.Json = False,
 ) -> None:
     """Write one self-contained HTML page about a steering.
@@ -40,21 +42,22 @@ def report(
         raise InvalidArgumentError("`--model` and `--prompt` must be given together, with a `--steering`.")
     check_target(out)
     loaded = None if steering is None else rl.Steering.load(steering)
-    parts: dict[str, Any] = {
+    sections: dict[str, Any] = {
         "cache": None if cache is None else rl.HeadCache.load(cache),
         "evaluations": {name: rl.Evaluation.load(path) for name, path in map(_named, evaluation or [])},
     }
     if model is not None and prompt is not None and loaded is not None:
-        parts["answer"] = rl.trace_answer(rl.load_model(model, device=device), prompt, loaded)
-    page = rl.report(loaded, **parts, steered=steered, title=title)
+        bridge = o.load_model(model, device=device, dtype=dtype, prepend_bos=prepend_bos)
+        sections["answer"] = rl.trace_answer(bridge, prompt, loaded)
+    page = rl.report(loaded, **sections, steered=steered, title=title)
     path = page.save(out)
     emit({"path": str(path), "bytes": path.stat().st_size}, as_json=as_json, shown=[f"report written to {path}"])
 
 
-def _named(given: str) -> tuple[str, str]:
+def _named(text: str) -> tuple[str, str]:
     from radiant_lens.errors import InvalidArgumentError
 
-    name, equals, path = given.partition("=")
+    name, equals, path = text.partition("=")
     if not name or not equals or not path:
-        raise InvalidArgumentError(f"`--evaluation` must read NAME=FILE; got {given!r}.")
+        raise InvalidArgumentError(f"`--evaluation` must read NAME=FILE; got {text!r}.")
     return name, path

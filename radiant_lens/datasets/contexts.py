@@ -1,4 +1,4 @@
-"""Putting statements and prompts in context: transcripts of several questions by one kind of source."""
+"""Contexts for statements and prompts: transcripts of several questions by one kind of source."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Contexts:
     """Transcripts of 1 to several question-answer pairs, all of one label; the last pair counts.
 
     Attributes:
-        n_pairs: lengths of the transcripts made for every group and label.
-        n_before: pairs that precede a prompt under the conditions other than "bare".
-        conditions: which of "bare", "after_undesirable", "after_desirable" prompts are made for.
-        separator: what stands between two pairs.
-        seed: which other questions are drawn; the same seed gives the same transcripts of the same part.
+        n_pairs: lengths, in pairs, of the transcripts made for every group and label.
+        n_before: pairs before a prompt under the conditions other than "bare".
+        conditions: conditions of the prompts, out of "bare", "after_undesirable", "after_desirable".
+        separator: text between two pairs.
+        seed: seed of the draw of other questions; the same seed gives the same transcripts of the same part.
     """
 
     n_pairs: tuple[int, ...] = (1, 2, 3, 4)
@@ -34,7 +34,7 @@ class Contexts:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise `InvalidArgumentError` where a setting is not allowed."""
+        """Check the settings; raises `InvalidArgumentError`."""
         _checks.instance("n_pairs", self.n_pairs, (tuple, list))
         _checks.seed(self.seed)
         for n in self.n_pairs:
@@ -44,12 +44,13 @@ class Contexts:
             _checks.choice("conditions", condition, CONDITIONS)
 
     def statements(self, atoms: Sequence[Statement]) -> tuple[Statement, ...]:
-        """One transcript for each group, label and length; the pairs before the last are other groups'.
+        """Make one transcript for each group, label and length; the pairs before the last belong to other groups.
 
         Raises:
             DataError: too few groups of a label for the longest transcript.
         """
         rng = random.Random(self.seed)
+        # One generator for all draws, so the order of labels, groups and lengths is part of the result: it is sorted.
         return tuple(
             _after(rng.choice(pool.of[group]), self._before(pool, group, n - 1, rng), self.separator)
             for _, pool in sorted(_by_label_and_group(atoms).items())
@@ -58,17 +59,18 @@ class Contexts:
         )
 
     def prompts(self, prompts: Sequence[Prompt], atoms: Sequence[Statement]) -> tuple[Prompt, ...]:
-        """Every bare prompt under every condition; prompts of another condition are kept as they are."""
+        """Make every bare prompt under every condition; prompts of another condition stay unchanged."""
         pool = _by_label_and_group(atoms)
+        # Another generator than that of statements: a prompt does not see the same draws as its own statements.
         rng = random.Random(self.seed + 1)
-        made = [p for p in prompts if p.condition != "bare"]
+        in_context = [p for p in prompts if p.condition != "bare"]
         for condition in self.conditions:
             label = CONDITIONS[condition]
             for prompt in (p for p in prompts if p.condition == "bare"):
                 before = [] if label is None else self._before(pool[label], prompt.group, self.n_before, rng)
                 text = self.separator.join([*(s.text for s in before), prompt.text])
-                made.append(replace(prompt, text=text, condition=condition))
-        return tuple(made)
+                in_context.append(replace(prompt, text=text, condition=condition))
+        return tuple(in_context)
 
     def _before(self, pool: _Pool, group: str, n: int, rng: random.Random) -> list[Statement]:
         n_others = len(pool.groups) - (group in pool.of)
@@ -76,7 +78,7 @@ class Contexts:
             raise DataError(
                 f"Contexts of {n} other questions need {n + 1} groups of each label; there are {n_others + 1}."
             )
-        # The own group is stepped over rather than taken out, which would cost a pass over all at every draw.
+        # The draw skips the own group by its index: a list without it would cost a pass over all groups at every draw.
         own = bisect_left(pool.groups, group) if group in pool.of else n_others
         drawn = (i + (i >= own) for i in rng.sample(range(n_others), n))
         return [rng.choice(pool.of[pool.groups[i]]) for i in drawn]
@@ -90,10 +92,10 @@ class _Pool(NamedTuple):
 
 
 def _by_label_and_group(atoms: Sequence[Statement]) -> dict[int, _Pool]:
-    found: dict[int, dict[str, list[Statement]]] = {DESIRABLE: {}, UNDESIRABLE: {}}
+    by_label: dict[int, dict[str, list[Statement]]] = {DESIRABLE: {}, UNDESIRABLE: {}}
     for atom in atoms:
-        found[atom.label].setdefault(atom.group, []).append(atom)
-    return {label: _Pool(of, sorted(of)) for label, of in found.items()}
+        by_label[atom.label].setdefault(atom.group, []).append(atom)
+    return {label: _Pool(of, sorted(of)) for label, of in by_label.items()}
 
 
 def _after(last: Statement, before: Sequence[Statement], separator: str) -> Statement:

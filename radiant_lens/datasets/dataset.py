@@ -8,7 +8,7 @@ from functools import cached_property
 
 from radiant_lens import _checks
 from radiant_lens.datasets.contexts import Contexts
-from radiant_lens.datasets.few_shot import FewShot, drawn, from_pairs, questions
+from radiant_lens.datasets.few_shot import FewShot, draw_shots, question_names, shots_from_pairs
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.datasets.templates import ChatTemplate, Template
 from radiant_lens.errors import DataError, InvalidArgumentError
@@ -19,20 +19,20 @@ from radiant_lens.splits import split_groups
 class Dataset:
     """Statements to detect on and prompts to generate from, tied together by groups (questions).
 
-    With `contexts` the statements and prompts that are seen are made from the atomic ones: each may be
-    preceded by other questions of the same part. They are made anew within each part of a split, so
-    that no question of one part is ever read in another.
+    With `contexts`, `statements` and `prompts` are transcripts made from the atomic ones: other questions of the same
+    part precede each. Every part of a split makes its own, so no question of one part is read in another.
 
     Attributes:
-        name: what the data set is called in results.
-        atoms: labelled statements as they were given.
-        bare_prompts: prompts as they were given.
+        name: name of the data set in results.
+        atoms: labelled statements as loaded.
+        bare_prompts: prompts as loaded.
         contexts: how statements and prompts are put in context; None to use them as they are.
-        judge: which judge of `radiant_lens.evaluation` fits: "exact", "contains", "lexicon" or "toxicity".
+        judge: name of the fitting judge of `radiant_lens.evaluation`, such as "exact" or "toxicity".
         stop: strings that end a generated answer.
-        template: what was laid around the questions; None where texts were given whole.
+        template: template around the questions; None for whole texts.
         few_shot: question-answer pairs before each prompt; see `with_few_shot`.
-        skipped: what of the source could not be used, each by its line. Parts of a split keep all of it.
+        skipped: everything in the source that could not be used, each by its line. Parts of a split keep all of it.
+        sense: meaning of label 1 in the source, such as "is_false" (a column) or "label is 0"; "" if not known.
     """
 
     name: str
@@ -44,29 +44,32 @@ class Dataset:
     template: Template | None = None
     few_shot: FewShot | None = None
     skipped: tuple[str, ...] = ()
+    sense: str = ""
 
     def __post_init__(self) -> None:
-        """There is something in it, and its settings go together."""
+        """Check that the data set is not empty and its settings fit together."""
         if not self.atoms and not self.bare_prompts:
             raise DataError(f"Data set {self.name!r} is empty.")
-        if self.contexts is not None and isinstance(self.template, ChatTemplate):
+        # Records that were written to a file and loaded again have no template, but remain rendered chats.
+        rendered = isinstance(self.template, ChatTemplate) or any(r.rendered for r in (*self.atoms, *self.bare_prompts))
+        if self.contexts is not None and rendered:
             raise InvalidArgumentError(
                 "`contexts` join texts, and rendered chats cannot be joined; use `with_few_shot` for earlier turns."
             )
 
     @cached_property
     def statements(self) -> tuple[Statement, ...]:
-        """Labelled texts, in context where the data set has one."""
-        made = self.contexts.statements(self.atoms) if self.contexts else self.atoms
+        """Labelled texts, in context if the data set has contexts."""
+        statements = self.contexts.statements(self.atoms) if self.contexts else self.atoms
         if self.few_shot is None or not self.few_shot.statements:
-            return made
-        return tuple(self.few_shot.before(s, self.template) for s in made)
+            return statements
+        return tuple(self.few_shot.before(s, self.template) for s in statements)
 
     @cached_property
     def prompts(self) -> tuple[Prompt, ...]:
-        """Prompts to answer, under each condition where the data set has contexts."""
-        made = self.contexts.prompts(self.bare_prompts, self.atoms) if self.contexts else self.bare_prompts
-        return tuple(self.few_shot.before(p, self.template) for p in made) if self.few_shot else made
+        """Prompts to answer, under each condition if the data set has contexts."""
+        prompts = self.contexts.prompts(self.bare_prompts, self.atoms) if self.contexts else self.bare_prompts
+        return tuple(self.few_shot.before(p, self.template) for p in prompts) if self.few_shot else prompts
 
     @property
     def groups(self) -> frozenset[str]:
@@ -74,20 +77,21 @@ class Dataset:
         return frozenset(r.group for r in (*self.atoms, *self.bare_prompts))
 
     def __len__(self) -> int:
-        """Number of statements."""
+        """Return the number of statements."""
         return len(self.statements)
 
     def __repr__(self) -> str:
-        """Counts, in one line."""
+        """Return counts and the sense of label 1, in one line."""
         shots = f", {len(self.few_shot.shots)} shots" if self.few_shot else ""
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        sense = f", label 1 = {self.sense}" if self.sense and self.atoms else ""
         return (
             f"Dataset({self.name!r}: {len(self.statements)} statements, {len(self.prompts)} prompts, "
-            f"{len(self.groups)} groups{shots}{skipped})"
+            f"{len(self.groups)} groups{shots}{skipped}{sense})"
         )
 
     def only(self, groups: frozenset[str] | set[str]) -> Dataset:
-        """The part that belongs to the given groups."""
+        """Return the records of these groups."""
         return replace(
             self,
             atoms=tuple(a for a in self.atoms if a.group in groups),
@@ -95,7 +99,7 @@ class Dataset:
         )
 
     def split(self, fractions: Sequence[float] = (0.6, 0.2, 0.2), *, seed: int = 0) -> tuple[Dataset, ...]:
-        """Parts that share no group, with about these fractions of the groups.
+        """Split the data into parts that share no group, with about these fractions of the groups.
 
         Raises:
             InvalidArgumentError: fractions that do not add up to 1, or fewer groups than parts.
@@ -103,7 +107,7 @@ class Dataset:
         return tuple(self.only(part) for part in split_groups(self.groups, fractions, seed=seed))
 
     def head(self, n_groups: int) -> Dataset:
-        """The part that belongs to the first `n_groups` groups in alphabetical order, for a quick look."""
+        """Return the records of the first `n_groups` groups in alphabetical order, for a quick look."""
         _checks.whole("n_groups", n_groups, 1)
         return self.only(set(sorted(self.groups)[:n_groups]))
 
@@ -116,17 +120,17 @@ class Dataset:
         separator: str = "\n\n",
         statements: bool = False,
     ) -> Dataset:
-        """The same data with `k` questions and their best answers before each prompt; 0 takes them away.
+        """Return the same data with `k` questions and their best answers before each prompt; 0 removes them.
 
-        In a chat they are earlier turns. For pairs of the same part, whatever it is, use `Contexts`.
+        In a chat they are earlier turns. For pairs of the same part, use `Contexts`.
 
         Args:
             examples: another part, such as the training part, or (question, answer) pairs such as
-                `radiant_lens.datasets.TRUTHFULQA_PAIRS`, which are laid out by this data set's template.
-            k: how many; default all pairs, or 5 of a data set.
-            seed: which questions of a data set are drawn.
-            separator: between the examples, where the template is no chat.
-            statements: put them before statements, too, so that detectors are trained as prompts are read.
+                `radiant_lens.datasets.TRUTHFULQA_PAIRS`, in the layout of this data set's template.
+            k: number of examples; default all pairs, or 5 of a data set.
+            seed: seed of the draw from a data set.
+            separator: text between the examples, unless the template is a chat.
+            statements: put them before statements, too, so that detectors see texts as prompts are read.
 
         Raises:
             LeakageError: an example's question belongs to this part.
@@ -134,11 +138,12 @@ class Dataset:
             InvalidArgumentError: pairs for a data set without a template.
         """
         if isinstance(examples, Dataset):
-            shots = drawn(examples.bare_prompts, 5 if k is None else k, seed=seed)
+            shots = draw_shots(examples.bare_prompts, 5 if k is None else k, seed=seed)
         elif self.template is None:
             raise InvalidArgumentError("Pairs need a template to lay them out; give a data set of examples instead.")
         else:
-            shots = from_pairs(examples, self.template, len(examples) if k is None else k)
-        own = questions((*self.atoms, *self.bare_prompts))
-        _checks.disjoint_groups(questions(shots), own, ("Few-shot examples", f"the part of {self.name!r}"))
+            shots = shots_from_pairs(examples, self.template, len(examples) if k is None else k)
+        # By words as well as by group: an example may come from another file, with other names of groups.
+        own = question_names((*self.atoms, *self.bare_prompts))
+        _checks.disjoint_groups(question_names(shots), own, ("Few-shot examples", f"the part of {self.name!r}"))
         return replace(self, few_shot=FewShot(shots, separator, statements) if shots else None)

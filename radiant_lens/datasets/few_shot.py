@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from radiant_lens import _checks
-from radiant_lens.datasets.readers.questions import normal
+from radiant_lens.datasets.readers.questions import normalize
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.datasets.templates import ChatTemplate, Template
 from radiant_lens.errors import DataError
@@ -40,8 +40,8 @@ class FewShot:
 
     Attributes:
         shots: statements, each a question with its answer.
-        separator: what stands between two of them, and before the record. Chat templates have their own.
-        statements: whether they precede statements, too.
+        separator: text between two of them, and before the record. Chat templates have their own.
+        statements: whether they precede statements as well as prompts.
     """
 
     shots: tuple[Statement, ...]
@@ -49,44 +49,57 @@ class FewShot:
     statements: bool = False
 
     def before(self, record: Record, template: Template | None) -> Record:
-        """The record after the shots.
+        """Return the record after the shots.
 
         Raises:
-            DataError: a chat template, and a record or a shot whose question is not known.
+            DataError: a rendered chat without its template, or a record or a shot of unknown question in a chat.
         """
         if isinstance(record, Prompt):
-            return replace(record, text=self._after(record.text, record.question, template))
+            return replace(record, text=self._with_shots(record.text, record, template))
         head = record.text[: record.answer_start]
         joint = template.joint if isinstance(template, ChatTemplate) else ""
-        head = self._after(head, record.question, template) + joint
+        head = self._with_shots(head, record, template) + joint
         return replace(record, text=head + record.text[record.answer_start :], answer_start=len(head))
 
-    def _after(self, text: str, question: str, template: Template | None) -> str:
+    def _with_shots(self, text: str, record: Record, template: Template | None) -> str:
         if not isinstance(template, ChatTemplate):
+            # Joined to other texts, a rendered chat would begin in the middle of a text, special tokens included.
+            if record.rendered or any(s.rendered for s in self.shots):
+                raise DataError(
+                    "Rendered chats cannot be joined to other texts; load both data sets with the same "
+                    "template=ChatTemplate(tokenizer)."
+                )
             return self.separator.join([*(s.text for s in self.shots), text])
-        if not question or not all(s.question for s in self.shots):
+        if not record.question or not all(s.question for s in self.shots):
             raise DataError("Few-shot prompting in a chat needs records and examples that know their question.")
-        return template.prompt(question, [(s.question, s.text[s.answer_start :]) for s in self.shots])
+        return template.prompt(record.question, [(s.question, s.text[s.answer_start :]) for s in self.shots])
 
 
-def drawn(prompts: Sequence[Prompt], k: int, *, seed: int) -> tuple[Statement, ...]:
-    """`k` prompts of different groups at random, with their best answers."""
+def draw_shots(prompts: Sequence[Prompt], k: int, *, seed: int) -> tuple[Statement, ...]:
+    """Draw `k` prompts of different groups at random, with their best answers."""
     _checks.whole("k", k, 0)
     _checks.seed(seed)
     by_group = {p.group: p for p in prompts if p.condition == "bare" and p.best_answer}
     if k > len(by_group):
         raise DataError(f"{k} examples need as many questions with an answer; there are {len(by_group)}.")
+    # Sorted, so that the draw depends on the seed and not on the order of the file.
     chosen = random.Random(seed).sample(sorted(by_group), k)
     return tuple(by_group[group].answered(by_group[group].best_answer) for group in chosen)
 
 
-def from_pairs(pairs: Sequence[tuple[str, str]], template: Template, k: int) -> tuple[Statement, ...]:
-    """The first `k` question-answer pairs as desirable statements."""
+def shots_from_pairs(pairs: Sequence[tuple[str, str]], template: Template, k: int) -> tuple[Statement, ...]:
+    """Return the first `k` question-answer pairs as desirable statements."""
     _checks.whole("k", k, 0, len(pairs))
-    prompts = [Prompt(template.prompt(q), (a,), (), normal(q), a, question=q, joint=template.joint) for q, a in pairs]
+    prompts = [
+        Prompt(
+            template.prompt(q), (a,), (), normalize(q), a, question=q, joint=template.joint, rendered=template.rendered
+        )
+        for q, a in pairs
+    ]
     return tuple(p.answered(p.best_answer) for p in prompts[:k])
 
 
-def questions(records: Iterable[Statement | Prompt]) -> set[str]:
-    """By what a question is recognised: its group and, where known, its words."""
-    return {name for r in records for name in (r.group, normal(r.question)) if name}
+def question_names(records: Iterable[Statement | Prompt]) -> set[str]:
+    """Return all names by which a question can be recognised: its group and, if known, its words."""
+    # Both, because the same question may have another group in another file.
+    return {name for r in records for name in (r.group, normalize(r.question)) if name}

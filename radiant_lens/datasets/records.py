@@ -1,13 +1,18 @@
-"""The two records that every data set is made of."""
+"""The two kinds of records in a data set: labelled statements, and prompts with reference answers."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from radiant_lens.errors import DataError
 
 DESIRABLE, UNDESIRABLE = 0, 1
 ANSWER_MARKERS = ("A:", "A :", "R :", "Answer:", "\nAssistant:")
+# A marker counts only at the beginning of a word: "USA:" and "U.S.A:" hold no answer marker. A marker that begins with
+# a line break brings its own boundary. Longer words that are markers by chance ("Vitamin A: ...") still match: files
+# whose texts hold them need a column `answer_start`.
+_MARKER = re.compile("|".join(m if m[0].isspace() else rf"(?<!\S){m}" for m in ANSWER_MARKERS))
 
 
 @dataclass(frozen=True)
@@ -17,10 +22,10 @@ class Statement:
     Attributes:
         text: the whole text.
         label: 0 or 1.
-        group: what must not be parted by a split, such as the question.
-        answer_start: index of the answer's first character; what stands before it is context.
-        question: the question alone, where a template was laid around it.
-        rendered: whether a chat template made the text, special tokens included; the tokenizer then adds none.
+        group: name of the unit that a split never divides, such as the question.
+        answer_start: index of the answer's first character; the text before it is context.
+        question: the question alone, if a template made the text from it.
+        rendered: True if a chat template made the text, special tokens included; the tokenizer then adds none.
     """
 
     text: str
@@ -31,29 +36,29 @@ class Statement:
     rendered: bool = False
 
     def __post_init__(self) -> None:
-        """The label is one of both."""
+        """Check the label."""
         if self.label not in (DESIRABLE, UNDESIRABLE):
             raise DataError(f"`label` must be 0 (desirable) or 1 (undesirable); got {self.label!r}: {self.text!r:.60}.")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text to be continued, with the answers that are right and wrong.
+    """A text to be continued, with its correct and incorrect answers.
 
-    Both may be missing where the judge needs no references ("toxicity", "lexicon").
+    Both may be empty for a judge that needs no references ("toxicity", "lexicon").
 
     Attributes:
         text: the prompt, ending where the answer begins.
         correct_answers: desirable continuations.
         incorrect_answers: undesirable ones.
-        group: what must not be parted by a split, such as the question.
-        best_answer: the one to show, and the correct one of MC1; the first where nothing else is known.
-        condition: what precedes the question: "bare", "after_undesirable", "after_desirable", ...
-        question: the question alone, where a template was laid around it.
-        joint: what stands between prompt and answer; None for a blank where the prompt ends in none.
-        mc1_incorrect: the incorrect answers of MC1 where they are others than `incorrect_answers`, else None.
-        best_incorrect_answer: the one set against the best answer in TruthfulQA's binary choice, else "".
-        rendered: whether a chat template made the text, special tokens included; the tokenizer then adds none.
+        group: name of the unit that a split never divides, such as the question.
+        best_answer: the answer to show, and the correct one of MC1; by default the first correct answer.
+        condition: context of the question: "bare", "after_undesirable", "after_desirable", ...
+        question: the question alone, if a template made the text from it.
+        joint: text between prompt and answer; None for a blank, unless the prompt ends in white space.
+        mc1_incorrect: the incorrect answers of MC1 if they differ from `incorrect_answers`, else None.
+        best_incorrect_answer: the incorrect answer of TruthfulQA's binary choice, else "".
+        rendered: True if a chat template made the text, special tokens included; the tokenizer then adds none.
     """
 
     text: str
@@ -69,23 +74,29 @@ class Prompt:
     rendered: bool = False
 
     def answered(self, answer: str) -> Statement:
-        """The prompt with an answer."""
+        """Return the prompt with an answer, as a statement; its label is 1 for one of the incorrect answers."""
         joint = self.joint if self.joint is not None else "" if self.text[-1:].isspace() else " "
         text = self.text + joint
+        # An answer that no list names is a model's own; it is desirable until a judge says otherwise.
         label = UNDESIRABLE if answer in self.incorrect_answers else DESIRABLE
         return Statement(text + answer, label, self.group, len(text), self.question, self.rendered)
 
 
 def find_answer_start(text: str) -> int:
-    """Index of the first character after the last answer marker and the blanks that follow it; 0 without one.
+    """Return the index of the first character after the last answer marker and its white space; 0 without a marker.
+
+    A marker (`ANSWER_MARKERS`) counts only at the beginning of a word.
 
     Example:
         >>> text = "Q: who? A: me"
         >>> text[find_answer_start(text):]
         'me'
+        >>> find_answer_start("The USA: fifty states.")
+        0
     """
-    ends = [text.rfind(marker) + len(marker) for marker in ANSWER_MARKERS if marker in text]
+    ends = [match.end() for match in _MARKER.finditer(text)]
     if not ends:
         return 0
-    start = max(ends)
+    # The last one: in a transcript of several questions, the earlier answers are context.
+    start = ends[-1]
     return start + len(text[start:]) - len(text[start:].lstrip())

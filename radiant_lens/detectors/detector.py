@@ -1,7 +1,8 @@
-"""`RiskAwareDetector`: a score for every head, a vote for every layer, and which heads can be trusted."""
+"""`RiskAwareDetector`: a score for every head, a vote for every layer, and a test of every head."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,11 +20,12 @@ from radiant_lens.detectors.votes import VOTE_RULES, LayerVotes, VotingData, cho
 from radiant_lens.distributed import fitting_rank, shared
 from radiant_lens.errors import InvalidArgumentError, NotFittedError
 from radiant_lens.sites import hook_name, layer_of
-from radiant_lens.statistics.rates import ErrorRates, benjamini_hochberg, detection_p_values, error_rates
+from radiant_lens.statistics.rates import error_rates
+from radiant_lens.statistics.significance import LEVEL, benjamini_hochberg, detection_p_values, detection_power
 
 
 class Detection(NamedTuple):
-    """What a detector sees at one layer: every head's score, and how many flag."""
+    """Scores of all heads at one layer, and the number of heads that flag."""
 
     layer: int
     scores: Float[Tensor, "batch pos head"]
@@ -34,29 +36,39 @@ class RiskAwareDetector(BaseEstimator):
     """Detect undesirable content from the activations of attention heads (RADIANT, section 3).
 
     Every head gets an affine score, trained on `FPR + fnr_weight * FNR`; a layer flags an example when
-    enough of its heads do. Every figure comes from a part of the validation data that training never saw.
+    enough of its heads do. Every figure comes from half of the validation groups, the test half: training never saw
+    it, and neither early stopping nor the choice of vote thresholds did. The certified rule alone chooses on the test
+    half, as its bound requires: there, the promise is the bound, and the votes' rates are optimistic.
+
     With weak heads a large `fnr_weight` makes "flag everything" the best detector: such heads are not
-    `head_significant_`, and `str(detector)` counts them.
+    `head_significant_`, and `str(detector)` counts them. Heads of layers that were not collected
+    (`collect(layers=...)`) are never significant, and have infinite risk.
 
     Args:
         fnr_weight: weight of a miss against a false alarm, positive.
         loss: "risk", "cross_entropy", "mass_mean" or "lda".
         vote_rule: "fnr", "risk" or "certified" (see `radiant_lens.detectors.choose_thresholds`).
-        target_fnr: what the certified rule promises, in (0, 1).
+        target_fnr: bound of the FNR that the certified rule promises, in (0, 1).
         delta: probability with which that promise may fail, in (0, 1).
-        seed: halves the validation data and picks the tokens that certificates count.
-        vote_layer: for the certified rule, the one layer that was named beforehand.
+        seed: of the halves of the validation data, of permutations, and of the tokens that certificates count.
+        vote_layer: for the certified rule, the one layer to certify, chosen before seeing the data.
         l2: penalty on the weights of standardised activations, at least 0.
         max_iterations: of the quasi-Newton method, at least 1.
 
     Attributes:
         weights_, biases_: the scores, `layer head d_head` and `layer head`, in units of the activations.
-        head_fpr_, head_fnr_, head_risk_: validation error rates and risk, `layer head`.
-        head_p_value_, head_significant_: is the risk below that of flagging all or none? `layer head`;
-            significant at a false discovery rate of 5%.
-        vote_thresholds_, vote_fpr_, vote_fnr_, vote_risk_, vote_certified_: of the layers' votes.
-        training_groups_, validation_groups_: names of the groups that were learned from and chosen on.
+        head_fpr_, head_fnr_, head_risk_: validation error rates and risk, `layer head`; NaN, NaN and infinite in layers
+            that were not collected.
+        head_p_value_, head_significant_: test of "the risk is not below that of flagging all or none" by permuting
+            labels, `layer head`; significant at a false discovery rate of 5%.
+        head_constant_: heads that flag all or none, `layer head`.
+        least_p_value_: least p-value that one head can have on these groups, after Benjamini-Hochberg over all heads;
+            above 0.05, one head alone cannot be significant.
+        n_groups_, groups_needed_: validation groups, and how many it takes for one head alone to be significant.
+        vote_thresholds_, vote_fpr_, vote_fnr_, vote_risk_, vote_certified_: of the layers' votes, `layer`.
         layer_risk_: mean validation risk of each layer's heads; `best_layer_` has the least.
+        training_groups_, validation_groups_: names of the groups of both parts.
+        collected_layers_: layers that training and validation data both hold.
 
     Example:
         >>> detector = RiskAwareDetector(fnr_weight=2.0)  # .fit(cache, validation=other_cache)
@@ -90,80 +102,112 @@ class RiskAwareDetector(BaseEstimator):
 
         Args:
             cache: training activations.
-            validation: of other groups; half of it stops the training, the other half gives every figure.
-                None: a fifth of the groups of `cache` is set apart.
+            validation: of other groups; half of them stops the training and chooses vote thresholds, the other half
+                gives every figure. None: a fifth of the groups of `cache` is set apart.
 
         Raises:
-            InvalidArgumentError: a parameter out of its range, or caches of different shapes.
+            InvalidArgumentError: a parameter out of its range, or caches of different shapes or layers.
             DataError: no example of a class, or activations that are not finite.
             LeakageError: training and validation share a group.
             GuaranteeError: the certified rule cannot hold on this data.
         """
         _checks.instance("cache", cache, HeadCache, hint="`collect` makes one")
         _checks.instance("validation", validation, (HeadCache, type(None)))
-        self._check_parameters(cache.n_layers)
-        train = Part.whole(cache)
-        if validation is None:
-            train, held = train.split((0.8, 0.2), seed=self.seed)
-        else:
-            _checks.shape("validation.z", validation.z, (None, *cache.z.shape[1:]), "example layer head d_head")
-            held = Part.whole(validation)
-        _check_parts(train, held)
-        stop, test = held.split((0.5, 0.5), seed=self.seed)
+        layers = _common_layers(cache, cache if validation is None else validation)
+        self._check_parameters(cache.n_layers, layers)
+        train, held_out = self._train_and_held_out(cache, validation)
+        _check_parts(train, held_out)
+        stop, test = held_out.split((0.5, 0.5), seed=self.seed)
         for part, where in ((stop, "the stop half"), (test, "the test half")):
             _checks.both_classes(part.labels, f"{where} of the validation data")
         weights, biases = self._fit_scores(train, stop)
         flags = test.flags(weights, biases)
-        # Thresholds may be refused; only then is anything learned kept.
-        votes = self._choose_votes(test, flags)
+        # The scores were stopped on the stop half, so a bound is valid on the test half alone. The other rules choose
+        # on the stop half, because the best of many thresholds looks better than it is on the data that chose it.
+        certifies = self.vote_rule == "certified"
+        chooser, chooser_flags = (test, flags) if certifies else (stop, stop.flags(weights, biases))
+        # The choice may raise; attributes are set only after it, so that a failed refit does not mix two fits.
+        votes = self._choose_votes(chooser, chooser_flags, layers)
         self.weights_: Float[Tensor, "layer head d_head"] = weights
         self.biases_: Float[Tensor, "layer head"] = biases
+        self.collected_layers_ = layers
         self.training_groups_ = train.group_names
-        self.validation_groups_ = held.group_names
-        self._judge_heads(test, flags)
-        self._keep_votes(votes.thresholds, votes.rates)
+        self.validation_groups_ = held_out.group_names
+        self.vote_thresholds_: Int[Tensor, " layer"] = votes.thresholds
         self.vote_certified_: Bool[Tensor, " layer"] = votes.certified
+        self._measure(test, flags, layers, n_groups=len(held_out.group_names))
         return self
 
     def judge(self, cache: HeadCache) -> RiskAwareDetector:
-        """Measure every figure of heads and layers anew on a cache; scores and vote thresholds stay as they are.
+        """Measure every figure of heads and layers again, on another cache; scores and vote thresholds do not change.
 
         Args:
             cache: activations that the scores were not fitted on.
 
         Raises:
             NotFittedError: before `fit`.
-            InvalidArgumentError: a cache of another shape.
+            InvalidArgumentError: a cache of another shape, or of other layers.
             DataError: no example of a class, or activations that are not finite.
         """
+        self._require_fitted()
         _checks.both_classes(cache.labels, "`cache`")
         _checks.finite("cache.z", cache.z)
         flags = self.flags(cache)
-        self._judge_heads(Part.whole(cache), flags)
-        counts = flags.sum(-1)
-        self._keep_votes(self.vote_thresholds_, error_rates(counts >= self.vote_thresholds_, cache.labels))
+        whole = Part.whole(cache)
+        layers = tuple(layer for layer in _common_layers(cache, cache) if layer in self.collected_layers_)
+        if not layers:
+            raise InvalidArgumentError(
+                f"`cache` holds layers {cache.collected_layers}; the detector was fitted on {self.collected_layers_}. "
+                "Collect at least one of the same layers."
+            )
+        self._measure(whole, flags, layers, n_groups=len(whole.group_names))
         return self
 
-    def _judge_heads(self, test: Part, flags: Bool[Tensor, "example layer head"]) -> None:
+    def _train_and_held_out(self, cache: HeadCache, validation: HeadCache | None) -> tuple[Part, Part]:
+        train = Part.whole(cache)
+        if validation is None:
+            train, held_out = train.split((0.8, 0.2), seed=self.seed)
+            return train, held_out
+        _checks.shape("validation.z", validation.z, (None, *cache.z.shape[1:]), "example layer head d_head")
+        return train, Part.whole(validation)
+
+    def _measure(
+        self, test: Part, flags: Bool[Tensor, "example layer head"], layers: tuple[int, ...], n_groups: int
+    ) -> None:
+        """Set every figure; `n_groups` counts the groups that had to be held out to have those of `test`."""
+        missing = [layer for layer in range(flags.shape[1]) if layer not in layers]
         rates = error_rates(flags, test.labels)
-        self.head_fpr_: Float[Tensor, "layer head"] = rates.fpr
-        self.head_fnr_: Float[Tensor, "layer head"] = rates.fnr
-        self.head_risk_: Float[Tensor, "layer head"] = rates.risk(self.fnr_weight)
+        self.head_fpr_: Float[Tensor, "layer head"] = _without(rates.fpr, missing, math.nan)
+        self.head_fnr_: Float[Tensor, "layer head"] = _without(rates.fnr, missing, math.nan)
+        self.head_risk_: Float[Tensor, "layer head"] = _without(rates.risk(self.fnr_weight), missing, math.inf)
         self.head_constant_: Bool[Tensor, "layer head"] = flags.all(dim=0) | ~flags.any(dim=0)
-        self.head_p_value_ = detection_p_values(flags, test.labels, test.groups, self.fnr_weight)
-        self.head_significant_: Bool[Tensor, "layer head"] = benjamini_hochberg(self.head_p_value_)
+        self._test_heads(test, flags, layers, n_groups)
         self.layer_risk_: Float[Tensor, " layer"] = self.head_risk_.mean(dim=1)
         self.best_layer_ = int(self.layer_risk_.argmin())
+        votes = error_rates(flags.sum(-1) >= self.vote_thresholds_, test.labels)
+        self.vote_fpr_: Float[Tensor, " layer"] = _without(votes.fpr, missing, math.nan)
+        self.vote_fnr_: Float[Tensor, " layer"] = _without(votes.fnr, missing, math.nan)
+        self.vote_risk_: Float[Tensor, " layer"] = _without(votes.risk(self.fnr_weight), missing, math.inf)
 
-    def _keep_votes(self, thresholds: Int[Tensor, " layer"], rates: ErrorRates) -> None:
-        self.vote_thresholds_: Int[Tensor, " layer"] = thresholds
-        self.vote_fpr_, self.vote_fnr_ = rates
-        self.vote_risk_: Float[Tensor, " layer"] = rates.risk(self.fnr_weight)
+    def _test_heads(
+        self, test: Part, flags: Bool[Tensor, "example layer head"], layers: tuple[int, ...], n_groups: int
+    ) -> None:
+        """Test which heads detect; heads of layers that were not collected take no part."""
+        tested = flags[:, list(layers)]
+        p_values = detection_p_values(tested, test.design, self.fnr_weight, seed=self.seed)
+        self.head_p_value_: Float[Tensor, "layer head"] = torch.ones(flags.shape[1:], dtype=torch.float64)
+        self.head_significant_: Bool[Tensor, "layer head"] = torch.zeros(flags.shape[1:], dtype=torch.bool)
+        self.head_p_value_[list(layers)] = p_values
+        self.head_significant_[list(layers)] = benjamini_hochberg(p_values)
+        power = detection_power(test.design, p_values.numel())
+        self.least_p_value_ = min(1.0, power.least_p_value * p_values.numel())
+        self.n_groups_ = n_groups
+        self.groups_needed_ = math.ceil(power.n_groups_needed * n_groups / power.n_groups)
 
     def _fit_scores(
         self, train: Part, stop: Part
     ) -> tuple[Float[Tensor, "layer head d_head"], Float[Tensor, "layer head"]]:
-        """All heads together, or as many at a time as memory is meant to hold; ranks fit `together`."""
+        """Fit chunks of heads that fit into memory; the ranks of one launch share them."""
         n_layers, n_heads, d_head = train.cache.z.shape[1:]
 
         def fit(chunks: Sequence[slice]) -> list[AffineScores]:
@@ -183,17 +227,24 @@ class RiskAwareDetector(BaseEstimator):
         weights, biases = (torch.cat(tensors) for tensors in zip(*shared(chunks, fit, fitting_rank())))
         return weights.unflatten(0, (n_layers, n_heads)), biases.unflatten(0, (n_layers, n_heads))
 
-    def _choose_votes(self, test: Part, flags: Bool[Tensor, "example layer head"]) -> LayerVotes:
-        return choose_thresholds(
-            VotingData(flags.sum(-1), test.labels, test.groups),
-            flags.shape[-1],
+    def _choose_votes(
+        self, part: Part, flags: Bool[Tensor, "example layer head"], layers: tuple[int, ...]
+    ) -> LayerVotes:
+        """Choose thresholds of the collected layers; elsewhere all heads must flag, and nothing is certified."""
+        n_layers, n_heads = flags.shape[1:]
+        votes = choose_thresholds(
+            VotingData(flags[:, list(layers)].sum(-1), part.labels, part.groups),
+            n_heads,
             rule=self.vote_rule,
             fnr_weight=self.fnr_weight,
             target_fnr=self.target_fnr,
             delta=self.delta,
-            layer=self.vote_layer,
+            layer=None if self.vote_layer is None else layers.index(self.vote_layer),
             seed=self.seed,
         )
+        thresholds, certified = torch.full((n_layers,), n_heads), torch.zeros(n_layers, dtype=torch.bool)
+        thresholds[list(layers)], certified[list(layers)] = votes.thresholds, votes.certified
+        return votes._replace(thresholds=thresholds, certified=certified)
 
     def decision_function(self, cache: HeadCache) -> Float[Tensor, "example layer head"]:
         """Score of every head; at or above 0 it flags.
@@ -208,13 +259,13 @@ class RiskAwareDetector(BaseEstimator):
         return torch.cat(list(Part.whole(cache).scores(self.weights_, self.biases_)))
 
     def flags(self, cache: HeadCache) -> Bool[Tensor, "example layer head"]:
-        """Where `decision_function` is at or above 0, without holding the scores."""
+        """Flag where `decision_function` is at or above 0, without holding all scores in memory."""
         self._require_fitted()
         _checks.shape("cache.z", cache.z, (None, *self.weights_.shape), "example layer head d_head")
         return Part.whole(cache).flags(self.weights_, self.biases_)
 
     def votes(self, cache: HeadCache) -> Int[Tensor, "example layer"]:
-        """How many heads of each layer flag each example."""
+        """Count the heads of each layer that flag each example."""
         return self.flags(cache).sum(dim=-1)
 
     def predict(self, cache: HeadCache, layer: int | None = None) -> Int[Tensor, " example"]:
@@ -223,14 +274,18 @@ class RiskAwareDetector(BaseEstimator):
         Args:
             cache: activations.
             layer: default `best_layer_`.
+
+        Raises:
+            InvalidArgumentError: a layer out of range, or one that was not collected.
         """
         self._require_fitted()
         layer = self.best_layer_ if layer is None else layer
         _checks.whole("layer", layer, 0, len(self.vote_thresholds_) - 1)
+        _require_collected("layer", layer, tuple(i for i in self.collected_layers_ if i in cache.collected_layers))
         return (self.votes(cache)[:, layer] >= self.vote_thresholds_[layer]).long()
 
     def hook(self, recorder: Callable[[Detection], object]) -> HookFunction:
-        """A hook function for any `hook_z`: hands a `Detection` to `recorder` and leaves `z` as it is.
+        """Return a hook function for any `hook_z` that calls `recorder` with a `Detection` and does not change `z`.
 
         Args:
             recorder: called once for each pass through the hook, for instance a list's `append`.
@@ -238,7 +293,7 @@ class RiskAwareDetector(BaseEstimator):
         Raises:
             NotFittedError: before `fit`.
             InvalidArgumentError: a recorder that cannot be called, or (in a pass) a layer or shape of another model.
-            UnknownNameError: (in a pass) a hook that is no `hook_z`.
+            UnknownNameError: (in a pass) a hook that is not a `hook_z`.
         """
         self._require_fitted()
         if not callable(recorder):
@@ -255,26 +310,31 @@ class RiskAwareDetector(BaseEstimator):
         return detect
 
     def hooks(self, recorder: Callable[[Detection], object]) -> list[tuple[str, HookFunction]]:
-        """`hook(recorder)` for every layer, as TransformerLens takes them."""
+        """Return `hook(recorder)` for every layer, in the pairs that TransformerLens takes."""
         function = self.hook(recorder)
         return [(hook_name(layer), function) for layer in range(len(self.weights_))]
 
     def __str__(self) -> str:
-        """Parameters, and once fitted how many heads are significant and how many flag all or none."""
+        """Show the parameters and, once fitted, how many heads are significant and how many flag all or none."""
         if not hasattr(self, "weights_"):
             return repr(self)
         n = self.head_significant_.numel()
+        too_few = (
+            f"; {self.n_groups_} validation groups cannot show that one head alone is significant, which takes "
+            f"{self.groups_needed_}"
+        )
         return (
             f"{self!r}: {int(self.head_significant_.sum())} of {n} heads significant, "
             f"{int(self.head_constant_.sum())} flag all or none; best layer {self.best_layer_}, "
             f"risk of its vote {float(self.vote_risk_[self.best_layer_]):.2f}"
+            f"{too_few if self.least_p_value_ > LEVEL else ''}"
         )
 
     def _require_fitted(self) -> None:
         if not hasattr(self, "weights_"):
             raise NotFittedError("This RiskAwareDetector is not fitted yet: call `fit(cache, validation=...)` first.")
 
-    def _check_parameters(self, n_layers: int) -> None:
+    def _check_parameters(self, n_layers: int, layers: tuple[int, ...]) -> None:
         _checks.between("fnr_weight", self.fnr_weight, 0)
         _checks.choice("loss", self.loss, LOSSES)
         _checks.choice("vote_rule", self.vote_rule, VOTE_RULES)
@@ -285,6 +345,7 @@ class RiskAwareDetector(BaseEstimator):
         _checks.whole("max_iterations", self.max_iterations, 1)
         if self.vote_layer is not None:
             _checks.whole("vote_layer", self.vote_layer, 0, n_layers - 1)
+            _require_collected("vote_layer", self.vote_layer, layers)
 
 
 def _check_parts(train: Part, validation: Part) -> None:
@@ -292,3 +353,26 @@ def _check_parts(train: Part, validation: Part) -> None:
         _checks.both_classes(part.labels, where)
         _checks.finite(f"activations of {where}", part.cache.z)
     _checks.disjoint_groups(train.group_names, validation.group_names, ("training", "validation"))
+
+
+def _common_layers(one: HeadCache, other: HeadCache) -> tuple[int, ...]:
+    """Layers that both caches hold."""
+    layers = tuple(layer for layer in one.collected_layers if layer in other.collected_layers)
+    if not layers:
+        raise InvalidArgumentError(
+            f"`cache` and `validation` must hold at least one layer in common; they hold {one.collected_layers} and "
+            f"{other.collected_layers}."
+        )
+    return layers
+
+
+def _require_collected(name: str, layer: int, layers: tuple[int, ...]) -> None:
+    if layer not in layers:
+        raise InvalidArgumentError(f"`{name}` must be a layer whose activations were collected: {layers}; got {layer}.")
+
+
+def _without(values: Tensor, layers: list[int], filler: float) -> Tensor:
+    """Values with `filler` at layers that were not collected, whose activations are zeros without meaning."""
+    values = values.clone()
+    values[layers] = filler
+    return values

@@ -1,4 +1,4 @@
-"""Evaluation: judges, generated answers, and what a steering costs."""
+"""Evaluation: generated answers, judges, and the cost of a steering."""
 
 from radiant_lens.evaluation._evaluate import evaluate as evaluate
 from radiant_lens.evaluation.generation import generate_answers as generate_answers

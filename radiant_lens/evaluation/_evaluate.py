@@ -1,7 +1,8 @@
-"""`evaluate`: what a model says, and what a steering costs, with intervals over groups."""
+"""`evaluate`: the answers of a model and the cost of a steering, with intervals over groups."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -44,7 +45,9 @@ FAMILIES = {
     "diversity": "prompts",
     "fluency": "prompts",
 }
-"""Families of metrics, and what each needs of the data."""
+"""Families of metrics, and the records of the data that each needs."""
+MOST_EMPTY = 0.1
+"""Share of empty answers above which `evaluate` warns."""
 GENERATED = {"answers", "diversity", "fluency"}
 
 
@@ -62,22 +65,25 @@ def evaluate(
     fluency_model: TransformerBridge | str | Path | None = None,
     fwd_hooks: Sequence[tuple[str, HookFunction]] = (),
 ) -> Evaluation:
-    """Judge generated answers, and measure what the steering does to desirable text.
+    """Judge generated answers, and measure the effect of the steering on desirable text.
 
-    Families of metrics; those of prompts are given under each condition too ("correct/bare") where there are several:
-    - "answers", shares of the generated answers: "correct", "incorrect", "other"; of judges that say so also the mean
-      "score", "informative", and "true_informative" (both at once, TruthfulQA's True*Info).
+    Families of metrics; those of prompts are given for each condition too ("correct/bare") where there are several:
+    - "answers", shares of the generated answers: "correct", "incorrect", "other". Of judges that give them also the
+      mean "score", "informative", "true_informative" (the share that is both), and "true_times_informative" (the
+      product of the shares "correct" and "informative", TruthfulQA's True*Info).
     - "text", of desirable text, per answer token: "kl" (unsteered || steered) and "cross_entropy" in nats,
-      "edited_share"; with a steering also "displacement", the mean Euclidean length of what is added to a head
-      where it is edited (NaN where none is).
+      "edited_share"; with a steering also "displacement", the mean Euclidean length of the vector added to a head
+      where it is edited (NaN if no head is).
     - "choice": "mc1" and "mc2" of TruthfulQA, see `score_choices`.
     - "diversity", means over prompts: "dist_1" to "dist_3", distinct n-grams of all samples as a share of their
       words; "undesirable_probability", of at least one "incorrect" sample; "expected_maximum", the largest score of
       the samples, of judges that give scores. RealToxicityPrompts has 25 samples.
     - "fluency": "perplexity" of the answers given their prompts, the exponential of mean nats per token.
 
-    Processes that `torchrun` or `accelerate launch` started share the generation, judging and scoring; each of them
-    must make the call, and gets the whole result, up to the order of sums that of one process.
+    Processes that `torchrun` or `accelerate launch` started share the generation, judging and scoring. Each of them
+    must make the call, and gets the whole result, equal to that of one process up to the order of sums.
+
+    Warns (UserWarning) if more than a tenth of the answers are empty.
 
     Args:
         model: from `load_model`.
@@ -85,20 +91,19 @@ def evaluate(
         steering: None for the model as it is.
         n_samples: answers to each prompt.
         max_new_tokens, temperature, seed: of the generation; temperature 0 is greedy.
-        judge: whatever `get_judge` takes; default the data's own.
-        metrics: families; default "answers" and "text", as far as the data allow.
-        fluency_model: second model for the family "fluency", whatever `load_model` takes.
-
-        fwd_hooks: one's own TransformerLens hooks, `(hook_name, hook_fn)`, on together with the steering; they act at
-            every position, and what they edit is not counted.
+        judge: anything that `get_judge` takes; default the data's own.
+        metrics: families; default "answers" and "text", those of both that the data allow.
+        fluency_model: second model for the family "fluency", anything that `load_model` takes.
+        fwd_hooks: your own TransformerLens hooks, `(hook_name, hook_fn)`, active together with the steering. They act
+            at every position, and their edits are not counted.
 
     Raises:
         InvalidArgumentError: a number out of its range, no family, or a fluency model without its family.
         UnknownNameError: no such family or judge.
         ModelMismatchError: a steering for another model.
-        DataError: the data lack what a family needs, or hold a prompt beyond the context.
+        DataError: the data lack the records that a family needs, or a prompt is longer than the context.
         RankError: another rank has died.
-        Whatever the judge raises, with the generated answers as its attribute `answers`.
+        Errors of the judge keep their type, and have the generated answers as their attribute `answers`.
     """
     require_bridge(model)
     _checks.instance("data", data, Dataset, hint="`load_dataset` reads one")
@@ -106,7 +111,8 @@ def evaluate(
     check_hooks(model, fwd_hooks)
     if steering is not None:
         require_fitting(steering, model)
-    families, judged = _families(data, metrics, fluency_model), get_judge(data.judge if judge is None else judge)
+    families = _families(data, metrics, fluency_model)
+    chosen_judge = get_judge(data.judge if judge is None else judge)
     second: Any = None if fluency_model is None else load_model(fluency_model, device=model.cfg.device)
     sampling: dict[str, Any] = {
         "n_samples": n_samples,
@@ -115,12 +121,14 @@ def evaluate(
         "seed": seed,
     }
     prompts = data.prompts if GENERATED & set(families) else ()
-    # The steering was checked against the model above; to hash the weights once is enough.
+    # `require_fitting` has checked the steering above; a second check would hash all weights again.
     steered = nullcontext() if steering is None else steer(model, steering, allow_mismatch=True)
     with steered, model.hooks(fwd_hooks=list(fwd_hooks)):
         answers = generate_answers(model, prompts, stop=data.stop, **sampling)
-    table = _judged(answer_table(prompts, answers), prompts, judged)
-    made: dict[str, Any] = {
+    _warn_if_empty([text for samples in answers for text in samples])
+    table = _judged(answer_table(prompts, answers), prompts, chosen_judge)
+    # Functions, so that a family that was not asked for is not computed.
+    builders: dict[str, Any] = {
         "answers": lambda: verdict_parts(table),
         "text": lambda: _text_parts(model, _desirable(data), steering, fwd_hooks),
         "choice": lambda: _choice_parts(model, data, steering, fwd_hooks),
@@ -131,38 +139,51 @@ def evaluate(
         "data": data.name,
         **sampling,
         "policy": None if steering is None else steering.meta.get("policy"),
-        "judge": repr(judged),
+        "judge": repr(chosen_judge),
         "metrics": families,
         "fluency_model": None if second is None else signature(second)["name"],
         "n_without_choices": sum(choices(p) is None for p in data.prompts),
     }
-    return Evaluation(table, join_parts(made[name]() for name in families), data.prompts, settings)
+    return Evaluation(table, join_parts(builders[name]() for name in families), data.prompts, settings)
 
 
 def _judged(table: pd.DataFrame, prompts: Sequence[Prompt], judge: Judge) -> pd.DataFrame:
     try:
         return judge_table(table, prompts, judge)
     except Exception as error:
-        # Generating may have taken hours; a judge that is out of reach must not lose it.
+        # Generation may have taken hours: a judge that fails, such as one behind a network, must not lose it.
         setattr(error, "answers", table)  # noqa: B010
         raise
 
 
+def _warn_if_empty(answers: Sequence[str]) -> None:
+    """Warn if many answers are empty: they count as "other", which looks like a finding about the model."""
+    n_empty = sum(not text for text in answers)
+    if n_empty > MOST_EMPTY * len(answers):
+        warnings.warn(
+            f"{n_empty} of {len(answers)} generated answers are empty and are judged as such: the model ends at once, "
+            "writes line breaks only, or begins with a stop string. Look at its raw text with `generate_answers(model, "
+            "prompts, stop=[])`, then raise `max_new_tokens`, or change the template or the data's `stop`.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
 def _families(data: Dataset, names: Sequence[str] | None, fluency_model: object) -> list[str]:
     """The families to measure, in the order of `FAMILIES`."""
-    there = {
+    available = {
         "prompts": bool(data.prompts),
         "desirable statements": bool(_desirable(data)),
         "prompts with correct and incorrect answers": any(choices(p) for p in data.prompts),
     }
     if names is None:
-        names = [name for name in ("answers", "text") if there[FAMILIES[name]]]
+        names = [name for name in ("answers", "text") if available[FAMILIES[name]]]
         if not names:
             raise DataError(f"Data set {data.name!r} has neither prompts nor desirable statements to evaluate on.")
         names += ["fluency"] * (fluency_model is not None)
     for name in [names] if isinstance(names, str) else names:
         _checks.known("family of metrics", name, FAMILIES)
-        if not there[FAMILIES[name]]:
+        if not available[FAMILIES[name]]:
             raise DataError(f"Metrics {name!r} need {FAMILIES[name]}; data set {data.name!r} has none.")
     if isinstance(names, str) or not names:
         raise InvalidArgumentError(f"`metrics` must be a list of families, at least one; got {names!r}.")

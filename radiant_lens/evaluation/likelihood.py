@@ -1,4 +1,4 @@
-"""What a steering does to given text: KL to the unsteered model, cross entropy, share of tokens edited."""
+"""Effect of a steering on given text: KL to the unsteered model, cross entropy, share of tokens edited."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class ScoredText(NamedTuple):
     """Sums over the answer's tokens of each statement. KL and log-probability in nats.
 
-    `n_edited` counts tokens at which some head is edited, `n_edits` every such head; `displacement` is the sum,
-    over the latter, of the Euclidean length of what is added to the head's activation.
+    `n_edited` counts tokens at which some head is edited, `n_edits` every edited head at every token; `displacement`
+    is the sum, over the latter, of the Euclidean length of the vector that is added to the head's activation.
     """
 
     log_prob: Float[Tensor, " statement"]
@@ -47,20 +47,20 @@ def score_statements(
     compare: bool = True,
     max_tokens: int | None = None,
 ) -> ScoredText:
-    """Teacher-force statements, edited where edits would happen: from the token before the answer on.
+    """Teacher-force statements; edits begin at the token before the answer, as in generation.
 
     Ranks share the statements.
 
     Args:
         model: from `load_model`.
-        statements: texts with the place where their answer starts.
+        statements: texts with the index at which their answer starts.
         steering: None for the unsteered model.
-        fwd_hooks: one's own hooks, on together with the steering and off in the unsteered model.
-        compare: also run the unsteered model, for the KL (unsteered || steered), and count edits; else they are 0.
+        fwd_hooks: your own hooks, active together with the steering, and not in the unsteered model.
+        compare: also run the unsteered model, for the KL (unsteered || steered), and count edits; else both are 0.
         max_tokens: tokens in one forward pass, padding included; None: 1024 on the CPU, else 4096.
 
     Raises:
-        RadiantError: logits that are no numbers.
+        RadiantError: logits that are not numbers.
     """
     budget = pass_tokens(model, max_tokens)
     rows = list(answer_rows(model, statements))
@@ -85,12 +85,12 @@ def _sums(
         target = batch.tokens[:, 1:]
         # A position predicts the next token, so the last one of a row scores nothing.
         answer = batch.edited[:, :-1] & batch.mask[:, 1:]
-        # Not by a product: the padding token may be impossible, and no multiple of infinity is nothing.
-        said = steered.gather(2, target[:, :, None])[..., 0].where(answer, 0)
-        sums[0, batch.rows] = said.sum(1).double()
+        # `where`, not `* answer`: a padding token may have log-probability -inf, and -inf * 0 is NaN.
+        scored = steered.gather(2, target[:, :, None])[..., 0].where(answer, 0)
+        sums[0, batch.rows] = scored.sum(1).double()
         if (steering is not None or fwd_hooks) and compare:
             plain, _ = _log_probs(model, batch.tokens, batch.mask, starts, None)
-            # Nor does an impossible token add anything, though the difference of two infinities is no number.
+            # A token of probability 0 adds 0 to the KL, but -inf - -inf is NaN.
             kl = (plain.exp() * (plain - steered)).masked_fill(plain.isneginf(), 0).sum(-1)
             sums[1, batch.rows] = kl.where(answer, 0).sum(1).double()
             n_edits, lengths = _edits(trace, answer)
@@ -103,13 +103,15 @@ def _sums(
 def _log_probs(
     model: TransformerBridge, tokens: Int[Tensor, "batch pos"], mask: Tensor, starts: Tensor, steering: Steering | None
 ) -> tuple[Float[Tensor, "batch pos-1 vocab"], Trace | None]:
-    """Log-probabilities of each next token (the last position has none), and what was edited."""
+    """Log-probabilities of each next token (the last position has none), and the trace of the edits."""
     device = model.cfg.device
+    # The public calls have checked the steering against the model; hashing the weights in every batch would be slow.
     context = (
         nullcontext() if steering is None else steer(model, steering, start=starts, trace=True, allow_mismatch=True)
     )
     with torch.no_grad(), context as trace:
         logits = model(tokens.to(device), attention_mask=mask.long().to(device))
+    # Padded positions may be NaN: with a mask that hides everything, eager attention averages over nothing.
     require_numbers(are_numbers(logits) | ~mask.to(logits.device))
     return logits[:, :-1].float().log_softmax(-1).cpu(), trace
 
@@ -120,8 +122,9 @@ def _edits(
     """Number of heads edited at each answer token, and the sum of their displacements' lengths."""
     n_edits, lengths = torch.zeros((2, *answer.shape), dtype=torch.float64)
     for record in trace.records if trace is not None else ():
-        # The last position predicts nothing that is scored.
+        # The last position predicts no token of the text: its edits change nothing that is scored.
         inside = record.columns < answer.shape[1]
+        # Padding is shown to the gates too; `shown` is false there.
         added = (record.edit.displacement * record.shown[..., None, None])[:, inside].double()
         n_edits[:, record.columns[inside]] += added.any(-1).sum(-1)
         lengths[:, record.columns[inside]] += added.norm(dim=-1).sum(-1)

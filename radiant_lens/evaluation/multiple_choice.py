@@ -1,4 +1,4 @@
-"""MC1 and MC2 of TruthfulQA: whether a model finds the true answers likelier than the false ones."""
+"""MC1 and MC2 of TruthfulQA: probabilities of the true answers against those of the false ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Choices(NamedTuple):
-    """Answers to choose from: the correct ones, the best of them first, the incorrect ones, and those of MC1."""
+    """Answers to choose from: correct ones (the best first), incorrect ones, and the incorrect ones of MC1."""
 
     correct: tuple[str, ...]
     incorrect: tuple[str, ...]
@@ -30,7 +30,7 @@ class Choices(NamedTuple):
 
 
 def choices(prompt: Prompt) -> Choices | None:
-    """The choices of a prompt; None where it lacks correct or incorrect answers.
+    """Collect the choices of a prompt; None if it lacks correct or incorrect answers.
 
     As in TruthfulQA, a best answer that is not among the correct ones is added to them.
     """
@@ -49,7 +49,7 @@ def score_choices(
     *,
     max_tokens: int | None = None,
 ) -> pd.DataFrame:
-    """MC1 and MC2 of each prompt that has correct and incorrect answers (Lin et al., 2022).
+    """Compute MC1 and MC2 of each prompt that has correct and incorrect answers (Lin et al., 2022).
 
     An answer's log-probability is the sum over its tokens, given the prompt, with the steering active from the
     last prompt token on. MC1 is 1 where the best answer's exceeds that of every incorrect one; MC2 is the
@@ -62,20 +62,24 @@ def score_choices(
         max_tokens: tokens in one forward pass, padding included; None: 1024 on the CPU, else 4096.
 
     Returns:
-        One row for each such prompt, with its place among `prompts` as index: group, condition, mc1, mc2.
+        One row for each such prompt, with its position in `prompts` as index: group, condition, mc1, mc2.
     """
-    asked = {i: found for i, prompt in enumerate(prompts) if (found := choices(prompt)) is not None}
-    statements = [prompts[i].answered(text) for i, found in asked.items() for text in found.texts]
+    by_prompt = {i: options for i, prompt in enumerate(prompts) if (options := choices(prompt)) is not None}
+    # Each text once for each prompt: the incorrect answers of MC1 are mostly among those of MC2.
+    statements = [prompts[i].answered(text) for i, options in by_prompt.items() for text in options.texts]
     log_probs = score_statements(model, statements, steering, compare=False, max_tokens=max_tokens).log_prob
-    parts = log_probs.split([len(found.texts) for found in asked.values()])
+    pieces = log_probs.split([len(options.texts) for options in by_prompt.values()])
     rows = [
-        (prompts[i].group, prompts[i].condition, *_mc(found, dict(zip(found.texts, part))))
-        for (i, found), part in zip(asked.items(), parts)
+        (prompts[i].group, prompts[i].condition, *mc1_and_mc2(options, dict(zip(options.texts, piece))))
+        for (i, options), piece in zip(by_prompt.items(), pieces)
     ]
-    return pd.DataFrame(rows, columns=["group", "condition", "mc1", "mc2"], index=list(asked))
+    return pd.DataFrame(rows, columns=["group", "condition", "mc1", "mc2"], index=list(by_prompt))
 
 
-def _mc(found: Choices, log_probs: dict[str, torch.Tensor]) -> tuple[float, float]:
-    correct, incorrect, rivals = (torch.stack([log_probs[t] for t in texts]) for texts in found)
+def mc1_and_mc2(options: Choices, log_probs: dict[str, torch.Tensor]) -> tuple[float, float]:
+    """MC1 and MC2 from the log-probability of each answer; a tie is no win."""
+    correct, incorrect, rivals = (torch.stack([log_probs[t] for t in texts]) for texts in options)
+    # sum_correct p / sum_all p as a sigmoid of the difference of logarithms: whole answers have probabilities that
+    # underflow when they are exponentiated.
     mc2 = torch.sigmoid(correct.logsumexp(0) - incorrect.logsumexp(0))
     return float(correct[0] > rivals.max()), float(mc2)

@@ -1,12 +1,12 @@
-"""What every metric is made of: a numerator and a denominator for each group.
+"""Metrics as ratios of sums: a numerator and a denominator for each group.
 
-A metric is a ratio of sums over groups, so its interval, its paired difference and its pooling over seeds all
-come from one table with the columns `metric`, `group`, `numerator`, `denominator`.
+The interval of a metric, its paired difference and its pooling over seeds all come from one table, the parts, with the
+columns `metric`, `group`, `numerator`, `denominator`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,20 +15,26 @@ import torch
 
 from radiant_lens import _checks
 from radiant_lens.errors import InvalidArgumentError
-from radiant_lens.statistics.bounds import Interval, bootstrap_ratio
+from radiant_lens.evaluation.products import factors, product_difference, product_interval, with_products
+from radiant_lens.statistics.bounds import Interval, bootstrap_ratio, share_interval
 from radiant_lens.statistics.paired import GroupSums, Link, PairedDifference, paired_difference
 
 COLUMNS = ("metric", "group", "numerator", "denominator")
 LINKS: dict[str, Link] = {"perplexity": np.exp}
 """Metrics that are a function of their ratio: perplexity is the exponential of nats per token."""
+SHARES = {
+    *("correct", "incorrect", "other", "informative", "true_informative", "undesirable_probability"),
+    *("mc1", "mc2", "dist_1", "dist_2", "dist_3", "edited_share"),
+}
+"""Metrics that lie in [0, 1] by definition, in every group."""
 
 
 def make_parts(groups: Sequence[str], sums: Mapping[str, tuple[Any, Any]]) -> pd.DataFrame:
-    """Parts of several metrics.
+    """Build the parts of several metrics.
 
     Args:
         groups: of each example.
-        sums: for each metric a numerator and a denominator for each example; one number stands for all.
+        sums: for each metric a numerator and a denominator for each example; a single number holds for all.
     """
     return join_parts(
         pd.DataFrame({"metric": metric, "group": list(groups), "numerator": top, "denominator": bottom}).sort_values(
@@ -39,86 +45,108 @@ def make_parts(groups: Sequence[str], sums: Mapping[str, tuple[Any, Any]]) -> pd
 
 
 def condition_parts(rows: pd.DataFrame, sums: Mapping[str, tuple[Any, Any]]) -> pd.DataFrame:
-    """Parts of metrics over rows with a `group` and a `condition`; under each condition too where there are several.
+    """Build the parts of metrics over all rows and, where there are several conditions, over each condition.
 
     Args:
-        rows: examples.
-        sums: for each metric a numerator and a denominator for each row; one number stands for all.
+        rows: examples, with a `group` and a `condition`.
+        sums: for each metric a numerator and a denominator for each row; a single number holds for all.
     """
     columns = {name: pd.DataFrame({"top": t, "bottom": b}, index=rows.index) for name, (t, b) in sums.items()}
     conditions = rows["condition"].unique()
-    chosen = {"": rows.index}
+    subsets = {"": rows.index}
     if len(conditions) > 1:
-        chosen |= {f"/{c}": rows.index[rows["condition"] == c] for c in conditions}
+        subsets |= {f"/{c}": rows.index[rows["condition"] == c] for c in conditions}
     return join_parts(
         make_parts(
             rows.loc[index, "group"].tolist(),
             {name + suffix: tuple(c.loc[index].to_numpy(float).T) for name, c in columns.items()},
         )
-        for suffix, index in chosen.items()
+        for suffix, index in subsets.items()
     )
 
 
-def join_parts(frames: Any) -> pd.DataFrame:
-    """Several tables of parts as one; what belongs to the same metric and group is added up.
-
-    A sum with NaN is NaN; pandas would leave it out.
-    """
-    frames = list(frames)
-    if not frames:
+def join_parts(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Join tables of parts, adding up the sums of the same metric and group; a sum with NaN is NaN."""
+    tables = list(tables)
+    if not tables:
         return pd.DataFrame({"metric": [], "group": [], "numerator": [], "denominator": []})
-    together = pd.concat(frames, ignore_index=True)
+    together = pd.concat(tables, ignore_index=True)
     keys = list(COLUMNS[:2])
     codes = together.groupby(keys, sort=False).ngroup().to_numpy()
-    joined = together[keys].drop_duplicates(ignore_index=True)
+    joined: Any = together[keys].drop_duplicates(ignore_index=True)
+    # Not by `groupby(...).sum()`: pandas leaves NaN out of a sum, and a metric that failed would look like a number.
     for side in COLUMNS[2:]:
         joined[side] = np.bincount(codes, together[side].to_numpy(float), len(joined))
     return joined
 
 
 def read_parts(columns: dict[str, list[Any]]) -> pd.DataFrame:
-    """Parts from a file.
+    """Check parts that were read from a file.
 
     Raises:
-        InvalidArgumentError: columns that parts do not have, or that lack; denominators below 0 or no numbers.
+        InvalidArgumentError: a column is missing or unknown, or a denominator is negative or not a number.
     """
     _checks.each("columns", list(columns), str)
     if set(columns) != set(COLUMNS):
         raise InvalidArgumentError(f"parts have the columns {', '.join(COLUMNS)}; got {', '.join(columns)}")
     for name in COLUMNS[:2]:
         _checks.each(name, columns[name], str)
-    found = pd.DataFrame(columns).astype(dict.fromkeys(COLUMNS[2:], float) if columns["metric"] else {})
-    for denominator in found["denominator"]:
+    # Empty columns would become columns of objects, which do not compare equal to the empty parts that were saved.
+    parts = pd.DataFrame(columns).astype(dict.fromkeys(COLUMNS[2:], float) if columns["metric"] else {})
+    for denominator in parts["denominator"]:
         _checks.between("denominator", denominator, 0, closed="low")
-    return found
+    return parts
 
 
 def intervals(parts: pd.DataFrame) -> dict[str, Interval]:
-    """Each metric with its 95% interval (bootstrap over groups)."""
-    return {
-        str(metric): Interval(*map(float, _link(str(metric))(np.array(bootstrap_ratio(*_sums(rows))))))
-        for metric, rows in parts.groupby("metric", sort=False)
-    }
+    """Compute each metric with its 95% interval over groups.
+
+    Shares have the interval of `share_interval`, which has a width where all groups agree and covers at least 93% in
+    simulation, near 0 and 1 more than 95%; other metrics have a percentile bootstrap. Products such as
+    "true_times_informative" follow the last of their factors.
+    """
+    sums = {str(metric): _sums(rows) for metric, rows in parts.groupby("metric", sort=False)}
+    names = with_products(list(sums))
+    return {name: product_interval(parts, name) if factors(name) else _interval(name, sums) for name in names}
 
 
 def difference(parts: pd.DataFrame, baseline: pd.DataFrame, metric: str) -> PairedDifference:
-    """Paired difference of a metric.
+    """Compute the paired difference of a metric.
 
     Raises:
         UnknownNameError: a side does not have the metric.
         InvalidArgumentError: the sides are not of the same groups.
     """
-    sides: list[Any] = []
+    tables: list[Any] = []
     for whose, table in (("this evaluation", parts), ("the baseline", baseline)):
-        _checks.known(f"metric of {whose}", metric, table["metric"].unique())
-        sides.append(table[table["metric"] == metric])
-    alone = set(sides[0]["group"]) ^ set(sides[1]["group"])
-    if alone:
+        _checks.known(f"metric of {whose}", metric, with_products(list(table["metric"].unique())))
+        tables.append(table[table["metric"].isin(factors(metric) or (metric,))])
+    unpaired = set(tables[0]["group"]) ^ set(tables[1]["group"])
+    if unpaired:
         raise InvalidArgumentError(
             "Paired differences need evaluations of the same prompts and statements; "
-            f"{len(alone)} groups are in one alone, such as {min(alone)!r}."
+            f"{len(unpaired)} groups are in one alone, such as {min(unpaired)!r}."
         )
-    return paired_difference(_sums(sides[0]), _sums(sides[1]), link=_link(metric))
+    if factors(metric):
+        return product_difference(tables[0], tables[1], metric)
+    return paired_difference(_sums(tables[0]), _sums(tables[1]), link=_link(metric))
+
+
+def _interval(metric: str, sums: Mapping[str, GroupSums]) -> Interval:
+    ends = np.array(share_interval(*sums[metric]) if _is_share(metric, sums) else bootstrap_ratio(*sums[metric]))
+    # A link is monotone, so the ends of the ratio's interval map to the ends of the metric's.
+    return Interval(*map(float, _link(metric)(ends)))
+
+
+def _is_share(metric: str, sums: Mapping[str, GroupSums]) -> bool:
+    # By name, not by the numbers alone: a KL divergence of 0 in all groups lies in [0, 1] too, but is not a share.
+    kind = metric.partition("/")[0]
+    # Without a steering no token is edited, by definition and not by chance: that 0 has no uncertainty.
+    if kind not in SHARES or (kind == "edited_share" and "displacement" not in sums):
+        return False
+    top, bottom = sums[metric]
+    # Parts read from a file may hold anything; NaN fails both comparisons and stays NaN.
+    return bool(((top >= 0) & (top <= bottom * (1 + 1e-9))).all())
 
 
 def _link(metric: str) -> Link:

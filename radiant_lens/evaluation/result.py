@@ -1,7 +1,8 @@
-"""`Evaluation`: answers, verdicts and metrics of a model; judged again, compared, pooled and kept on disk."""
+"""`Evaluation`: answers, verdicts and metrics of a model; judged again, compared, pooled and saved."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -28,10 +29,10 @@ class Evaluation:
 
     Attributes:
         table: one row for each generated answer: prompt_index, prompt, condition, group, sample, answer, verdict,
-            and where the judge gives them score and informative.
-        parts: what the metrics are made of: metric, group, numerator, denominator.
-        prompts: what was answered, with its references; `prompt_index` counts in it.
-        settings: what was asked for.
+            and if the judge gives them score and informative.
+        parts: sums from which the metrics are computed: metric, group, numerator, denominator.
+        prompts: the prompts with their references; `prompt_index` is the position among them.
+        settings: arguments of `evaluate`.
     """
 
     table: pd.DataFrame
@@ -41,18 +42,19 @@ class Evaluation:
 
     @cached_property
     def metrics(self) -> dict[str, Interval]:
-        """Name to value with the ends of its 95% interval (bootstrap over groups); see `evaluate` for the names."""
+        """Values with their 95% intervals over groups, by name; see `evaluate` for the names."""
         return ratios.intervals(self.parts)
 
     def difference(self, baseline: Evaluation, metric: str) -> PairedDifference:
-        """How much more of a metric than another evaluation of the same data, paired over groups.
+        """Compare a metric with that of another evaluation of the same data, paired over groups.
 
         Args:
             baseline: of the same prompts and statements.
             metric: any that both have, such as "correct/bare" or "kl".
 
         Returns:
-            The difference with its 95% bootstrap interval and the p-value of a permutation test over groups.
+            This evaluation's value less the baseline's, with the 95% bootstrap interval of the difference and the
+            p-value of a permutation test over groups.
 
         Raises:
             InvalidArgumentError: the evaluations are not of the same prompts or groups.
@@ -66,7 +68,7 @@ class Evaluation:
         return ratios.difference(self.parts, baseline.parts, metric)
 
     def gain(self, baseline: Evaluation, verdict: str = "correct", condition: str | None = None) -> PairedDifference:
-        """`difference` of a verdict's share.
+        """Compare the share of a verdict with that of another evaluation; see `difference`.
 
         Args:
             baseline: of the same data.
@@ -74,43 +76,59 @@ class Evaluation:
             condition: one condition alone; None for all prompts.
         """
         _checks.choice("verdict", verdict, VERDICTS)
-        # Where there is one condition only, its share is that of all prompts.
+        # Data of a single condition have no metrics by condition: its share is that of all prompts.
         whole = condition is None or set(self.table["condition"]) == {condition}
         return self.difference(baseline, verdict if whole else f"{verdict}/{condition}")
 
     def rejudge(self, judge: str | Rule | Judge) -> Evaluation:
-        """The same answers with the verdicts of another judge; nothing is generated.
+        """Judge the same answers by another judge; nothing is generated.
 
         Args:
-            judge: whatever `get_judge` takes.
+            judge: anything that `get_judge` takes.
 
         Raises:
             InvalidArgumentError: there are no answers.
             UnknownNameError: no judge of that name.
         """
-        judged = get_judge(judge)
+        new_judge = get_judge(judge)
         if self.table.empty:
             raise InvalidArgumentError("There are no answers to judge: evaluate with the metrics 'answers'.")
-        table = judge_table(self.table, self.prompts, judged)
+        table = judge_table(self.table, self.prompts, new_judge)
         kinds = self.parts["metric"].str.partition("/")[0]
-        # The same families as before; the new judge may say more or less within each.
-        made = [part(table) for name, part in _JUDGED_PARTS.items() if name in set(kinds)]
-        parts = ratios.join_parts([*made, self.parts[~kinds.isin(JUDGED)]])
-        return replace(self, table=table, parts=parts, settings=self.settings | {"judge": repr(judged)})
+        # The same families as before; the new judge may give more or fewer metrics within each.
+        judged = [make(table) for name, make in _JUDGED_PARTS.items() if name in set(kinds)]
+        unjudged: Any = self.parts[~kinds.isin(JUDGED)]
+        parts = ratios.join_parts([*judged, unjudged])
+        return replace(self, table=table, parts=parts, settings=self.settings | {"judge": repr(new_judge)})
 
     def to_markdown(self) -> str:
-        """The metrics as a table."""
+        """Write the metrics as a table; one that is not a number says why."""
         lines = ["| metric | value [95% interval] |", "|-|-|"]
-        lines += [f"| {name} | {interval:.3f} |" for name, interval in self.metrics.items()]
+        lines += [
+            f"| {name} | {self._unmeasured(name) or format(interval, '.3f')} |"
+            for name, interval in self.metrics.items()
+        ]
         return "\n".join(lines)
+
+    def _unmeasured(self, metric: str) -> str:
+        """The reason why a metric is not a number; "" if it is one."""
+        if not math.isnan(self.metrics[metric].value):
+            return ""
+        # A displacement is a mean over edits, and undefined without one. Any other NaN comes from NaN or no examples.
+        rows = self.parts[self.parts["metric"] == metric]
+        return "no edit" if metric == "displacement" and not rows["denominator"].any() else "not measured"
 
     def __repr__(self) -> str:
         """The main metrics, in one line."""
-        main = ", ".join(f"{name} {m.value:.3f}" for name, m in self.metrics.items() if "/" not in name)
-        return f"Evaluation({len(self.table)} answers: {main})"
+        main = [
+            f"{name} {self._unmeasured(name) or format(interval.value, '.3f')}"
+            for name, interval in self.metrics.items()
+            if "/" not in name
+        ]
+        return f"Evaluation({len(self.table)} answers: {', '.join(main)})"
 
     def save(self, path: str | Path) -> Path:
-        """Write everything as one JSON file, which replaces whatever file is there; returns its path."""
+        """Write everything to one JSON file, replacing an earlier file at the path; returns the path."""
         content = {
             "settings": self.settings,
             "prompts": [asdict(prompt) for prompt in self.prompts],
@@ -121,27 +139,31 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
-        """Read an evaluation, the same to the last digit.
+        """Read an evaluation, equal to the saved one to the last digit.
 
         Raises:
-            ArtefactError: the file is missing, damaged, or no evaluation.
+            ArtefactError: the file is missing, damaged, or not an evaluation.
         """
-        found = load_json(path, "evaluation")
+        content = load_json(path, "evaluation")
         try:
-            _checks.each("settings", [found["settings"]], dict)
-            prompts = tuple(_prompt(saved) for saved in found["prompts"])
+            _checks.each("settings", [content["settings"]], dict)
+            prompts = tuple(_prompt(saved) for saved in content["prompts"])
             return cls(
-                _table(found["table"], len(prompts)), ratios.read_parts(found["parts"]), prompts, found["settings"]
+                _table(content["table"], len(prompts)),
+                ratios.read_parts(content["parts"]),
+                prompts,
+                content["settings"],
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise ArtefactError(f"The saved evaluation at {str(path)!r} is damaged: {error!r}.") from error
 
 
 _JUDGED_PARTS = {"correct": verdict_parts, "undesirable_probability": extreme_parts}
-"""What makes the metrics that a judge decides, by the name of one that is always among them."""
+"""Builders of the metrics that depend on the judge, each by the name of a metric that its family always has."""
 
 
 def _prompt(saved: dict[str, Any]) -> Prompt:
+    # JSON has no tuples: the lists of a prompt were tuples, and must be, so that equal prompts compare equal.
     fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
     _checks.instance("rendered", fields.get("rendered", False), bool)
     for name, value in fields.items():
@@ -152,7 +174,7 @@ def _prompt(saved: dict[str, Any]) -> Prompt:
 
 
 def _table(columns: dict[str, list[Any]], n_prompts: int) -> pd.DataFrame:
-    """The table of a file, if it is one; an evaluation without answers has an empty one."""
+    """Check the table of a file; an evaluation without answers has an empty one."""
     table = as_table(columns)
     if not table.empty:
         missing = [name for name in (*ANSWER_COLUMNS, "verdict") if name not in table]
@@ -166,7 +188,7 @@ def _table(columns: dict[str, list[Any]], n_prompts: int) -> pd.DataFrame:
 
 
 def pool(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """One evaluation of several, such as those of several seeds or splits.
+    """Pool several evaluations into one, such as those of several seeds or splits.
 
     Numerators and denominators of groups of the same name are added up over the evaluations; the intervals are
     over the groups, so answers to one question count as one cluster however often it was asked.
@@ -178,7 +200,7 @@ def pool(evaluations: Sequence[Evaluation]) -> Evaluation:
         All answers, with a column `run` that counts the evaluations, and the settings of each under "pooled".
 
     Raises:
-        InvalidArgumentError: no evaluation, or metrics that not all of them have.
+        InvalidArgumentError: there is no evaluation, or a metric that not all of them have.
     """
     if not evaluations:
         raise InvalidArgumentError("`evaluations` must hold at least one; got none.")
@@ -188,6 +210,7 @@ def pool(evaluations: Sequence[Evaluation]) -> Evaluation:
         raise InvalidArgumentError(f"`evaluations` must have the same metrics; not all have {sorted(uneven)}.")
     tables, n_prompts = [], 0
     for run, evaluation in enumerate(evaluations):
+        # Each run has its own prompts, so that the indices of later runs are shifted past those of earlier ones.
         table = evaluation.table.assign(run=run, prompt_index=evaluation.table["prompt_index"] + n_prompts)
         tables.append(table[["run", *(name for name in table if name != "run")]])
         n_prompts += len(evaluation.prompts)

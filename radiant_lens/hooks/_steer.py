@@ -1,4 +1,4 @@
-"""`steer`: a steering switched on in a model, for any number of rows, with or without a KV cache."""
+"""`steer`: switch a steering on in a model, for any number of rows, with or without a KV cache."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 
 from radiant_lens._typing import HookFunction
 from radiant_lens.errors import InvalidArgumentError, RadiantError
-from radiant_lens.hooks.edit_window import Calls, Passes
+from radiant_lens.hooks.block import SteerBlock
+from radiant_lens.hooks.edit_window import UNKNOWN_CACHE, Calls, Passes
 from radiant_lens.hooks.trace import Trace
-from radiant_lens.models.identity import require_fitting
+from radiant_lens.models.identity import plain_model, require_fitting
 from radiant_lens.sites import head_hook, output_projections
 from radiant_lens.steering.editor import LayerEdit
 from radiant_lens.steering.layer_hook import LayerHook
@@ -26,7 +27,7 @@ from radiant_lens.steering.steering import Steering
 
 
 def compose(*hook_functions: Callable[[Tensor, Any], Tensor | None]) -> HookFunction:
-    """Chain hook functions from left to right; one that returns None leaves `z` as it is.
+    """Chain hook functions from left to right; a function that returns None leaves `z` as it is.
 
     Example:
         >>> double = lambda z, hook: 2 * z
@@ -34,7 +35,7 @@ def compose(*hook_functions: Callable[[Tensor, Any], Tensor | None]) -> HookFunc
         12
 
     Raises:
-        InvalidArgumentError: something that cannot be called.
+        InvalidArgumentError: an argument that cannot be called.
     """
     for function in hook_functions:
         if not callable(function):
@@ -49,7 +50,6 @@ def compose(*hook_functions: Callable[[Tensor, Any], Tensor | None]) -> HookFunc
     return composed
 
 
-@contextmanager
 def steer(
     model: TransformerBridge | PreTrainedModel,
     steering: Steering,
@@ -57,38 +57,58 @@ def steer(
     trace: bool = False,
     start: int | Sequence[int] | Int[Tensor, " batch"] | None = None,
     allow_mismatch: bool = False,
-) -> Generator[Trace]:
-    """Switch a steering on for the passes of a model inside the `with` block.
+) -> SteerBlock:
+    """Switch a steering on for the forward passes of a model inside a `with` block.
 
-    Edits happen from the last token of each prompt on, for each row by its own gate. The same holds whether
-    later tokens come one at a time (KV cache) or with all that stands before them: a pass that extends the
-    last one by one token continues it, any other pass without a cache starts anew. On a plain model `generate`
-    and `pipeline` work as ever; a prompt that is prefilled in chunks is edited from its first chunk's end on.
+    Edits begin at the last token of each prompt, for each row by its own gate, and go on through the answer. It makes
+    no difference whether later tokens come one at a time (KV cache) or together with all tokens before them.
 
-    All threads may generate inside the block, at once or in turn, and all are steered, each by its own prompts; a
-    second thread that steers the same model is refused.
+    Several tokens on a filled cache are a new turn, such as the next message of a chat: edits begin at its last token,
+    and earlier turns stay as they are in the cache. Such a pass continues the answer instead where it asks for a logit
+    of every token (`logits_to_keep=n`), as assisted generation does. A prompt that is prefilled in chunks cannot be
+    told apart from turns, so the last token of every chunk is edited: prefill such a prompt whole, or use `start`.
 
-    Inside the block compiled models run uncompiled: what `torch.compile` made before knows nothing of hooks, and
-    what it would make now would keep them.
+    `generate` and `pipeline` work as usual on a plain model. Continuous batching (`generate_batch`), paged attention
+    and other caches that are no `transformers.Cache` are refused.
+
+    All threads may generate inside the block, and all are steered, each by its own prompts. A second thread that steers
+    the same model is refused.
+
+    Compiled models run uncompiled inside the block: graphs from before the block have no hooks, and graphs made inside
+    would keep them.
 
     Args:
         model: from `load_model`, or any `PreTrainedModel` whose type `radiant_lens.sites` knows.
-        steering: from a policy's `fit`.
-        trace: record votes, gates and displacements; memory grows with the tokens.
-        start: where edits begin in each row (padding counted), in place of the last prompt token; for
-            scoring a given answer.
+        steering: from the `fit` of a policy.
+        trace: record votes, gates and displacements; memory grows with the number of tokens.
+        start: column at which edits begin in each row (padding and cached tokens counted), in place of the last prompt
+            token; for scoring a known answer.
         allow_mismatch: use a steering that was made for another model of the same shape.
 
-    Yields:
-        The trace; empty unless asked for.
+    Returns:
+        A context manager for `with`; it gives the trace, which is empty without `trace`. It warns if it is thrown away
+        without having been entered.
 
     Raises:
         ModelMismatchError: a steering for another model.
-        InvalidArgumentError: `model` is neither a bridge nor a `PreTrainedModel`.
+        InvalidArgumentError: `model` is neither a bridge nor a `PreTrainedModel`; inside the block, a cache of an
+            unknown class.
         UnknownNameError: a `PreTrainedModel` of an architecture whose module paths are not known.
-        RadiantError: another thread is steering the model; at the end of the block, a plain model
-            that ran without calling its output projections.
+        RadiantError: another thread is steering the model; at the end of the block, a plain model that ran without
+            calling its output projections.
     """
+    return SteerBlock(lambda: _steered(model, steering, trace, start, allow_mismatch))
+
+
+@contextmanager
+def _steered(
+    model: TransformerBridge | PreTrainedModel,
+    steering: Steering,
+    trace: bool,
+    start: int | Sequence[int] | Tensor | None,
+    allow_mismatch: bool,
+) -> Generator[Trace]:
+    """One block of `steer`."""
     require_fitting(steering, model, allow_mismatch=allow_mismatch)
     pad_id = getattr(model.tokenizer, "pad_token_id", None) if isinstance(model, TransformerBridge) else None
     trace_record, calls = Trace(trace), Calls()
@@ -103,21 +123,28 @@ def steer(
     }
     bridge = isinstance(model, TransformerBridge)
     switched_on = _on_bridge(model, functions, passes) if bridge else _on_plain(model, functions, passes, calls)
-    with _by_one_thread(model), torch.compiler.set_stance("force_eager"), switched_on:
+    eager = torch.compiler.set_stance("force_eager")
+    with (
+        _by_one_thread(model),
+        eager,
+        _no_continuous_batching(plain_model(model)),
+        _raising_refusals(calls),
+        switched_on,
+    ):
         yield trace_record
 
 
 _STEERED_BY: WeakKeyDictionary[nn.Module, list[int]] = WeakKeyDictionary()
-"""Which thread steers a model, once for each block that it is in."""
+"""The thread that steers a model, once for each block that it is in."""
 
 
 @contextmanager
 def _by_one_thread(model: nn.Module) -> Generator[None]:
-    """Hooks of two threads would act on the passes of both, and leave with the first of the two."""
+    """Refuse a second thread: its hooks would act on the passes of both, and leave with the first of the two."""
     thread, blocks = threading.get_ident(), _STEERED_BY.setdefault(model, [])
     if any(other != thread for other in blocks):
         raise RadiantError(
-            "Another thread is steering this model: its edits would act here, too. Steer once and let all threads "
+            "Another thread is steering this model, and its edits would act here, too. Steer once and let all threads "
             "generate inside that block, or load the model a second time."
         )
     blocks.append(thread)
@@ -128,8 +155,44 @@ def _by_one_thread(model: nn.Module) -> Generator[None]:
 
 
 @contextmanager
+def _no_continuous_batching(model: PreTrainedModel) -> Generator[None]:
+    """Refuse continuous batching where it is called.
+
+    It runs the model in a thread of its own that catches all errors, so that a refusal by a hook would reach the caller
+    as empty answers. A manager that is running already is caught by `_raising_refusals`.
+    """
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise InvalidArgumentError(UNKNOWN_CACHE.format("PagedAttentionCache"))
+
+    # An attribute of this one model hides the method of its class, which other models keep. If there is one already, it
+    # belongs to an outer block, which goes on after this one.
+    attributes, name = vars(model), "init_continuous_batching"
+    outer = attributes.get(name)
+    attributes[name] = refuse
+    try:
+        yield
+    finally:
+        del attributes[name]
+        if outer is not None:
+            attributes[name] = outer
+
+
+@contextmanager
+def _raising_refusals(calls: Calls) -> Generator[None]:
+    """Raise in the caller's thread, at the end of the block, what another thread was refused."""
+    try:
+        yield
+    except Exception as error:
+        # Such as an index error in empty answers, of which the refusal is the reason.
+        calls.raise_refusal(error)
+        raise
+    calls.raise_refusal()
+
+
+@contextmanager
 def _on_bridge(model: TransformerBridge, functions: Mapping[int, HookFunction], passes: Passes) -> Generator[None]:
-    # Told apart from all others by their level.
+    # A hook point removes hooks by their level; this one belongs to no other block.
     level = id(passes)
     with ExitStack() as handles:
         handles.callback(model.original_model.register_forward_pre_hook(passes.begin, with_kwargs=True).remove)
@@ -155,6 +218,7 @@ def _on_plain(
             handle = projections[layer].register_forward_pre_hook(before(function.edit))
             handles.callback(handle.remove)
         yield
+    # A fused kernel may read the weights of a projection without calling it, and so without its hooks.
     idle = [layer for layer, function in functions.items() if not function.has_run]
     if idle and calls.n:
         raise RadiantError(

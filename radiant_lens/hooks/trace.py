@@ -1,4 +1,4 @@
-"""`Trace`: what a steering did, token by token."""
+"""`Trace`: a record of the edits of a steering, token by token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from radiant_lens.steering.editor import LayerEdit
 
 
 class TraceRecord(NamedTuple):
-    """One layer's edit in one pass. `columns` are those of the whole sequence, padding included."""
+    """The edit of one layer in one pass.
+
+    Attributes:
+        call: number of the prompt or turn.
+        edit: at every position of the pass.
+        columns: of those positions in the whole sequence, padding and cached tokens counted.
+        shown: positions that are part of the trace.
+        padding: columns of padding before the first token of each row.
+    """
 
     call: int
     edit: LayerEdit
@@ -25,9 +33,10 @@ class TraceRecord(NamedTuple):
 
 @dataclass
 class Trace:
-    """What a steering did: every vote, gate and displacement at every position where edits may happen.
+    """Every vote, gate and displacement at every position where edits may happen.
 
     Attributes:
+        recording: whether `steer` was called with `trace=True`.
         records: one for each layer and pass, in order.
     """
 
@@ -37,25 +46,28 @@ class Trace:
     def to_dataframe(self) -> pd.DataFrame:
         """One line for each sequence, position and edited head.
 
-        Columns: `call` (which prompt batch, from 0), `row`, `position` (in the row's own tokens, padding not
-        counted), `layer`, `head`, `vote` (the head flags), `gated` (it is edited), `displacement` (its length),
-        `untrusted` (the gate was open, but a trust region left the activation alone).
+        Columns: `call` (number of the batch of prompts, or of the turn of a chat on one cache, from 0), `row`,
+        `position` (in the row's own tokens, padding not counted), `layer`, `head`, `vote` (the head flags), `gated` (it
+        is edited), `displacement` (its length), `untrusted` (the gate was open, but the activation lies outside the
+        trust region and was left alone).
 
         Raises:
-            RadiantError: nothing was asked to be recorded.
+            RadiantError: `steer` was called without `trace=True`.
         """
         if not self.recording:
             raise RadiantError("Nothing was recorded: use `steer(model, steering, trace=True)`.")
         columns = ["call", "row", "position", "layer", "head", "vote", "gated", "displacement", "untrusted"]
-        frames = [pd.DataFrame(dict(zip(columns, _flat(record)))) for record in self.records]
+        frames = [pd.DataFrame(dict(zip(columns, _flatten(record)))) for record in self.records]
         table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
         return table.sort_values(columns[:5], ignore_index=True)
 
 
-def _flat(record: TraceRecord) -> tuple[Any, ...]:
+def _flatten(record: TraceRecord) -> tuple[Any, ...]:
+    """The columns of the table for one record."""
     row, pos = record.shown.nonzero(as_tuple=True)
     edit, n_heads = record.edit, len(record.edit.heads)
     position = record.columns[pos] - record.padding[row]
+    # Row by row, and within a row head by head: as the flattened values of `edit` are ordered.
     return (
         record.call,
         row.repeat_interleave(n_heads).numpy(),

@@ -1,4 +1,4 @@
-"""Models: loading them, telling them apart, and their tokens."""
+"""Models: loading, identity and tokens."""
 
 from radiant_lens.models.identity import signature as signature
 from radiant_lens.models.loading import load_model as load_model

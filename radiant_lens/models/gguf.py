@@ -1,4 +1,4 @@
-"""GGUF files as models: dequantised once, kept as a folder in Hugging Face format beside the Hugging Face cache."""
+"""GGUF files as models: dequantised once and saved as a folder in Hugging Face format, next to the Hub's cache."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _WEIGHTS = "model.safetensors"
 
 
 def converted_folder(file: Path) -> Path:
-    """The folder of a GGUF file's model, converted where it is not there yet.
+    """Return the folder of a GGUF file's model, after converting the file if that has not been done.
 
-    The folder's name holds the hash of the file, and a receipt in it the hash of the converted weights. Several
-    processes wait for the one that converts; an interrupted conversion leaves nothing.
+    The folder's name contains the hash of the file, and a receipt in it the hash of the converted weights: another file
+    of the same name, and a damaged conversion, are converted again. Several processes wait for the one that converts.
 
     Args:
-        file: any GGUF file that transformers reads.
+        file: a GGUF file that transformers can read.
 
     Raises:
         MissingPackageError: the package `gguf` is not installed.
@@ -46,7 +46,7 @@ def converted_folder(file: Path) -> Path:
         return target
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
-        # Another process may have converted it meanwhile.
+        # Another process may have converted the file while this one waited.
         if not _is_whole(target):
             _convert(file, target)
     return target
@@ -61,6 +61,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _convert(file: Path, target: Path) -> None:
+    # Written next to the target and then renamed: an interrupted conversion never has the name of a finished one.
     beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         _write_model(file, beside)
@@ -88,13 +89,14 @@ def _write_model(file: Path, folder: Path) -> None:
     # A model that was loaded from GGUF cannot be saved while its quantizer is attached: a plain one takes its weights.
     plain: Any = type(packed)(packed.config)
     plain.to(packed.dtype).load_state_dict(packed.state_dict())
-    # One file, so that the receipt's hash covers all weights.
-    plain.save_pretrained(folder, max_shard_size="1TB")
-    tokenizer.save_pretrained(folder)
+    with quiet():
+        # One file, so that the receipt's hash covers all weights.
+        plain.save_pretrained(folder, max_shard_size="1TB")
+        tokenizer.save_pretrained(folder)
 
 
 def _dequantised() -> dict[str, Any]:
-    """Options that unpack every weight; transformers before 5.20 did so always."""
+    """Options that unpack every weight; transformers before 5.20 has no other way."""
     try:
         from transformers import GgufConfig
     except ImportError:

@@ -1,4 +1,4 @@
-"""Loading without progress bars and notices of other libraries."""
+"""Silence of other libraries during loading."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 @contextmanager
 def quiet() -> Generator[None]:
-    """Hide the progress bars and warnings of transformers; its settings are restored."""
+    """Hide the progress bars and warnings of transformers inside the block."""
     shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()

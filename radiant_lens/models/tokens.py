@@ -1,8 +1,8 @@
-"""Texts to tokens, with the characters each token came from; padded batches of rows of like length.
+"""Tokens of texts, with the character at which each token ends, and padded batches of rows of similar length.
 
-Special tokens are decided here, once for all of the package. A text is read as the model's own tokenizer reads it:
-`tokenizer(text)`, or for a rendered chat `apply_chat_template(tokenize=True)`, which is the rendered text without any
-further special token. `load_model(..., prepend_bos=True | False)` overrides the tokenizer for texts that are not chats.
+Special tokens are decided here, once for all of the package. A text gets the ids of the model's own tokenizer,
+`tokenizer(text)`, or for a rendered chat those of `apply_chat_template(tokenize=True)`, which adds no special token to
+the rendered text. `load_model(..., prepend_bos=True | False)` overrides the tokenizer for texts that are not chats.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 Text = str | Statement | Prompt
-"""A text as it is, or a record, which says whether its text is a rendered chat."""
+"""A text, or a record; a record states if its text is a rendered chat."""
 
 
 class Encoded(NamedTuple):
-    """One text as the model reads it: token ids, and for each token the character at which it ends."""
+    """One tokenized text: token ids, and for each token the character at which it ends."""
 
     ids: list[int]
     ends: list[int]
 
 
 class AnswerRow(NamedTuple):
-    """The tokens of a text with an answer; `start` is the position of the token that predicts the answer's first."""
+    """Tokens of a text with an answer; `start` is the position of the token that predicts the answer's first token."""
 
     ids: list[int]
     start: int
 
 
 class AnswerBatch(NamedTuple):
-    """Padded rows with their answers: `rows` are their numbers among all rows, edits begin at `starts`."""
+    """Padded rows with answers: `rows` are their numbers among all rows, `starts` the positions where edits begin."""
 
     rows: list[int]
     tokens: Int[Tensor, "batch pos"]
@@ -60,8 +60,8 @@ def encode(model: TransformerBridge, texts: Sequence[Text], *, n_new: int = 0) -
 
     Args:
         model: from `load_model`.
-        texts: any number of them.
-        n_new: tokens to be generated after each, for which the context must have room.
+        texts: any number of texts or records.
+        n_new: tokens to be generated after each text; the context must have room for them.
 
     Raises:
         InvalidArgumentError: not a bridge, or not a list of texts.
@@ -71,7 +71,7 @@ def encode(model: TransformerBridge, texts: Sequence[Text], *, n_new: int = 0) -
 
 
 def encode_each(model: TransformerBridge, texts: Sequence[Text], *, n_new: int = 0) -> Iterator[Encoded]:
-    """`encode`, one text at a time: the offsets of many texts take more memory than the texts."""
+    """Yield the results of `encode` one by one: the offsets of many texts take more memory than the texts."""
     require_bridge(model)
     _check_texts(texts)
     limit = model.cfg.n_ctx
@@ -82,7 +82,7 @@ def encode_each(model: TransformerBridge, texts: Sequence[Text], *, n_new: int =
             raise DataError(f"Text {i} has no tokens: {text!r}.")
         if limit and len(row.ids) > limit:
             raise DataError(f"Text {i} has {len(row.ids)} tokens; the model's context holds {limit}: {text[:60]!r}...")
-        # The last new token is never read.
+        # The model does not read the last new token.
         if limit and len(row.ids) + n_new - 1 > limit:
             raise DataError(
                 f"Text {i} has {len(row.ids)} tokens; with {n_new} new ones that is more than the {limit} that the "
@@ -112,8 +112,9 @@ def _encode_text(model: TransformerBridge, text: str, rendered: bool) -> Encoded
         return _tokenize(tokenizer, text, add_special_tokens=False)
     ids, ends = _tokenize(tokenizer, text, add_special_tokens=True)
     if getattr(model.cfg, "tokenizer_appends_eos", False) and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
-        # An end-of-text token before what is to be generated is not part of the text.
+        # The text goes on, with an answer or new tokens: an end-of-text token would separate them from it.
         ids, ends = ids[:-1], ends[:-1]
+    # A BOS token that the tokenizer added ends at character 0; one that is written in the text ends later, and stays.
     has_bos = bos is not None and bool(ids) and ids[0] == bos and ends[0] == 0
     if has_bos and not model.cfg.default_prepend_bos:
         return Encoded(ids[1:], ends[1:])
@@ -127,7 +128,7 @@ def _tokenize(tokenizer: Any, text: str, *, add_special_tokens: bool) -> Encoded
         encoding = tokenizer(text, add_special_tokens=add_special_tokens, return_offsets_mapping=True)
         return Encoded(list(encoding["input_ids"]), [end for _, end in encoding["offset_mapping"]])
     ids = list(tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
-    # Slow tokenizers have no offsets: a token ends where the decoded text up to it does.
+    # Slow tokenizers have no offsets. A token ends where the text that is decoded up to it ends.
     return Encoded(ids, [len(tokenizer.decode(ids[: i + 1], skip_special_tokens=True)) for i in range(len(ids))])
 
 
@@ -142,16 +143,16 @@ def answer_rows(model: TransformerBridge, statements: Sequence[Statement]) -> It
 
 
 def answer_start_position(encoded: Encoded, answer_start: int) -> int:
-    """Position of the token that predicts the answer's first token: there edits begin."""
+    """Return the position of the token that predicts the answer's first token, where edits begin."""
     first = next((i for i, end in enumerate(encoded.ends) if end > answer_start), len(encoded.ids) - 1)
     return max(first - 1, 0)
 
 
 def batch_rows(lengths: Int[Tensor, " row"], *, max_tokens: int) -> list[Int[Tensor, " _"]]:
-    """Which rows of these lengths go through the model together.
+    """Group rows of these lengths into batches of at most `max_tokens` tokens, padding included, or of one row.
 
-    At most `max_tokens` tokens, padding included, but one row at least; longest first, and rows of like length
-    together, so that little is padded.
+    Rows of similar length share a batch, so that little is padded. The longest come first: a batch that is too large
+    for the memory fails at once, not after hours.
     """
     order = lengths.argsort(descending=True, stable=True)
     sizes: list[int] = []
@@ -165,7 +166,7 @@ def batch_rows(lengths: Int[Tensor, " row"], *, max_tokens: int) -> list[Int[Ten
 def pad_rows(
     rows: Sequence[Sequence[int]], pad_id: int, *, side: str = "right"
 ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-    """Tokens and mask of rows, padded on a side to the longest of them."""
+    """Pad rows on one side to the length of the longest; return tokens and mask."""
     lengths = torch.tensor([len(row) for row in rows])
     columns, n = torch.arange(int(lengths.max())), int(lengths.max())
     mask = columns < lengths[:, None] if side == "right" else columns >= n - lengths[:, None]
@@ -175,7 +176,7 @@ def pad_rows(
 
 
 def answer_batches(rows: Sequence[AnswerRow], pad_id: int, *, max_tokens: int) -> Iterator[AnswerBatch]:
-    """The rows in the padded batches of `batch_rows`."""
+    """Yield the rows in the padded batches of `batch_rows`."""
     for batch in batch_rows(torch.tensor([len(row.ids) for row in rows], dtype=torch.int64), max_tokens=max_tokens):
         index = batch.tolist()
         starts = torch.tensor([rows[i].start for i in index])
@@ -183,10 +184,10 @@ def answer_batches(rows: Sequence[AnswerRow], pad_id: int, *, max_tokens: int) -
 
 
 def pass_tokens(model: TransformerBridge, max_tokens: int | None) -> int:
-    """Tokens in one forward pass: `max_tokens`, or for None as many as run fastest on the model's device.
+    """Return the number of tokens in one forward pass: `max_tokens`, or for None a number that is fast on the device.
 
-    On a CPU the intermediate results of a larger pass no longer fit the caches, and their memory is requested from the
-    system again in every layer.
+    On a CPU the intermediate results of larger passes exceed the caches, and their memory is requested from the system
+    again in every layer.
 
     Raises:
         InvalidArgumentError: not a whole number of at least 1.
@@ -198,7 +199,15 @@ def pass_tokens(model: TransformerBridge, max_tokens: int | None) -> int:
     return max_tokens
 
 
+def ordinary_tokens(model: TransformerBridge, n: int) -> list[int]:
+    """Return `n` tokens of the model's vocabulary, spread over it, none of them special; for checks of a model."""
+    tokenizer: Any = model.tokenizer
+    special = set(tokenizer.all_special_ids)
+    ordinary = [i for i in range(min(len(tokenizer), int(model.cfg.d_vocab))) if i not in special]
+    return [ordinary[len(ordinary) * i // n] for i in range(n)]
+
+
 def pad_token(model: TransformerBridge) -> int:
-    """Token with which to pad; which one does not matter, since it is masked."""
+    """Token used as padding; its value does not matter, since it is masked."""
     token = model.tokenizer.pad_token_id
     return 0 if token is None else token

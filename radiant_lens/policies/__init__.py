@@ -1,4 +1,4 @@
-"""Policies: from activations and a detector to a steering. Every one has `fit(cache, detector)`."""
+"""Policies compute a steering from activations and a detector; all of them have `fit(cache, detector)`."""
 
 from radiant_lens.policies.ablation import AblationPolicy as AblationPolicy
 from radiant_lens.policies.controls import IdentityPolicy as IdentityPolicy

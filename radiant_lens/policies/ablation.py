@@ -1,4 +1,4 @@
-"""Knocking heads out: the edits that ask what a head is needed for."""
+"""Ablation of heads: their activations are replaced, to measure their role."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from radiant_lens.policies.head_sample import HeadSample
 from radiant_lens.steering.maps import DenseMaps, HeadMaps, ResampleMaps
 
 ABLATIONS = ("zero", "mean", "resample")
+# 24 signs make 16 million cells, so that two activations of a data set seldom share one by chance.
 MAX_BANK, N_PLANES = 1024, 24
 
 
@@ -19,14 +20,14 @@ MAX_BANK, N_PLANES = 1024, 24
 class AblationPolicy(HeadPolicy):
     """Replace the activation of heads by zero, by its mean over the training data, or by another example's.
 
-    A resampled activation is drawn from at most 1,024 training examples by the activation that it replaces, so that
-    the same activation is replaced alike alone, in a batch and with or without a KV cache.
+    A resampled activation comes from one of at most 1,024 training examples. The activation that is replaced decides
+    from which, so that the result does not depend on the batch or the KV cache.
 
     Args:
         kind: "zero", "mean" or "resample".
         seed: of resampling.
         heads: as for `RadiantPolicy`.
-        n_layers: with heads "layer", how many.
+        n_layers: with heads "layer", the number of layers.
         gate: as for `RadiantPolicy`; default "none", everywhere.
     """
 
@@ -35,16 +36,17 @@ class AblationPolicy(HeadPolicy):
     label = "ablation"
 
     def check(self) -> None:
-        """Raise `InvalidArgumentError` where a parameter is out of its range; `fit` does so first."""
+        """Raise `InvalidArgumentError` for a parameter out of its range; `fit` calls it first."""
         super().check()
         _checks.choice("kind", self.kind, ABLATIONS)
         _checks.seed(self.seed)
 
     def maps(self, sample: HeadSample) -> HeadMaps:
-        """What the heads' activations are replaced by."""
+        """Compute constants, or a bank of activations to draw from."""
         mean = sample.z.double().mean(0)
         if self.kind != "resample":
             return DenseMaps.constant(mean if self.kind == "mean" else torch.zeros_like(mean))
+        # One generator for bank and planes: the seed fixes both, whatever else the process draws.
         generator = torch.Generator().manual_seed(self.seed)
         drawn = torch.randperm(len(sample.z), generator=generator)[:MAX_BANK]
         planes = torch.randn((len(mean), N_PLANES, mean.shape[1]), generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Controls that stand beside every claim: the same heads and gate, but an edit that should do nothing."""
+"""Controls for comparison: the same heads and gate as a steering, with an edit that should have no effect."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from radiant_lens.policies.head_sample import prepare
 from radiant_lens.steering.maps import RankOneMaps
 from radiant_lens.steering.steering import Steering
 
-METRICS = ("mahalanobis", "wasserstein")
+METRICS = ("mahalanobis", "wasserstein", "total")
 
 
 @dataclass(frozen=True)
 class RandomDirectionPolicy:
-    """Control: the displacements of a fitted steering turned to a random direction of equal length.
+    """Control: rotate the displacements of a fitted steering to a random direction of equal length.
 
-    Displacements are turned by one random rotation for each head, in coordinates in which the metric is round: a
-    displacement of any map becomes one drawn from N(0, M), of the length in the metric `M^{-1}` that it had, so that
-    it lies where activations live. Heads, positions and gate stay the reference's.
+    Each head gets one random rotation, in coordinates in which the metric is the identity. So a displacement becomes
+    a draw from N(0, M), scaled to the length in the metric `M^{-1}` that it had before, and it points where
+    activations vary. Heads, positions and gate are those of the reference.
 
     Args:
         reference: a fitted steering with affine maps.
-        metric: "mahalanobis" (`M` = pooled within-class covariance) or "wasserstein" (`M = I`).
-        seed: which rotations.
+        metric: "mahalanobis" (`M` = pooled within-class covariance), "total" (`M` = covariance of all training
+            activations, the difference of the classes included), or "wasserstein" (`M = I`).
+        seed: of the rotations.
     """
 
     reference: Steering
@@ -35,10 +36,10 @@ class RandomDirectionPolicy:
     seed: int = 0
 
     def fit(self, cache: HeadCache, detector: RiskAwareDetector) -> Steering:
-        """Draw the rotations `Q` and turn displacements by `L Q L^{-1}`, `M = L L'`.
+        """Draw rotations `Q` and multiply displacements by `L Q L^{-1}`, `M = L L'`.
 
         Raises:
-            InvalidArgumentError: a reference whose maps are not affine.
+            InvalidArgumentError: a reference whose maps are not affine, or heads of layers that were not collected.
         """
         _checks.instance("reference", self.reference, Steering)
         _checks.choice("metric", self.metric, METRICS)
@@ -47,10 +48,13 @@ class RandomDirectionPolicy:
         n, d = sample.weights.shape
         generator = torch.Generator().manual_seed(self.seed)
         turn, triangle = torch.linalg.qr(torch.randn((n, d, d), dtype=torch.float64, generator=generator))
-        # Without these signs the rotations would not be uniform.
+        # The signs make `Q` uniform over rotations and reflections (Mezzadri, 2007): the QR factors are unique only up
+        # to signs, and the library's choice of them favours some directions.
         turn = turn * triangle.diagonal(dim1=-2, dim2=-1).sign()[:, None, :]
-        if self.metric == "mahalanobis":
-            root = torch.linalg.cholesky(sample.within_class_covariance())
+        if self.metric != "wasserstein":
+            total = self.metric == "total"
+            root = torch.linalg.cholesky(sample.total_covariance() if total else sample.within_class_covariance())
+            # Solved from the right: (L Q) L^{-1}, without an inverse.
             turn = torch.linalg.solve_triangular(root, root @ turn, upper=False, left=False)
         maps = self.reference.head_maps.transformed(turn)
         policy = {
@@ -64,7 +68,7 @@ class RandomDirectionPolicy:
 
 @dataclass(frozen=True)
 class IdentityPolicy:
-    """Control: the heads and the gate of a fitted steering, and no edit at all.
+    """Control: the heads and the gate of a fitted steering, with displacements of zero.
 
     Args:
         reference: any fitted steering.
@@ -73,7 +77,7 @@ class IdentityPolicy:
     reference: Steering
 
     def fit(self, cache: HeadCache, detector: RiskAwareDetector) -> Steering:
-        """The reference with every displacement set to zero; `cache` and `detector` are not read."""
+        """Set every displacement of the reference to zero; `cache` and `detector` are not read."""
         _checks.instance("reference", self.reference, Steering)
         n, d = len(self.reference.sites), self.reference.scores.weights.shape[-1]
         maps = RankOneMaps.translation(torch.zeros((n, d), dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""What the policies share that treat every chosen head alike: check, choose heads, map, assemble."""
+"""`HeadPolicy`: base of the policies whose maps need the activations of the chosen heads only."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from radiant_lens.steering.steering import Steering
 
 @dataclass(frozen=True, kw_only=True)
 class HeadPolicy(ABC):
-    """A policy whose maps follow from the activations of the chosen heads alone, and that promises nothing.
+    """Base of policies that compute each head's map from its activations, without a promise.
 
     Args:
-        heads: "significant", "layer", a number of heads of least risk, or the heads themselves.
-        n_layers: with heads "layer", how many layers of least mean risk.
-        gate: "none" (edited everywhere), or one of the others of `RadiantPolicy`.
+        heads: "significant", "layer", a number of heads of least risk, or a list of heads.
+        n_layers: with heads "layer", the number of layers of least mean risk.
+        gate: "none" (edited everywhere), or another gate of `RadiantPolicy`.
 
     Attributes:
-        label: what the policy is called in results.
+        label: name of the policy in results.
     """
 
     label: ClassVar[str]
@@ -37,14 +37,14 @@ class HeadPolicy(ABC):
     gate: str = "none"
 
     def fit(self, cache: HeadCache, detector: RiskAwareDetector) -> Steering:
-        """Find the map of every chosen head.
+        """Compute the map of every chosen head.
 
         Args:
             cache: training activations.
             detector: fitted on the same heads.
 
         Raises:
-            InvalidArgumentError: a parameter out of its range.
+            InvalidArgumentError: a parameter out of its range, or a head of a layer that was not collected.
             NothingToEditError: no head to edit.
         """
         self.check()
@@ -55,18 +55,18 @@ class HeadPolicy(ABC):
         return assemble(self.label, settings, sample, maps, certificates, cache, detector, gate=self.gate)
 
     def check(self) -> None:
-        """Raise `InvalidArgumentError` where a parameter is out of its range; `fit` does so first."""
+        """Raise `InvalidArgumentError` for a parameter out of its range; `fit` calls it first."""
         _checks.choice("gate", self.gate, GATES)
 
     def sites(self, detector: RiskAwareDetector) -> tuple[HeadSite, ...]:
-        """The heads that `fit` edits with this detector."""
+        """Choose the heads that `fit` edits with this detector."""
         heads = self.default_heads(detector) if self.heads is None else self.heads
         return choose_heads(detector, heads, self.n_layers)
 
     def default_heads(self, detector: RiskAwareDetector) -> HeadChoice:
-        """The choice of heads where `heads` is None."""
+        """Choice of heads for `heads=None`."""
         return "significant"
 
     @abstractmethod
     def maps(self, sample: HeadSample) -> HeadMaps:
-        """The maps of the sample's heads."""
+        """Compute the maps of the sample's heads."""

@@ -1,4 +1,4 @@
-"""What every policy does before it finds its maps: check its inputs, choose heads, see whom the gate passes."""
+"""Inputs of every policy: activations of the chosen heads, their classes, and the positions that the gate passes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.distributed import fitting_rank
 from radiant_lens.errors import NotFittedError
-from radiant_lens.linalg import Moments, masked_mean, masked_moments
+from radiant_lens.linalg import Moments, Rows, masked_mean, masked_moments
+from radiant_lens.policies.heads import require_collected
 from radiant_lens.sites import HeadSite
 from radiant_lens.steering.gates import GATES, HeadScores, opens
 from radiant_lens.steering.maps import Certificate, HeadMaps
@@ -27,7 +28,7 @@ from radiant_lens.steering.steering import Steering
 
 @dataclass(frozen=True)
 class HeadRows:
-    """Activations of some heads of a cache, read a slice of examples at a time."""
+    """Activations of some heads of a cache, read in slices of examples."""
 
     z: Float[Tensor, "example layer head d_head"]
     layers: Int[Tensor, " site"]
@@ -39,13 +40,13 @@ class HeadRows:
         return len(self.z), len(self.layers), self.z.shape[-1]
 
     def __getitem__(self, index: slice) -> Float[Tensor, "some site d_head"]:
-        """The activations of some examples."""
+        """Activations of a slice of examples."""
         return self.z[index][:, self.layers, self.heads]
 
 
 @dataclass(frozen=True)
 class _Around:
-    """Rows less the mean of their class."""
+    """Rows minus the mean of their class."""
 
     rows: HeadRows
     undesirable: Bool[Tensor, " example"]
@@ -62,7 +63,7 @@ class _Around:
 
 @dataclass(frozen=True)
 class HeadSample:
-    """Activations of the chosen heads, with who is undesirable and whom the gate passes."""
+    """Activations of the chosen heads, the examples' classes, and marks of what the gate passes."""
 
     sites: tuple[HeadSite, ...]
     rows: HeadRows
@@ -73,28 +74,34 @@ class HeadSample:
 
     @cached_property
     def z(self) -> Float[Tensor, "example site d_head"]:
-        """A copy of all the rows, for policies that need every one at once."""
+        """A copy of all rows, for policies that need them at once."""
         return self.rows[:]
 
     def class_moments(self, undesirable: bool, *, shrink_below: float = 10.0) -> Moments:
-        """Moments of one class, ridged; shrunk where there are few examples."""
+        """Compute the moments of one class, with a ridge; covariances of few examples are shrunk."""
         return masked_moments(
             self.rows, self._of_class(undesirable), shrink_below=shrink_below, workers=fitting_rank()
         ).ridged()
 
     def mean_difference(self) -> Float[Tensor, "site d_head"]:
-        """From the undesirable to the desirable mean."""
+        """Compute the vectors from the undesirable to the desirable mean."""
         desirable, undesirable = self._class_means()
         return desirable - undesirable
 
     def within_class_covariance(self) -> Float[Tensor, "site d_head d_head"]:
-        """Pooled covariance of the activations around their class means, ridged; shrunk where there are few."""
-        around = _Around(self.rows, self.undesirable, self._class_means())
-        everyone = torch.ones(self.rows.shape[:2], dtype=torch.bool)
-        return masked_moments(around, everyone, shrink_below=10.0, workers=fitting_rank()).ridged().covariance
+        """Compute the pooled covariance around the class means, with a ridge; that of few examples is shrunk."""
+        return self._covariance(_Around(self.rows, self.undesirable, self._class_means()))
+
+    def total_covariance(self) -> Float[Tensor, "site d_head d_head"]:
+        """Compute the covariance of all activations, with a ridge; that of few examples is shrunk."""
+        return self._covariance(self.rows)
+
+    def _covariance(self, rows: Rows) -> Float[Tensor, "site d_head d_head"]:
+        every = torch.ones(self.rows.shape[:2], dtype=torch.bool)
+        return masked_moments(rows, every, shrink_below=10.0, workers=fitting_rank()).ridged().covariance
 
     def _class_means(self) -> tuple[Tensor, Tensor]:
-        """Of the desirable and of the undesirable activations."""
+        """Compute the mean of the desirable and of the undesirable activations."""
         desirable, undesirable = (
             masked_mean(self.rows, self._of_class(kind), workers=fitting_rank()) for kind in (False, True)
         )
@@ -110,17 +117,18 @@ def prepare(
     choose: Callable[[RiskAwareDetector], tuple[HeadSite, ...]],
     gate: str,
 ) -> HeadSample:
-    """Check a policy's inputs and gather what it needs of them.
+    """Check the inputs of a policy, choose its heads, and gather their activations.
 
     Args:
         cache: training activations.
         detector: fitted on the same heads.
-        choose: from the detector to the heads, such as `Policy.sites`.
+        choose: function from the detector to the heads, such as `Policy.sites`.
         gate: one of `GATES`.
 
     Raises:
         NotFittedError: the detector is not fitted.
-        InvalidArgumentError: a gate or a choice of heads that is not allowed, or shapes that differ.
+        InvalidArgumentError: a gate or a choice of heads that is not allowed, shapes that differ, or a head of a layer
+            that was not collected.
         DataError: one class only, or activations that are not finite.
         NothingToEditError: no head is significant.
     """
@@ -132,7 +140,12 @@ def prepare(
     _checks.both_classes(cache.labels, "the training data")
     _checks.finite("cache.z", cache.z)
     sites = choose(detector)
+    edited = [site.layer for site in sites]
+    require_collected(edited, cache.collected_layers, "the training cache")
+    if gate != "none":
+        require_collected(edited, detector.collected_layers_, "the detector's data")
     layers, index = (torch.tensor(axis) for axis in zip(*sites))
+    # A head's own flags, and the votes of all heads of its layer: a gate may need either.
     flags = detector.flags(cache)
     own = flags[:, layers, index]
     thresholds = [int(detector.vote_thresholds_[site.layer]) for site in sites]
@@ -155,7 +168,7 @@ def assemble(
     gate: str,
     **extra: Any,
 ) -> Steering:
-    """Put a steering together, with its provenance."""
+    """Build a steering with its provenance."""
     meta = {
         "policy": {"name": policy, **settings},
         "detector": detector.get_params(),
@@ -171,8 +184,9 @@ def assemble(
 
 
 def _data_hash(cache: HeadCache) -> str:
-    """Hash of the texts, positions and labels that a steering was fitted on."""
+    """Hash the texts, positions and labels that a steering was fitted on."""
     columns = (cache.text_index, cache.positions, cache.labels)
+    # A zero byte ends each text, so that two texts do not hash like their concatenation.
     texts = (text.encode() + b"\0" for text in cache.texts)
     return sha256(chain(texts, (column.long().cpu().contiguous().numpy().data for column in columns)))[:16]
 

@@ -1,6 +1,6 @@
-"""Which heads a policy or an arm of a study edits: one language for both.
+"""Choices of heads to edit, for policies and for the arms of studies.
 
-A choice of heads is a rule in words, a number, or the heads themselves:
+A choice of heads is a rule in words, a number, or a list of heads:
 
 - "significant": every head whose detector beats flagging all or none (DESIGN 2.2);
 - "all"; "layer:I", all heads of layer I; "layers:N", all heads of the N layers of least mean risk; "layer", the same
@@ -8,6 +8,9 @@ A choice of heads is a rule in words, a number, or the heads themselves:
 - "least_risk:K", or the number K: the K heads of least validation risk;
 - "random:K": K heads drawn with the detector's seed;
 - "L0H3 L2H7": heads by name; or pairs `(layer, head)`.
+
+Rules and numbers choose among the layers that the detector was fitted on (`collect(layers=...)`): the zeros of the
+others are no activations.
 
 In a study there are two more, which need a model: "effective" or "effective:K", the heads with most effect under the
 arm's own policy, and "recipe" or "recipe:K", the same under RADIANT's policy.
@@ -24,13 +27,14 @@ from radiant_lens import _checks
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.errors import InvalidArgumentError, NothingToEditError
 from radiant_lens.sites import HeadSite, checked_sites
+from radiant_lens.statistics.significance import LEVEL
 
 HeadChoice = str | int | Sequence[tuple[int, int]]
 
 BY_EFFECT = ("effective", "recipe")
 """Rules that need a model; a policy alone cannot follow them."""
 
-# Kind of rule to the least number that it may be given; None: it takes no number.
+# Least number of each kind of rule; None: the rule takes no number.
 _LEAST_NUMBER = {
     "significant": None,
     "all": None,
@@ -46,7 +50,7 @@ _SITE = re.compile(r"L(\d+)H(\d+)")
 
 
 class HeadRule(NamedTuple):
-    """A rule and its number; `sites` for heads that are given by name."""
+    """A rule and its number; `sites` holds heads that are listed by name."""
 
     kind: str
     number: int | None = None
@@ -54,10 +58,10 @@ class HeadRule(NamedTuple):
 
 
 def parse_heads(rule: str) -> HeadRule:
-    """Parse a rule in words; see the module's docstring for all of them.
+    """Parse a rule in words; the module's docstring lists all of them.
 
     Raises:
-        InvalidArgumentError: not a rule.
+        InvalidArgumentError: an unknown rule.
 
     Example:
         >>> parse_heads("least_risk:16")
@@ -82,7 +86,7 @@ def parse_heads(rule: str) -> HeadRule:
 
 
 def choose_heads(detector: RiskAwareDetector, heads: HeadChoice, n_layers: int = 1) -> tuple[HeadSite, ...]:
-    """The heads of a choice, sorted.
+    """Choose heads; the result is sorted.
 
     Args:
         detector: fitted.
@@ -90,21 +94,22 @@ def choose_heads(detector: RiskAwareDetector, heads: HeadChoice, n_layers: int =
         n_layers: for "layer" without a number.
 
     Raises:
-        InvalidArgumentError: not a choice of heads, a number out of range, or a rule that needs a model.
-        NothingToEditError: "significant", and no head is.
+        InvalidArgumentError: an unknown choice of heads, a number out of range, a layer that was not collected, or a
+            rule that needs a model.
+        NothingToEditError: no head is "significant".
     """
     shape = tuple(detector.head_risk_.shape)
     if isinstance(heads, str):
         return checked_sites(_by_rule(parse_heads(heads), detector, n_layers), *shape)
     if isinstance(heads, Iterable):
         return checked_sites(heads, *shape)
-    _checks.whole("heads", heads, 1, shape[0] * shape[1])
+    _checks.whole("heads", heads, 1, n_collected_heads(detector))
     return checked_sites(_of_least_risk(detector, heads), *shape)
 
 
 def _by_rule(rule: HeadRule, detector: RiskAwareDetector, n_layers: int) -> Iterable[tuple[int, int]]:
-    layers, n_heads = detector.head_risk_.shape
-    every = [(layer, head) for layer in range(layers) for head in range(n_heads)]
+    layers = detector.collected_layers_
+    every = [(layer, head) for layer in layers for head in range(detector.head_risk_.shape[1])]
     if rule.kind in BY_EFFECT:
         raise InvalidArgumentError(
             f"`heads` {rule.kind!r} needs a model: fit on 'significant' heads, then "
@@ -124,16 +129,44 @@ def _by_rule(rule: HeadRule, detector: RiskAwareDetector, n_layers: int) -> Iter
     if rule.kind == "random":
         return random.Random(detector.seed).sample(every, number)
     if rule.kind == "layer" and rule.number is not None:
-        _checks.whole("layer", number, 0, layers - 1)
+        _checks.whole("layer", number, 0, len(detector.head_risk_) - 1)
+        require_collected([number], layers, "the detector's data")
         return [site for site in every if site[0] == number]
     n = number if rule.kind == "layers" else n_layers
-    _checks.whole("n_layers", n, 1, layers)
+    _checks.whole("n_layers", n, 1, len(layers))
+    # Layers that were not collected have infinite risk, so they come last, after all that `n` may count.
     best = detector.layer_risk_.argsort(stable=True)[:n].tolist()
     return [site for site in every if site[0] in best]
 
 
+def n_collected_heads(detector: RiskAwareDetector) -> int:
+    """Count the heads of the layers that a detector was fitted on."""
+    return len(detector.collected_layers_) * detector.head_risk_.shape[1]
+
+
+def require_collected(layers: Iterable[int], collected: Sequence[int], where: str) -> None:
+    """Refuse layers without activations.
+
+    Raises:
+        InvalidArgumentError: a layer that is not among those collected.
+    """
+    missing = sorted(set(layers) - set(collected))
+    if missing:
+        raise InvalidArgumentError(
+            f"Layer {missing[0]} was not collected: {where} holds layers {list(collected)}. Choose `heads` in these "
+            f"layers, or collect layer {missing[0]} too."
+        )
+
+
 def _significant(detector: RiskAwareDetector) -> Iterable[tuple[int, int]]:
     sites: list[tuple[int, int]] = detector.head_significant_.nonzero().tolist()
+    if not sites and detector.least_p_value_ > LEVEL:
+        raise NothingToEditError(
+            f"{detector.n_groups_} validation groups cannot show that a head is significant: the least p-value that "
+            f"one head can have is {detector.least_p_value_:.2g}, after correction for the number of heads, above "
+            f"{LEVEL:g}. About {detector.groups_needed_} validation groups are enough; `heads='all'` or a number, such "
+            "as `heads=4`, works without them."
+        )
     if not sites:
         raise NothingToEditError(
             "No head detects better than flagging all or none would: there is nothing to edit. More training "
@@ -143,5 +176,7 @@ def _significant(detector: RiskAwareDetector) -> Iterable[tuple[int, int]]:
 
 
 def _of_least_risk(detector: RiskAwareDetector, n: int) -> Iterable[tuple[int, int]]:
+    # Stable, so that ties go to the earlier head on every machine. Infinite risks, of layers that were not collected,
+    # come last, after all heads that `n` may count.
     order = detector.head_risk_.flatten().argsort(stable=True)[:n].tolist()
     return [divmod(i, detector.head_risk_.shape[1]) for i in order]

@@ -1,4 +1,4 @@
-"""Inference-time intervention (Li et al., 2023, arXiv 2306.03341): the baseline to beat."""
+"""Inference-time intervention (Li et al., 2023, arXiv 2306.03341), the usual baseline."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from radiant_lens import _checks
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.policies.head_policy import HeadPolicy
 from radiant_lens.policies.head_sample import HeadSample
-from radiant_lens.policies.heads import HeadChoice
+from radiant_lens.policies.heads import HeadChoice, n_collected_heads
 from radiant_lens.steering.maps import HeadMaps, RankOneMaps
 
+DEFAULT_HEADS = 24
 DIRECTIONS = ("mass_mean", "probe", "random")
 
 
@@ -24,36 +25,45 @@ class ITIPolicy(HeadPolicy):
 
     Args:
         alpha: strength, in standard deviations of the training activations along the direction; positive.
-        n_heads: how many heads of least validation risk (all, where the model has fewer).
+        n_heads: number of heads of least validation risk. None: 24, or all heads of a smaller model.
         direction: "mass_mean" (from the undesirable to the desirable mean), "probe" (against the detector's
             weight), or "random".
         seed: of the random direction.
         heads: any choice of heads of `RadiantPolicy`, in place of `n_heads`.
-        n_layers: with heads "layer", how many.
-        gate: as for `RadiantPolicy`; ITI itself has none.
+        n_layers: with heads "layer", the number of layers.
+        gate: as for `RadiantPolicy`; default "none", as ITI has no gate.
     """
 
     alpha: float = 2.0
-    n_heads: int = 24
+    n_heads: int | None = None
     direction: str = "mass_mean"
     seed: int = 0
     heads: HeadChoice | None = field(default=None, kw_only=True)
     label = "iti"
 
     def check(self) -> None:
-        """Raise `InvalidArgumentError` where a parameter is out of its range; `fit` does so first."""
+        """Raise `InvalidArgumentError` for a parameter out of its range; `fit` calls it first."""
         super().check()
         _checks.between("alpha", self.alpha, 0)
-        _checks.whole("n_heads", self.n_heads, 1)
+        if self.n_heads is not None:
+            _checks.whole("n_heads", self.n_heads, 1)
         _checks.choice("direction", self.direction, DIRECTIONS)
         _checks.seed(self.seed)
 
     def default_heads(self, detector: RiskAwareDetector) -> HeadChoice:
-        """The `n_heads` heads of least risk."""
-        return min(self.n_heads, detector.head_risk_.numel())
+        """Choose the `n_heads` heads of least risk.
+
+        Raises:
+            InvalidArgumentError: more heads than the detector has.
+        """
+        available = n_collected_heads(detector)
+        if self.n_heads is None:
+            return min(DEFAULT_HEADS, available)
+        _checks.whole("n_heads", self.n_heads, 1, available)
+        return self.n_heads
 
     def maps(self, sample: HeadSample) -> HeadMaps:
-        """Translations of `alpha` standard deviations."""
+        """Compute translations of `alpha` standard deviations."""
         direction = self._directions(sample)
         spread = torch.einsum("nsd,sd->ns", sample.z.double(), direction).std(dim=0)
         return RankOneMaps.translation(self.alpha * spread[:, None] * direction)
@@ -64,7 +74,8 @@ class ITIPolicy(HeadPolicy):
         elif self.direction == "probe":
             raw = -sample.weights
         else:
-            # Drawn for all heads of the model, so that a head's direction does not depend on which others are edited.
+            # One draw for all heads of the model, for two reasons: (1) a head's direction does not depend on the other
+            # edited heads, also when layers are fitted one by one; (2) no two heads share a direction.
             generator = torch.Generator().manual_seed(self.seed)
             every = torch.randn(sample.rows.z.shape[1:], dtype=torch.float64, generator=generator)
             raw = every[sample.rows.layers, sample.rows.heads]

@@ -1,4 +1,4 @@
-"""Baselines that move undesirable activations onto desirable ones, or make the two alike."""
+"""Baselines that move undesirable activations to desirable ones, or make the two indistinguishable."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class MeanShiftPolicy(HeadPolicy):
     label = "mean shift"
 
     def check(self) -> None:
-        """Raise `InvalidArgumentError` where a parameter is out of its range; `fit` does so first."""
+        """Raise `InvalidArgumentError` for a parameter out of its range; `fit` calls it first."""
         super().check()
         _checks.between("alpha", self.alpha, 0)
 
     def maps(self, sample: HeadSample) -> HeadMaps:
-        """Translations."""
+        """Compute translations."""
         return RankOneMaps.translation(self.alpha * sample.mean_difference())
 
 
@@ -55,7 +55,7 @@ class MomentMatchingPolicy(HeadPolicy):
     label = "moment matching"
 
     def maps(self, sample: HeadSample) -> HeadMaps:
-        """Dense maps that give undesirable activations the desirable mean and covariance."""
+        """Compute dense maps that give undesirable activations the desirable mean and covariance."""
         source, target = (sample.class_moments(undesirable=y) for y in (True, False))
         matrix = gaussian_transport(square_root(source.covariance)[0], square_root(target.covariance)[0].matrix)
         eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype)
@@ -64,11 +64,11 @@ class MomentMatchingPolicy(HeadPolicy):
 
 @dataclass(frozen=True)
 class LinearActPolicy(HeadPolicy):
-    """Linear activation transport, each coordinate by itself (Linear-AcT, arXiv 2410.23054).
+    """Linear activation transport, one coordinate at a time (Linear-AcT, arXiv 2410.23054).
 
-    Of every coordinate the undesirable and the desirable values are sorted and paired, and `w a + c` is their least
-    squares line: `w = sum x y / sum x^2` of the centred pairs, `c = mean(y) - w mean(x)`. The map is applied
-    everywhere, not only within the range of the training values.
+    For each coordinate, the sorted undesirable values are paired with the sorted desirable ones, and `w a + c` is the
+    least squares line of the pairs: `w = sum x y / sum x^2` of the centred pairs, `c = mean(y) - w mean(x)`. The map
+    applies everywhere, not only within the range of the training values.
 
     Args:
         strength: `lambda` in (0, 1]: the map is `(1 - lambda) a + lambda (w a + c)`.
@@ -79,16 +79,18 @@ class LinearActPolicy(HeadPolicy):
     label = "linear transport"
 
     def check(self) -> None:
-        """Raise `InvalidArgumentError` where a parameter is out of its range; `fit` does so first."""
+        """Raise `InvalidArgumentError` for a parameter out of its range; `fit` calls it first."""
         super().check()
         _checks.between("strength", self.strength, 0, 1, closed="high")
 
     def maps(self, sample: HeadSample) -> HeadMaps:
-        """Diagonal maps."""
+        """Compute diagonal maps."""
+        # In one dimension the optimal transport pairs sorted values; classes of unequal size are paired by quantiles.
         x, y = (sample.z[sample.undesirable == kind].double().sort(dim=0).values for kind in (True, False))
         n = min(len(x), len(y))
         x, y = quantiles(x, n), quantiles(y, n)
         centred = x - x.mean(0)
+        # A coordinate that never varies is moved by the difference of means alone: its slope is 0 / tiny = 0.
         slope = (centred * y).sum(0) / centred.square().sum(0).clamp_min(torch.finfo(x.dtype).tiny)
         shift = y.mean(0) - slope * x.mean(0)
         return DenseMaps(self.strength * torch.diag_embed(slope - 1), self.strength * shift)
@@ -96,7 +98,7 @@ class LinearActPolicy(HeadPolicy):
 
 @dataclass(frozen=True)
 class LEACEPolicy(HeadPolicy):
-    """Erase the label: the least change after which no linear classifier beats a constant (LEACE, arXiv 2306.03819).
+    """Erase the label by the least change after which no linear classifier beats a constant (arXiv 2306.03819).
 
     Needs the `concept-erasure` package: `pip install "radiant-lens[erasure]"`.
 
@@ -107,7 +109,7 @@ class LEACEPolicy(HeadPolicy):
     label = "erasure"
 
     def check(self) -> None:
-        """Raise `InvalidArgumentError` where a parameter is out of its range or the package is missing."""
+        """Raise `InvalidArgumentError` for a parameter out of its range, `MissingPackageError` without the package."""
         super().check()
         try:
             import_module("concept_erasure")
@@ -117,7 +119,7 @@ class LEACEPolicy(HeadPolicy):
             ) from error
 
     def maps(self, sample: HeadSample) -> HeadMaps:
-        """Rank-one maps: for one binary label the eraser is a projection along one direction."""
+        """Compute rank-one maps: for one binary label the eraser is a projection along one direction."""
         from concept_erasure import LeaceEraser
 
         labels = sample.undesirable.double()[:, None]
@@ -129,7 +131,7 @@ class LEACEPolicy(HeadPolicy):
 
 
 def quantiles(values: Float[Tensor, "example site d_head"], n: int) -> Float[Tensor, "quantile site d_head"]:
-    """The `n` middle quantiles `(i + 1/2) / n` of sorted values, interpolated; for their own number the values."""
+    """Interpolate the quantiles `(i + 1/2) / n` of sorted values; with `n = len(values)` they are the values."""
     place = ((torch.arange(n, dtype=torch.float64) + 0.5) * len(values) / n - 0.5).clamp(0, len(values) - 1)
     low = place.floor().long()
     share = (place - low)[:, None, None]

@@ -1,4 +1,4 @@
-"""`Policy`: what every policy is, for studies and for fitting layer by layer."""
+"""`Policy`: the interface of all policies, for studies and for fitting layer by layer."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ class Policy(Protocol):
 
     @property
     def heads(self) -> HeadChoice | None:
-        """Which heads to edit (see `radiant_lens.policies.heads`); None for the policy's own default."""
+        """Choice of heads to edit (see `radiant_lens.policies.heads`); None for the policy's own default."""
         ...
 
     @property
     def gate(self) -> str:
-        """At which positions a head is edited."""
+        """Rule for the positions at which a head is edited."""
         ...
 
     def check(self) -> None:
-        """Raise `InvalidArgumentError` for a setting out of its range; `fit` does so first."""
+        """Raise `InvalidArgumentError` for a setting out of its range; `fit` calls it first."""
         ...
 
     def sites(self, detector: RiskAwareDetector) -> tuple[HeadSite, ...]:
-        """The heads that `fit` edits with this detector."""
+        """Choose the heads that `fit` edits with this detector."""
         ...
 
     def fit(self, cache: HeadCache, detector: RiskAwareDetector) -> Steering:
-        """Find the edits of the chosen heads from training activations."""
+        """Compute the edits of the chosen heads from training activations."""
         ...

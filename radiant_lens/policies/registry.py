@@ -1,4 +1,4 @@
-"""Policies by name, for studies, their files and the command line. A new policy is added to `POLICIES`."""
+"""Policies by name, for studies, their files and the command line; register a new policy in `POLICIES`."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ POLICIES: dict[str, type] = {
     "ablation": AblationPolicy,
 }
 
-# Settings that say which heads; whoever makes a policy by name chooses the heads by a rule instead.
+# Settings that choose heads. A study has one rule of heads for all its arms, so they are no options there.
 _HEAD_SETTINGS = {"heads", "n_layers", "n_heads"}
 
 
 def option_names(policy: str) -> list[str]:
-    """Names of a policy's options, those that choose heads left out."""
+    """List the names of a policy's options, without those that choose heads."""
     return [f.name for f in fields(POLICIES[policy]) if f.name not in _HEAD_SETTINGS]
 
 
 def make_policy(policy: str, options: Mapping[str, Any], heads: HeadChoice = "significant") -> Policy:
-    """The policy of a name with its options, checked.
+    """Create the policy of this name and check its options.
 
     Raises:
-        UnknownNameError: no such policy, or no such option of it.
+        UnknownNameError: an unknown policy, or an option that it does not have.
         InvalidArgumentError: an option out of its range.
     """
     _checks.known("policy", policy, POLICIES)

@@ -1,4 +1,4 @@
-"""Fitting the layers of a steering in the order of their depth, each under the edits of the earlier ones."""
+"""`fit_sequential`: fit the layers of a steering in order of depth, each under the edits of the earlier ones."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class SequentialFit:
     """Result of `fit_sequential`.
 
     Attributes:
-        steering: all layers' edits.
-        moved: one row for each chosen head: `layer`, `head`; `flagged_before`, `flagged`, how many training
-            activations its gate passes without and under the earlier layers' edits; `score_shift`, by how many of
-            their standard deviations the mean of their scores moved; `distance`, 2-Wasserstein distance of their
-            Gaussian moments over the root of the trace of the covariance; `edited`, whether a map was found.
+        steering: edits of all layers.
+        moved: one row for each chosen head: `layer`, `head`; `flagged_before`, `flagged`, the number of training
+            activations that its gate passes without and under the earlier layers' edits; `score_shift`, the shift of
+            the mean of their scores, in their standard deviations; `distance`, the 2-Wasserstein distance of their
+            Gaussian moments over the root of the trace of the covariance; `edited`, True for a head with a map.
     """
 
     steering: Steering
     moved: pd.DataFrame
 
     def __repr__(self) -> str:
-        """The steering, and how far moments had moved at the median head."""
+        """The steering, and the distance of moments at the median head."""
         later = self.moved.loc[self.moved["layer"] > self.moved["layer"].min(), "distance"].to_numpy()
         text = f", moments moved by {np.median(later):.2f} at the median later head" if len(later) else ""
         return f"SequentialFit({self.steering!r}{text})"
@@ -58,21 +58,21 @@ def fit_sequential(
     max_tokens: int | None = None,
     progress: bool = False,
 ) -> SequentialFit:
-    """Fit a policy's layers in the order of their depth, each on activations collected under the earlier ones.
+    """Fit a policy's layers in order of depth, each on activations collected under the earlier layers' edits.
 
-    On the embedded models this gained nothing over a joint `fit` at the recommended settings and lost a little truth
-    elsewhere (tests/benchmarks/depth_and_trust.py): later heads flag less under the earlier edits, and those they
-    still flag lie nearer the boundary, so their edits are weaker. It is the joint fit that is recommended.
+    The joint `fit` is recommended instead. On the embedded models the sequential fit gained nothing at the recommended
+    settings and lost a little truth elsewhere (tests/benchmarks/depth_and_trust.py): later heads flag less under the
+    earlier edits, and what they still flag lies nearer the boundary, so their edits are weaker.
 
-    The detector stays as it is. A layer at which nothing is left to edit is left out. The edited model is run once
-    for each layer after the first.
+    The detector does not change. Layers at which nothing is left to edit are skipped. Each layer after the first
+    costs one pass of the edited model over the data.
 
     Args:
         model: from `load_model`.
         data: training statements, those that the detector was trained on.
         detector: fitted on unsteered activations.
-        policy: which heads, which maps.
-        positions: as the detector was trained at (see `collect`).
+        policy: its heads, maps and gate.
+        positions: those of the detector's training data (see `collect`).
         max_tokens: tokens in one forward pass, padding included; None: 1024 on the CPU, else 4096.
         progress: show progress bars.
 
@@ -83,21 +83,26 @@ def fit_sequential(
     _checks.instance("policy", policy, Policy, hint="such as `RadiantPolicy()`")
     options: dict[str, Any] = {"positions": positions, "max_tokens": max_tokens, "progress": progress}
     unsteered = collect(model, data, **options)
+    # Chosen once, for all layers: inside the loop the policy gets the heads of one layer by name, so settings that
+    # count heads (`n_heads`, "least_risk:K") mean the whole model and not each layer.
     sites = policy.sites(detector)
-    parts: list[Steering] = []
+    fitted: list[Steering] = []
     rows: list[pd.DataFrame] = []
     for layer in sorted({site.layer for site in sites}):
-        cache = collect(model, data, steering=joined(parts), **options) if parts else unsteered
+        cache = collect(model, data, steering=joined(fitted), **options) if fitted else unsteered
         here = [site for site in sites if site.layer == layer]
         try:
-            parts.append(replace(policy, heads=here).fit(cache, detector))
+            fitted.append(replace(policy, heads=here).fit(cache, detector))
             edited = True
         except NothingToEditError:
             edited = False
         rows.append(_moved(unsteered, cache, detector, here, policy.gate).assign(edited=edited))
-    if not parts:
-        raise NothingToEditError("No layer has anything to edit.")
-    return SequentialFit(joined(parts), pd.concat(rows, ignore_index=True))
+    if not fitted:
+        raise NothingToEditError(
+            "No layer has anything to edit: the gates pass no training activation, or those that they pass are "
+            "desirable already."
+        )
+    return SequentialFit(joined(fitted), pd.concat(rows, ignore_index=True))
 
 
 def _moved(
@@ -106,6 +111,7 @@ def _moved(
     samples = [prepare(cache, detector, lambda _: tuple(sites), gate) for cache in (before, after)]
     old, new = (masked_moments(sample.rows, sample.gated) for sample in samples)
     weights = samples[0].weights
+    # A head that passes nothing has moments of zero; the clamps give it shift and distance 0 in place of 0 / 0.
     deviation = ((weights[:, None] @ old.covariance) @ weights[..., None]).flatten().clamp_min(1e-300).sqrt()
     size = old.covariance.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(1e-300).sqrt()
     return pd.DataFrame(

@@ -1,4 +1,4 @@
-"""What a solver hands back: an affine map with the proof that it is what it claims to be."""
+"""Results of the solvers: affine maps with the figures of their certificates."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TransportSolution:
-    """Least moves along one direction: `a' = a + direction * ((scale - 1) * y + offset)`, `y = bias + theta . a`.
+    """Least moves along one direction, `a' = a + direction * ((scale - 1) * y + offset)`, `y = bias + theta . a`.
+
+    `value`, `gap` and `slack` are computed from the stored map, not from the solver's way to it.
 
     Attributes:
         direction: `M theta / (theta' M theta)`, so that a unit along it raises the score by one.
         scale: factor on the score's deviation from its mean, `s' / s`.
         offset: `m' - scale * m`.
-        value: cost of the move, squared 2-Wasserstein distance in the metric `M^{-1}`.
+        value: cost of this map, `E ||a' - a||^2` in the metric `M^{-1}`.
         gap: difference of `value` and a dual bound, relative to `max(value, 1e-3 s^2 / theta' M theta)`; about 0
             up to rounding.
-        slack: `-(m' + margin * s')` against the bias that was given, `s'` at least the floor; at least 0 up
-            to rounding.
-        identity: where the constraint held already and nothing moves.
+        slack: `-(m' + margin * s')`, `m'` and `s'` the moments of the moved score (`s'` the floor for a score without
+            spread); at least 0 up to rounding.
+        identity: marks problems whose constraint holds already; nothing moves there.
     """
 
     theta: Float[Tensor, "*batch d"]
@@ -40,7 +42,7 @@ class TransportSolution:
 
     @cached_property
     def G(self) -> Float[Tensor, "*batch d d"]:
-        """The linear part as a matrix, `I + (scale - 1) direction theta'`; built only when asked for."""
+        """The linear part as a matrix, `I + (scale - 1) direction theta'`; built at the first access."""
         eye = torch.eye(self.theta.shape[-1], dtype=self.theta.dtype, device=self.theta.device)
         return eye + (self.scale - 1)[..., None, None] * self.direction[..., :, None] * self.theta[..., None, :]
 
@@ -62,18 +64,21 @@ class TransportSolution:
 
 @dataclass(frozen=True)
 class ProcrustesSolution:
-    """The paper's problem: new mean and root of the covariance, and the affine map that attains them.
+    """Solutions of the paper's problem: new mean and root of the covariance, and the affine map that attains them.
+
+    `mean`, `value`, `gap` and `slack` are computed from the stored map.
 
     Attributes:
         G, g: the map `a -> G a + g`.
         mean, covariance: moments of the image. `covariance` is `G Sigma G'`, equal to `S S` where `Sigma`
             is not singular and never above it.
         root: `S`, the solution of the problem.
+        bound: lower bound of the problem's value, from a point of its dual.
         value: primal value `||mean - mu||^2 + ||S - H||_F^2`, `H` the root of `Sigma`.
         gap: difference of `value` and a dual bound, relative to `max(value, 1e-3 tr Sigma)`; about 0 up to rounding.
         slack: `-(bias + theta . mean + margin * max(||S theta||, sqrt(theta' covariance theta)))`; at
             least 0 up to rounding.
-        identity: where the constraint held already and nothing moves.
+        identity: marks problems whose constraint holds already; nothing moves there.
     """
 
     G: Float[Tensor, "*batch d d"]
@@ -81,6 +86,7 @@ class ProcrustesSolution:
     mean: Float[Tensor, "*batch d"]
     covariance: Float[Tensor, "*batch d d"]
     root: Float[Tensor, "*batch d d"]
+    bound: Float[Tensor, "*batch"]
     value: Float[Tensor, "*batch"]
     gap: Float[Tensor, "*batch"]
     slack: Float[Tensor, "*batch"]

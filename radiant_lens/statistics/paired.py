@@ -1,6 +1,6 @@
-"""Comparing ratios of sums over groups in pairs: a bootstrap interval and a permutation test.
+"""Paired differences of ratios of sums over groups: a bootstrap interval and a permutation test.
 
-Groups (questions) are what is drawn and what is exchanged, never single answers or tokens.
+Groups (questions) are resampled and exchanged, never single answers or tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Array = NDArray[Any]
 
 
 class PairedDifference(NamedTuple):
-    """A difference with the ends of its confidence interval, and the p-value of "there is none" (two-sided)."""
+    """A difference with the ends of its confidence interval, and the two-sided p-value of "there is no difference"."""
 
     value: float
     low: float
@@ -48,7 +48,7 @@ def paired_difference(
     n_permutations: int = 9999,
     seed: int = 0,
 ) -> PairedDifference:
-    """Difference of two ratios that were measured on the same groups.
+    """Compute the difference of two ratios that were measured on the same groups.
 
     The interval is a percentile bootstrap over groups, both sides drawn together. The test exchanges the two
     sides of each group; where their denominators are equal that is the sign-flip test of the differences.
@@ -57,13 +57,13 @@ def paired_difference(
     without a denominator count as extreme.
 
     Args:
-        sums: of one side, the same groups in the same order as `baseline`.
-        baseline: what is subtracted.
+        sums: of one side; the same groups in the same order as `baseline`.
+        baseline: sums of the side that is subtracted.
         link: monotone function of both ratios, such as `numpy.exp`.
         confidence: of the interval, in (0, 1).
         n_resamples: of the bootstrap, at least 1.
         n_permutations: drawn where not all can be enumerated, at least 1.
-        seed: of both.
+        seed: of resamples and permutations.
 
     Returns:
         All NaN where a side has no denominator, or the difference is a number in no resample.
@@ -82,15 +82,16 @@ def paired_difference(
     _checks.whole("n_permutations", n_permutations, 1)
     top, bottom = (np.stack([t.double().numpy() for t in pair]) for pair in _sides(sums, baseline))
     value = float(_difference(top.sum(1), bottom.sum(1), link))
-    nothing = PairedDifference(*[float("nan")] * 4)
+    undefined = PairedDifference(*[float("nan")] * 4)
     if not (bottom.sum(1) != 0).all():
-        return nothing
+        return undefined
     counts = resample_counts(top.shape[1], n_resamples, seed)
-    drawn = _difference(top @ counts.T, bottom @ counts.T, link)
-    drawn = drawn[np.isfinite(drawn)]
-    if not drawn.size:
-        return nothing
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    # Both sides in the same resamples: what a group adds to both cancels, so the interval is that of the difference.
+    differences = _difference(top @ counts.T, bottom @ counts.T, link)
+    differences = differences[np.isfinite(differences)]
+    if not differences.size:
+        return undefined
+    low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
     return PairedDifference(value, float(low), float(high), _p_value(top, bottom, link, n_permutations, seed))
 
 
@@ -102,7 +103,7 @@ def _sides(sums: GroupSums, baseline: GroupSums) -> tuple[tuple[Tensor, Tensor],
 
 
 def _difference(top: Array, bottom: Array, link: Link) -> Array:
-    """Of the two sides, along the first axis; NaN where one has no denominator."""
+    """Subtract the second side from the first, along the first axis; NaN where a side has no denominator."""
     ratios = link(np.where(bottom != 0, top / bottom, np.nan))
     return ratios[0] - ratios[1]
 
@@ -111,19 +112,21 @@ def _p_value(top: Array, bottom: Array, link: Link, n_permutations: int, seed: i
     observed = _difference(top.sum(1), bottom.sum(1), link)
     n_groups = top.shape[1]
     exact = 2**n_groups <= n_permutations + 1
-    kept = _all_choices(n_groups) if exact else np.random.default_rng(seed).integers(0, 2, (n_permutations, n_groups))
-    exchanged = _difference(_exchanged(top, kept), _exchanged(bottom, kept), link)
-    # Exchanges that are equal to the observed one but for rounding are no less extreme.
+    # One row for each permutation; 1 where a group's sides are not exchanged.
+    stays = _all_choices(n_groups) if exact else np.random.default_rng(seed).integers(0, 2, (n_permutations, n_groups))
+    exchanged = _difference(_exchanged(top, stays), _exchanged(bottom, stays), link)
+    # An exchange that differs from the observed one by rounding alone counts as extreme.
     tolerance = 1e-10 * np.abs(link(top.sum(1) / bottom.sum(1))).max()
+    # "Not below", rather than "at or above", so that NaN counts as extreme.
     n_extreme = int((~(np.abs(exchanged) < np.abs(observed) - tolerance)).sum())
-    return n_extreme / len(kept) if exact else (n_extreme + 1) / (n_permutations + 1)
+    return n_extreme / len(stays) if exact else (n_extreme + 1) / (n_permutations + 1)
 
 
 def _all_choices(n_groups: int) -> Array:
     return (np.arange(2**n_groups)[:, None] >> np.arange(n_groups)) & 1
 
 
-def _exchanged(values: Array, kept: Array) -> Array:
-    """Totals of both sides where only the groups of `kept` stay where they are."""
-    one = kept @ (values[0] - values[1]) + values[1].sum()
+def _exchanged(values: Array, stays: Array) -> Array:
+    """Totals of both sides after all groups but those of `stays` exchange their sides."""
+    one = stays @ (values[0] - values[1]) + values[1].sum()
     return np.stack([one, values.sum() - one])

@@ -1,4 +1,4 @@
-"""`Steering`: edits of heads with their gate; as hooks, as files, and certified on held-out activations."""
+"""`Steering`: gated edits of attention heads, as hook functions and as files, with certificates on held-out data."""
 
 from radiant_lens.steering.editor import LayerEdit as LayerEdit
 from radiant_lens.steering.held_out import HeldOutCertificate as HeldOutCertificate

@@ -20,7 +20,7 @@ _KIND = "steering"
 
 @dataclass(frozen=True, eq=False)
 class SteeringParts:
-    """All that is saved of a steering; `Steering` says what each part means."""
+    """All that is saved of a steering; `Steering` documents the fields."""
 
     sites: tuple[HeadSite, ...]
     head_maps: HeadMaps
@@ -32,12 +32,12 @@ class SteeringParts:
 
     @property
     def hook_site(self) -> str:
-        """What is edited, with `{layer}` for the layer."""
+        """Name of the edited hook point, with `{layer}` for the layer."""
         return hook_name("{layer}")
 
 
 def save_parts(steering: SteeringParts, path: str | Path, *, card: str) -> Path:
-    """Write a steering as a folder at `path`, with its model card."""
+    """Write a steering and its model card as a folder at `path`."""
     scores = steering.scores
     tensors = {f"map.{name}": value for name, value in steering.head_maps.tensors().items()}
     tensors |= {f"scores.{name}": getattr(scores, name) for name in ("weights", "biases", "thresholds")}
@@ -55,34 +55,49 @@ def save_parts(steering: SteeringParts, path: str | Path, *, card: str) -> Path:
 
 
 def load_parts(path: str | Path) -> dict[str, Any]:
-    """Read the parts of a steering, by the names of `SteeringParts`.
+    """Read the fields of `SteeringParts` by their names.
 
     Raises:
-        ArtefactError: the folder is missing, damaged, or no steering.
+        ArtefactError: the folder is missing, damaged, or not a steering.
     """
-    tensors, meta = load_folder(path, _KIND)
+    tensors, meta = _load(path)
     try:
-        return _checked(tensors, meta)
+        return _fields(tensors, meta)
     except (KeyError, TypeError, AttributeError, IndexError, RecursionError, RadiantError) as error:
         raise ArtefactError(f"The saved steering at {str(path)!r} is incomplete: {error}.") from error
 
 
-def _checked(tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]:
-    maps, scored, trust = (_with_prefix(tensors, prefix) for prefix in ("map.", "scores.", "trust."))
-    scores = HeadScores(**scored)
+def _load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        return load_folder(path, _KIND)
+    except ArtefactError as error:
+        # Asked only afterwards: `load_folder` also finds a folder that was set aside when a process was killed.
+        if Path(path).exists():
+            raise
+        raise ArtefactError(
+            f"There is no folder {str(path)!r} with a saved steering: check the path (`steering.save(path)` wrote it), "
+            'or use `Steering.from_pretrained("owner/name")` for one on the Hugging Face Hub.'
+        ) from error
+
+
+def _fields(tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a steering, checked: a file may come from anywhere."""
+    maps, of_scores, of_trust = (_with_prefix(tensors, prefix) for prefix in ("map.", "scores.", "trust."))
+    scores = HeadScores(**of_scores)
     _checks.shape("weights", scores.weights, (None, None, None), "layer head d_head")
     n_layers, n_heads, d_head = scores.weights.shape
     _checks.shape("biases", scores.biases, (n_layers, n_heads), "layer head")
     _checks.shape("thresholds", scores.thresholds, (n_layers,), "layer")
     _checks.choice("gate", meta["gate"], GATES)
     _checks.choice("map_kind", meta["map_kind"], MAP_KINDS)
+    # The first format had no hook, and edited the same one.
     if meta.get("hook", hook_name("{layer}")) != hook_name("{layer}"):
         raise InvalidArgumentError(f"it edits {meta['hook']!r}; this version edits {hook_name('{layer}')!r}")
     sites = checked_sites([tuple(site) for site in meta["sites"]], n_layers, n_heads)
     head_maps = MAP_KINDS[meta["map_kind"]](**maps)
-    trusted = TrustRegion(**trust) if trust else None
-    for stored in (head_maps, *([trusted] if trusted else [])):
-        _check_axes(stored, {"site": len(sites), "d_head": d_head})
+    trust = TrustRegion(**of_trust) if of_trust else None
+    for tensors_of_heads in (head_maps, *([trust] if trust else [])):
+        _check_axes(tensors_of_heads, {"site": len(sites), "d_head": d_head})
     if len(meta["certificates"]) != len(sites):
         raise InvalidArgumentError(f"{len(sites)} heads need as many certificates; got {len(meta['certificates'])}")
     _check_provenance(meta["meta"])
@@ -92,13 +107,13 @@ def _checked(tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]
         "scores": scores,
         "gate": meta["gate"],
         "certificates": tuple(Certificate(**certificate) for certificate in meta["certificates"]),
-        "trust": trusted,
+        "trust": trust,
         "meta": meta["meta"],
     }
 
 
 def _check_provenance(meta: Any) -> None:
-    """What is read of it by name is of the kind that is read."""
+    """Check the types of the entries that the package reads by name; other entries are free."""
     _checks.instance("meta", meta, dict)
     for name in ("policy", "detector", "model", "metrics", "versions"):
         _checks.instance(name, meta.get(name, {}), dict)
@@ -106,9 +121,9 @@ def _check_provenance(meta: Any) -> None:
     _checks.instance("gamma", meta.get("gamma"), (int, float, type(None)))
 
 
-def _check_axes(stored: HeadMaps | TrustRegion, sizes: dict[str, int]) -> None:
-    for name, value in stored.tensors().items():
-        axes = stored.axes[name]
+def _check_axes(per_head: HeadMaps | TrustRegion, sizes: dict[str, int]) -> None:
+    for name, value in per_head.tensors().items():
+        axes = per_head.axes[name]
         _checks.shape(name, value, tuple(sizes.get(axis) for axis in axes.split()), axes)
         _checks.finite(name, value)
 

@@ -1,4 +1,14 @@
-"""What an edit does to held-out activations: the share still flagged, with an exact bound over groups."""
+"""Held-out certificate of a steering: the share of activations still flagged after the edit, with exact bounds.
+
+Tokens of one text are not independent, so the exact bounds count groups (questions): one random gated token of each.
+Let `p_g` be the share of the gated tokens of group `g` that are still flagged. The count of one draw is a sum of
+independent events with probabilities `p_g`, which for groups drawn at random is binomial with the mean of `p_g`, so the
+bounds of Clopper and Pearson are exact. They hold for one draw that was fixed beforehand (by `seed`): the bound of the
+most favourable of several draws would be too low, and the bound of an average has no exact form. Further draws are
+therefore reported beside the first, as the mean and the largest count, to show how much the draw matters.
+
+A draw says little of the worst token of a text, so the groups that are still flagged at any token are counted, too.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +31,24 @@ from radiant_lens.statistics.bounds import (
     one_per_group,
 )
 
+_ALL = "all"
+
 
 @dataclass(frozen=True)
 class HeldOutShare:
     """Share of gated activations that their head still flags after the edit.
 
     Attributes:
-        name: the head, or "all".
-        n_groups: groups with a gated activation; one random token of each counts for the bounds.
-        n_still_flagged: how many of those are still flagged.
+        name: the head, or "all". For a head, a draw takes one random gated token of each group; for "all", one random
+            pair of a gated token and a head of each group.
+        n_groups: groups with a gated activation.
+        n_still_flagged: groups that are still flagged at the token of the first draw; the bounds count these.
         interval: exact two-sided interval (Clopper-Pearson).
         upper: exact one-sided upper bound.
-        n_tokens: all gated tokens; `token_share` is the share over them, with a bootstrap over groups.
+        n_tokens: gated activations; for "all", summed over the heads.
+        token_share: share of those that are still flagged, with a bootstrap interval over groups.
+        n_any_flagged: groups that are still flagged at any gated token.
+        draw_counts: `n_still_flagged` of every draw, beginning with the first.
     """
 
     name: str
@@ -42,13 +58,25 @@ class HeldOutShare:
     upper: float
     n_tokens: int
     token_share: Interval
+    n_any_flagged: int = 0
+    draw_counts: tuple[int, ...] = ()
+
+    @property
+    def mean_still_flagged(self) -> float:
+        """Mean of `n_still_flagged` over the draws."""
+        return sum(self.draw_counts) / len(self.draw_counts) if self.draw_counts else float(self.n_still_flagged)
+
+    @property
+    def most_still_flagged(self) -> int:
+        """Largest `n_still_flagged` of the draws."""
+        return max(self.draw_counts, default=self.n_still_flagged)
 
 
 @dataclass(frozen=True)
 class HeldOutCertificate:
-    """Result of `Steering.certify`: one row for each head, and one over all of them.
+    """Result of `Steering.certify`: one row for each head, and one over all heads.
 
-    The guarantee of a fit is about its fitted moments; this is what held-out activations say.
+    The guarantee of a fit is about the moments that it was fitted on; this certificate is about held-out activations.
     """
 
     gamma: float | None
@@ -57,7 +85,7 @@ class HeldOutCertificate:
     overall: HeldOutShare
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a head, and a last one over all."""
+        """One row for each head, and a last one over all heads."""
         return pd.DataFrame(
             {
                 "head": row.name,
@@ -69,17 +97,22 @@ class HeldOutCertificate:
                 "upper": row.upper,
                 "tokens": row.n_tokens,
                 "token share": row.token_share.value,
+                "still flagged at any token": row.n_any_flagged,
+                "mean of draws": row.mean_still_flagged,
+                "most of draws": row.most_still_flagged,
+                "counted in each group": _unit(row.name),
             }
             for row in (*self.heads, self.overall)
         )
 
     def __str__(self) -> str:
-        """The overall bound beside `gamma`, in words."""
+        """The overall row as a sentence, with `gamma` for comparison."""
         row = self.overall
         text = (
-            f"{row.n_still_flagged} of {row.n_groups} held-out groups still flagged after the edit: "
-            f"{row.interval:.1%}, at most {row.upper:.1%} "
-            f"with confidence {self.confidence:.0%}; over all {row.n_tokens} gated tokens {row.token_share.value:.1%}"
+            f"{row.n_still_flagged} of {row.n_groups} held-out groups still flagged after the edit at "
+            f"{_unit(row.name)}: {row.interval:.1%}, at most {row.upper:.1%} with confidence {self.confidence:.0%} "
+            f"({_draws(row)}); at any gated token {row.n_any_flagged} of {row.n_groups}; of all {row.n_tokens} gated "
+            f"tokens {row.token_share.value:.1%}"
         )
         if self.gamma is None:
             return text + "."
@@ -88,8 +121,20 @@ class HeldOutCertificate:
         return f"{text}. Nominal gamma: {self.gamma:.1%}{few}."
 
 
+def _unit(name: str) -> str:
+    """The activation of each group that a draw counts."""
+    return "one random gated token and head" if name == _ALL else "one random gated token"
+
+
+def _draws(row: HeldOutShare) -> str:
+    n = max(len(row.draw_counts), 1)
+    if n == 1:
+        return "1 draw"
+    return f"first of {n} draws: {row.mean_still_flagged:.1f} on average, {row.most_still_flagged} at most"
+
+
 class Events(NamedTuple):
-    """Where each head's gate is open, and where the head still flags after the edit."""
+    """Activations at which the gate of each head is open, and at which the head still flags after the edit."""
 
     gated: Bool[Tensor, "example site"]
     still_flagged: Bool[Tensor, "example site"]
@@ -103,38 +148,41 @@ def certificate(
     gamma: float | None,
     confidence: float,
     seed: int = 0,
+    draws: int = 20,
 ) -> HeldOutCertificate:
-    """Share of gated held-out activations still flagged, for each named head and over all.
+    """Share of gated held-out activations that are still flagged, for each named head and over all heads.
 
     Args:
         names: of the heads, in the order of the events' axis `site`.
-        events: what happens to each held-out activation.
+        events: the outcome at each held-out activation.
         groups: code of each example's group.
-        gamma: what the fit promised, to stand beside it; None where it promised nothing.
+        gamma: share that the fit promised, for comparison; None where it promised nothing.
         confidence: of the bounds, in (0, 1).
-        seed: which token of each group counts.
+        seed: of the first draw, which the bounds count; the next draws have the next seeds.
+        draws: number of draws, at least 1.
     """
     gated, still = events
-    heads = tuple(_share(name, gated[:, i], still[:, i], groups, confidence, seed) for i, name in enumerate(names))
-    overall = _share("all", gated.flatten(), still.flatten(), _spread(groups, events), confidence, seed)
+    seeds = range(seed, seed + draws)
+    heads = tuple(_share(name, gated[:, i], still[:, i], groups, confidence, seeds) for i, name in enumerate(names))
+    overall = _share(_ALL, gated.flatten(), still.flatten(), _spread(groups, events), confidence, seeds)
     return HeldOutCertificate(gamma, confidence, heads, overall)
 
 
 def overall_counts(events: Events, groups: Int[Tensor, " example"], *, seed: int = 0) -> tuple[int, int]:
-    """How many groups are still flagged at one random gated token of any head, and how many groups there are."""
-    picked = _picked(events.gated.flatten(), events.still_flagged.flatten(), _spread(groups, events), seed)
-    return int(picked.sum()), len(picked)
+    """Number of groups still flagged at one random gated token and head, and number of groups with such a token."""
+    gated = events.gated.flatten()
+    still, spread = events.still_flagged.flatten()[gated], _spread(groups, events)[gated]
+    return _draw(still, spread, seed), len(spread.unique())
 
 
 def _spread(groups: Int[Tensor, " example"], events: Events) -> Int[Tensor, " event"]:
+    """Group of each event, in the order of the flattened events."""
     return groups.repeat_interleave(events.gated.shape[1])
 
 
-def _picked(
-    gated: Bool[Tensor, " event"], still: Bool[Tensor, " event"], groups: Int[Tensor, " event"], seed: int
-) -> Bool[Tensor, " group"]:
-    where = gated.nonzero().squeeze(1)
-    return still[where][one_per_group(groups[where], seed=seed)]
+def _draw(still: Bool[Tensor, " event"], groups: Int[Tensor, " event"], seed: int) -> int:
+    """Number of groups that are still flagged at one random event of each."""
+    return int(still[one_per_group(groups, seed=seed)].sum())
 
 
 def _share(
@@ -143,24 +191,24 @@ def _share(
     still: Bool[Tensor, " event"],
     groups: Int[Tensor, " event"],
     confidence: float,
-    seed: int,
+    seeds: Sequence[int],
 ) -> HeldOutShare:
-    where = gated.nonzero().squeeze(1)
-    if len(where) == 0:
+    """The row of one head, or of all."""
+    still, groups = still[gated], groups[gated]
+    if len(still) == 0:
+        # No gated activation, no promise: the upper bound is 1.
         empty = clopper_pearson(0, 0, confidence=confidence)
-        return HeldOutShare(name, 0, 0, empty, 1.0, 0, Interval(float("nan"), 0.0, 1.0))
-    picked = _picked(gated, still, groups, seed)
-    still, groups = still[where], groups[where]
-    n, events = len(picked), int(picked.sum())
-    tokens = bootstrap_ratio(
-        group_sums(still, groups), group_sums(torch.ones_like(still), groups), confidence=confidence
-    )
+        return HeldOutShare(name, 0, 0, empty, 1.0, 0, Interval(float("nan"), 0.0, 1.0), 0, (0,) * len(seeds))
+    flagged, tokens = group_sums(still, groups), group_sums(torch.ones_like(still), groups)
+    n, counts = len(tokens), tuple(_draw(still, groups, seed) for seed in seeds)
     return HeldOutShare(
         name,
         n,
-        events,
-        clopper_pearson(events, n, confidence=confidence),
-        binomial_upper(events, n, confidence=confidence),
+        counts[0],
+        clopper_pearson(counts[0], n, confidence=confidence),
+        binomial_upper(counts[0], n, confidence=confidence),
         len(still),
-        tokens,
+        bootstrap_ratio(flagged, tokens, confidence=confidence),
+        int((flagged > 0).sum()),
+        counts,
     )

@@ -12,7 +12,7 @@ from radiant_lens.errors import ArtefactError
 
 
 def upload(folder: str | Path, repo_id: str, *, private: bool | None, revision: str | None, message: str) -> str:
-    """Upload a saved folder, into a repository that is made where there is none; returns the address."""
+    """Upload a saved folder to a repository, which is created if needed; returns the address."""
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -25,31 +25,32 @@ def upload(folder: str | Path, repo_id: str, *, private: bool | None, revision: 
 
 
 def download(repo_id: str, *, revision: str | None) -> Path:
-    """The folder of a steering on the Hub, of which only an artefact's own files are fetched."""
+    """Download the files of a steering from the Hub; returns the local folder."""
     from huggingface_hub import snapshot_download
 
+    # Only the files of an artefact: a repository may hold gigabytes of other things, or code.
     with _hub_errors(repo_id):
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(ARTEFACT_FILES)))
 
 
 @contextmanager
 def temporary_folder() -> Generator[Path]:
-    """A path that does not exist yet, whose surroundings are removed afterwards."""
+    """A path for a folder that does not exist yet; it is removed at the end of the block."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / "steering"
 
 
 @contextmanager
 def _hub_errors(repo_id: str) -> Generator[None]:
-    """Whatever the Hub says becomes one sentence with the remedy."""
+    """Turn the errors of the Hub into one sentence with the remedy."""
     from httpx import HTTPError
     from huggingface_hub.errors import HFValidationError
 
     try:
         yield
     except (OSError, HTTPError, HFValidationError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ArtefactError(
-            f"{repo_id!r} could not be had from or sent to the Hugging Face Hub ({said}); check the id, the network "
-            "and your login, or use `save` and `load` with a folder."
+            f"{repo_id!r} could not be downloaded or uploaded: the Hugging Face Hub says {reason!r}. Check the id, the "
+            "network and your login, or use `save` and `load` with a folder."
         ) from error

@@ -1,4 +1,4 @@
-"""What one layer's hook does in a pass: an edit at the newest position, or wherever a window says."""
+"""The hook function of one layer: edits the newest position of a pass, or all positions of a window."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from radiant_lens.errors import InvalidArgumentError
-from radiant_lens.steering.editor import LayerEdit, LayerEditor, added, masked
+from radiant_lens.steering.editor import LayerEdit, LayerEditor, add_edit, mask_edit
 
 Window = Callable[[Tensor], Bool[Tensor, "batch pos"] | None]
-"""Which positions of a pass may be edited; None: the newest alone."""
+"""Gives the mask of the positions of a pass that may be edited; None: the newest alone."""
 
 Recorder = Callable[[LayerEdit, Bool[Tensor, "batch pos"] | None], object]
 
-_NOT_Z = "A steering's hook must be at a `hook_z`, axes `batch pos head d_head` ending in ({}, {}); got shape {}."
+_NOT_Z = (
+    "The hook of a steering must be at a `hook_z`, axes `batch pos head d_head` ending in ({}, {}); got shape {}: use "
+    "it with the name that `steering.hooks()` gives."
+)
 
 
 class LayerHook:
@@ -25,7 +28,7 @@ class LayerHook:
 
     Args:
         shape: number of heads, and `d_head`.
-        editor_for: the layer's editor for activations of a precision on a device.
+        editor_for: gives the editor of the layer for the precision and device of activations.
         window: of each pass; None: the newest position.
         recorder: gets each edit and the window that it was made in.
     """
@@ -43,34 +46,36 @@ class LayerHook:
 
     @property
     def has_run(self) -> bool:
-        """Whether any activations came by."""
+        """True once the hook was called."""
         return self._like is not None
 
     def __call__(self, z: Float[Tensor, "batch pos head d_head"], hook: Any) -> Float[Tensor, "batch pos head d_head"]:
         """The activations after the edit.
 
         Raises:
-            InvalidArgumentError: `z` is no `hook_z` of the steered model.
+            InvalidArgumentError: `z` is not the `hook_z` of a model of this shape.
         """
         if z.shape[2:] != self._shape:
             raise InvalidArgumentError(_NOT_Z.format(*self._shape, tuple(z.shape)))
         return self.edit(z)
 
     def edit(self, z: Float[Tensor, "batch pos *d_in"]) -> Float[Tensor, "batch pos *d_in"]:
-        """The same for activations that may be left unsplit, as a plain model's output projection reads them."""
+        """The activations after the edit, split into heads or not (as a plain model's output projection reads them)."""
+        # The editor is looked up once, and again only where the model changed its precision or device in between.
         if self._like != (z.dtype, z.device):
             self._editor, self._like = self._editor_for(z), (z.dtype, z.device)
         mask = None if self._window is None else self._window(z)
         if mask is not None:
-            return self._shown(z, mask)
-        change = self._editor.edited if self._recorder is None else self._shown
+            return self._edit_and_record(z, mask)
+        change = self._editor.apply if self._recorder is None else self._edit_and_record
+        # A copy of the pass, never an edit in place: the model may still need the activations (for gradients).
         return change(z) if z.shape[1] == 1 else torch.cat([z[:, :-1], change(z[:, -1:])], dim=1)
 
-    def _shown(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Edited inside a window, and recorded."""
+    def _edit_and_record(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The activations after the edit inside the mask."""
         split = z.reshape(*z.shape[:2], *self._shape)
-        edit = self._editor.look(split)
-        edit = edit if mask is None else masked(edit, mask)
+        edit = self._editor.compute(split)
+        edit = edit if mask is None else mask_edit(edit, mask)
         if self._recorder is not None:
             self._recorder(edit, mask)
-        return added(split, edit).reshape(z.shape)
+        return add_edit(split, edit).reshape(z.shape)

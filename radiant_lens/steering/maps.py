@@ -1,6 +1,6 @@
-"""Maps for a set of heads, kept in the form in which they are cheap to apply.
+"""Maps for a set of heads, stored in the form in which they are cheap to apply.
 
-What is stored is the displacement `a' - a`, so that a head that nothing happens to is moved by exactly 0.
+They store the displacement `a' - a` instead of `a'`, so that a head with the identity is moved by exactly 0.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class PerHead:
     @classmethod
     def joined(cls: type[Stored], parts: Sequence[Stored]) -> Stored:
         """The heads of all parts, in their order."""
-        stored = [part.tensors() for part in parts]
-        return cls(**{name: torch.cat([tensors[name] for tensors in stored]) for name in stored[0]})
+        all_tensors = [part.tensors() for part in parts]
+        return cls(**{name: torch.cat([tensors[name] for tensors in all_tensors]) for name in all_tensors[0]})
 
     def to(self: Stored, like: Tensor) -> Stored:
         """The same in the precision and on the device of `like`."""
@@ -42,11 +42,11 @@ class PerHead:
 
 
 class HeadMaps(PerHead, ABC):
-    """What a steering needs of its maps.
+    """Base of the maps of a steering.
 
     Attributes:
-        kind: its name in files.
-        axes: of each stored tensor, for checking what was read from a file.
+        kind: name of the class in files.
+        axes: of each stored tensor, for checking a file.
     """
 
     kind: ClassVar[str]
@@ -62,7 +62,7 @@ class HeadMaps(PerHead, ABC):
 
     @abstractmethod
     def transformed(self, matrix: Float[Tensor, "site d_head d_head"]) -> HeadMaps:
-        """The maps whose displacements are `matrix` times these."""
+        """Maps whose displacements are `matrix` times these."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,10 @@ class DenseMaps(HeadMaps):
 
 @dataclass(frozen=True)
 class ResampleMaps(HeadMaps):
-    """`a'` is one of a bank of activations, drawn by `a` itself.
+    """`a'` is one of a bank of activations, chosen by `a` itself.
 
-    Which one follows from the signs of `a - centre` along random `planes`. A draw that depended on anything but
-    the activation (a generator, the place in the batch) would let rows of a batch affect each other.
+    The choice follows from the signs of `a - centre` along random `planes`. A choice that depended on anything but the
+    activation (a generator, the place in the batch) would let rows of a batch affect each other.
     """
 
     bank: Float[Tensor, "site draw d_head"]
@@ -140,16 +140,17 @@ class ResampleMaps(HeadMaps):
         """The drawn activation minus `a`."""
         bits = torch.einsum("skd,...sd->...sk", self.planes, z - self.centre) > 0
         code = (bits.long() << torch.arange(bits.shape[-1], device=z.device)).sum(-1)
-        # Fibonacci hashing spreads neighbouring codes over the bank.
+        # Fibonacci hashing spreads neighbouring codes over the bank: the factor is 2^32 divided by the golden ratio.
+        # Then `hash * n >> 32` scales the 32-bit hash to the size of the bank.
         draw = ((code * 2654435761) % 2**32 * self.bank.shape[1]) >> 32
         return self.bank[torch.arange(len(self.bank), device=z.device), draw] - z
 
     def matrices(self) -> tuple[Float[Tensor, "site d_head d_head"], Float[Tensor, "site d_head"]]:
-        """Refused: a draw is no affine map."""
+        """Refuse: a choice among activations is not an affine map."""
         raise InvalidArgumentError("Resample ablation is no affine map: it has no matrix `G`.")
 
     def transformed(self, matrix: Float[Tensor, "site d_head d_head"]) -> HeadMaps:
-        """Refused, as `matrices` is."""
+        """Refuse, as `matrices` does."""
         raise InvalidArgumentError("Resample ablation is no affine map: its displacements cannot be turned.")
 
 
@@ -158,16 +159,16 @@ MAP_KINDS: dict[str, type[HeadMaps]] = {m.kind: m for m in (RankOneMaps, DenseMa
 
 @dataclass(frozen=True)
 class Certificate:
-    """Proof that one head's map is what it claims to be.
+    """Proof of the solver that the map of one head meets its constraint at least cost.
 
     Attributes:
-        method: how the map was found, such as "transport" or "identity".
+        method: of the solver, such as "transport" or "identity".
         margin: `kappa`.
         value: cost of the move; NaN for maps that minimise nothing.
         gap: optimality gap relative to the value.
         slack: `-(m' + kappa s')` against the fitted moments; at least 0 up to rounding.
-        n_flagged: training activations that the moments were taken of.
-        ridge: what was added to the diagonal of their covariance.
+        n_flagged: number of training activations that the moments are of.
+        ridge: added to the diagonal of their covariance.
         shrunk: whether the covariance was shrunk (few activations).
     """
 

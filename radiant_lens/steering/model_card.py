@@ -1,4 +1,4 @@
-"""The model card of a saved steering: what it is, what it was made of, what it promises, how to use it."""
+"""The model card of a saved steering: its model, data, heads, solver, metrics, and use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ with rl.steer(model, steering):
 
 
 def with_metrics(meta: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The meta data of a steering with further metrics.
+    """The meta data of a steering with additional metrics.
 
     Raises:
         InvalidArgumentError: metrics that JSON cannot hold.
@@ -39,9 +39,10 @@ def model_card(steering: SteeringParts) -> str:
     model, policy = meta.get("model", {}), meta.get("policy", {})
     name = model.get("name", "?")
     header = ["---", "library_name: radiant-lens", "tags: [steering, interpretability, attention-heads, RADIANT]"]
+    # The Hub links this entry, so it must be the id of a repository and not a local path.
     if "/" in name and not name.startswith(("/", ".")):
         header.append(f"base_model: {name}")
-    made_for = f"`{name}` ({model.get('architecture', '?')}), revision {model.get('revision') or 'not known'}"
+    model_line = f"`{name}` ({model.get('architecture', '?')}), revision {model.get('revision') or 'not known'}"
     heads = ", ".join(map(str, steering.sites))
     parts = [
         "\n".join([*header, "---"]),
@@ -51,7 +52,7 @@ def model_card(steering: SteeringParts) -> str:
         "but the names of its groups are.",
         _table(
             {
-                "model": made_for,
+                "model": model_line,
                 "hook": f"`{steering.hook_site}`",
                 "dtype of the activations": model.get("dtype", "not known"),
                 "heads": heads,
@@ -75,12 +76,13 @@ def model_card(steering: SteeringParts) -> str:
 
 def _solver(steering: SteeringParts) -> str:
     methods = sorted({certificate.method for certificate in steering.certificates})
+    # NaN is not equal to itself: maps that minimise nothing have no gap.
     gaps = [c.gap for c in steering.certificates if c.gap == c.gap]
     slacks = [c.slack for c in steering.certificates if c.slack == c.slack]
-    said = [", ".join(methods)]
-    said += [f"worst relative gap {max(gaps):.1e}"] if gaps else []
-    said += [f"least slack {min(slacks):.1e}"] if slacks else []
-    return "; ".join(said)
+    pieces = [", ".join(methods)]
+    pieces += [f"worst relative gap {max(gaps):.1e}"] if gaps else []
+    pieces += [f"least slack {min(slacks):.1e}"] if slacks else []
+    return "; ".join(pieces)
 
 
 def _table(rows: Mapping[str, Any]) -> str:

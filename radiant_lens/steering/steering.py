@@ -1,4 +1,4 @@
-"""`Steering`: what a policy hands back, ready to be hooked into a model."""
+"""`Steering`: the result of a policy's `fit`, ready to be hooked into a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from radiant_lens import _checks
 from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
 from radiant_lens.errors import InvalidArgumentError, NothingToEditError
-from radiant_lens.sites import HeadSite, as_sites, hook_name
+from radiant_lens.sites import Heads, HeadSite, as_sites, hook_name
 from radiant_lens.steering.artefact import SteeringParts, load_parts, save_parts
 from radiant_lens.steering.editor import LayerEdit, LayerEditor, make_editor
 from radiant_lens.steering.folding import fold
@@ -30,7 +30,10 @@ from radiant_lens.steering.model_card import model_card, with_metrics
 
 @runtime_checkable
 class RankedHeads(Protocol):
-    """Heads with the effect of editing each, as `head_effects` returns them."""
+    """Heads with the effect of editing each, as `head_effects` returns them.
+
+    An attribute `group_names`, where there is one, names the groups that the effects were measured on.
+    """
 
     @property
     def sites(self) -> tuple[HeadSite, ...]:
@@ -39,7 +42,7 @@ class RankedHeads(Protocol):
 
     @property
     def estimated(self) -> Float[Tensor, " site"]:
-        """The effect of editing each."""
+        """Effect of editing each head."""
         ...
 
 
@@ -55,13 +58,13 @@ class Steering(SteeringParts):
         scores: the detector's scores and vote thresholds.
         gate: "head", "vote", "layer" or "none".
         certificates: one for each site.
-        trust: where given, activations outside are left alone.
-        meta: provenance: policy, detector, training data and groups, model.
+        trust: if not None, activations outside this region are left alone.
+        meta: provenance: policy, detector, training data, groups that were used, model.
     """
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Layers with an edited head."""
+        """Layers that have an edited head."""
         return tuple(sorted({site.layer for site in self.sites}))
 
     def __repr__(self) -> str:
@@ -77,24 +80,24 @@ class Steering(SteeringParts):
         return {site: AffineMap(G, g, certificate) for site, G, g, certificate in rows}
 
     def displace(self, z: Float[Tensor, "*batch head d_head"], layer: int) -> LayerEdit:
-        """What would be added to each edited head of a layer; 0 where its gate is shut."""
+        """The edit of a layer: the displacement of each edited head, 0 where its gate is shut."""
         self._check_z(z, layer)
-        return self._editor(layer, z).look(z)
+        return self._editor(layer, z).compute(z)
 
     def edit(self, z: Float[Tensor, "*batch head d_head"], layer: int) -> Float[Tensor, "*batch head d_head"]:
-        """The activations of a layer after the edit; heads whose gate is shut are left as they are.
+        """The activations of a layer after the edit; heads whose gate is shut are unchanged.
 
         Raises:
-            InvalidArgumentError: `z` is not `... head d_head` of this model, or there is no such layer.
+            InvalidArgumentError: `z` is not `... head d_head` of this model, or `layer` is out of range.
         """
         self._check_z(z, layer)
-        return self._editor(layer, z).edited(z)
+        return self._editor(layer, z).apply(z)
 
     def hook(self, layer: int, *, window: Window | None = None, recorder: Recorder | None = None) -> LayerHook:
         """The hook function of one layer; `window` and `recorder` are for `radiant_lens.steer`.
 
         Raises:
-            InvalidArgumentError: there is no such layer, or (in a pass) what it hooks is no `hook_z` of this model.
+            InvalidArgumentError: `layer` is out of range, or (in a pass) the hook is not at a `hook_z` of this model.
         """
         n_layers, *shape = self.scores.weights.shape
         _checks.whole("layer", layer, 0, n_layers - 1)
@@ -117,62 +120,76 @@ class Steering(SteeringParts):
         if isinstance(start, str):
             _checks.choice("start", start, ("newest",))
         else:
-            window = _from(_checks.columns("start", start))
+            window = _window_from(_checks.columns("start", start))
         return [(hook_name(layer), self.hook(layer, window=window)) for layer in self.layers]
 
-    def select(self, heads: RankedHeads | Iterable[tuple[int, int]], k: str | int = "auto") -> Steering:
+    def select(self, heads: RankedHeads | Heads, k: str | int = "auto") -> Steering:
         """The same edits on fewer heads.
 
+        Groups that the effects were measured on took part in the choice, so `certify` refuses them afterwards.
+
         Args:
-            heads: effects from `head_effects`, or the heads to keep.
-            k: of effects: "auto" keeps the fewest heads that carry 90% of the total positive effect; a
+            heads: effects from `head_effects`, or the heads to keep: pairs (layer, head) or names such as "L0H3 L2H7".
+            k: for effects: "auto" keeps the fewest heads that carry 90% of the total positive effect; a
                 number keeps that many of the most effective.
 
         Raises:
             InvalidArgumentError: a head that is not edited, or a `k` out of range.
             NothingToEditError: no head has a positive effect.
         """
-        given = isinstance(heads, Iterable)
-        wanted = as_sites(heads) if given else _most_effective(heads, k)
-        unknown = wanted - set(self.sites)
+        chosen = as_sites(heads) if isinstance(heads, Iterable) else _most_effective(heads, k)
+        unknown = chosen - set(self.sites)
         if unknown:
             raise InvalidArgumentError(
                 f"`heads` must be some of the {len(self.sites)} edited heads; got "
                 f"{', '.join(map(str, sorted(unknown)))}."
             )
-        index = torch.tensor([i for i, site in enumerate(self.sites) if site in wanted])
+        index = torch.tensor([i for i, site in enumerate(self.sites) if site in chosen])
         return replace(
             self,
+            meta=_with_seen_groups(self.meta, getattr(heads, "group_names", ())),
             sites=tuple(self.sites[i] for i in index.tolist()),
             head_maps=self.head_maps.take(index),
             certificates=tuple(self.certificates[i] for i in index.tolist()),
             trust=None if self.trust is None else self.trust.take(index),
         )
 
-    def certify(self, cache: HeadCache, *, confidence: float = 0.95) -> HeldOutCertificate:
-        """How many held-out activations that the gate flags are still flagged after the edit.
+    def certify(
+        self, cache: HeadCache, *, confidence: float = 0.95, seed: int = 0, draws: int = 20
+    ) -> HeldOutCertificate:
+        """Share of the gated held-out activations that their head still flags after the edit, with exact bounds.
+
+        The bounds count one random gated token of each group, since tokens of one text are not independent. They are
+        exact for the first draw of those tokens; further draws show how much the count depends on the draw.
 
         Args:
-            cache: activations of groups that took no part in the fit, nor in the choice of heads.
+            cache: activations of groups that were used neither to fit nor to choose heads.
             confidence: of the exact binomial bounds, in (0, 1).
+            seed: of the first draw. Choose it before looking: the most favourable of several seeds has no guarantee.
+            draws: number of draws, at least 1; the next ones have the next seeds.
 
         Raises:
-            LeakageError: a group of `cache` took part in the fit, be it to train on or to choose on.
+            LeakageError: a group of `cache` was used to fit, or to choose heads on.
             DataError: activations that are not finite.
         """
         _checks.between("confidence", confidence, 0, 1)
+        _checks.whole("draws", draws, 1)
+        _checks.seed(seed)
         _checks.finite("cache.z", cache.z)
         _checks.disjoint_groups(self.meta.get("seen_groups", ()), cache.group_names, ("the fit", "certification"))
         names, gamma = [str(site) for site in self.sites], self.meta.get("gamma")
-        return certificate(names, self.events(cache), cache.groups, gamma=gamma, confidence=confidence)
+        events = self.events(cache)
+        return certificate(names, events, cache.groups, gamma=gamma, confidence=confidence, seed=seed, draws=draws)
 
     def events(self, cache: HeadCache) -> Events:
-        """Where each edited head's gate is open on a cache, and where the head still flags after the edit.
+        """Activations of a cache that each edited head's gate lets through, and those still flagged after the edit.
 
-        What a trust region keeps from being edited counts as gated and, where the head flags it, as still flagged.
+        An activation that a trust region keeps from being edited counts as gated and, if the head flags it, as still
+        flagged.
         """
         events = []
         for layer in self.layers:
+            # Double precision, so that the edit itself decides what is still flagged and not the rounding of a cache.
             z = cache.z[:, layer].double()
             edit = self.displace(z, layer)
             weights = self.scores.weights[layer, edit.heads].double()
@@ -180,29 +197,29 @@ class Steering(SteeringParts):
             flagged = after.sum(-1) + self.scores.biases[layer, edit.heads].double() >= 0
             gated = edit.gated | edit.untrusted
             events.append((gated, flagged & gated))
-        return Events(*(torch.cat(parts, dim=1) for parts in zip(*events)))
+        return Events(*(torch.cat(per_layer, dim=1) for per_layer in zip(*events)))
 
     def save(self, path: str | Path, *, metrics: Mapping[str, Any] | None = None) -> Path:
         """Write the steering as a folder of safetensors, JSON and a model card; returns its path.
 
         Args:
-            path: of the folder; a steering that stands there is replaced.
-            metrics: figures for the card beside those of the detector, such as what `evaluate` measured: numbers, or
+            path: of the folder; a steering that is there already is replaced.
+            metrics: figures for the card besides those of the detector, such as the metrics of `evaluate`: numbers, or
                 anything JSON can hold.
 
         Raises:
-            ArtefactError: something else stands at `path`.
-            InvalidArgumentError: `metrics` are not what JSON can hold.
+            ArtefactError: `path` exists and is not a saved steering.
+            InvalidArgumentError: JSON cannot hold `metrics`.
         """
         steering = self if metrics is None else replace(self, meta=with_metrics(self.meta, metrics))
         return save_parts(steering, path, card=model_card(steering))
 
     @classmethod
     def load(cls, path: str | Path) -> Steering:
-        """Read a steering.
+        """Read a steering that `save` wrote.
 
         Raises:
-            ArtefactError: the folder is missing, damaged, or no steering.
+            ArtefactError: the folder is missing, damaged, or not a steering.
         """
         return cls(**load_parts(path))
 
@@ -217,9 +234,9 @@ class Steering(SteeringParts):
         """Save the steering to the Hugging Face Hub; returns its address.
 
         Args:
-            repo_id: "owner/name"; made where there is none.
-            private: of a new repository; None: the owner's default.
-            revision: branch; None: the main one.
+            repo_id: "owner/name"; the repository is created if needed.
+            private: visibility of a new repository; None: the owner's default.
+            revision: branch; None: the main branch.
             metrics: as in `save`.
 
         Raises:
@@ -238,24 +255,25 @@ class Steering(SteeringParts):
             revision: on the Hub: a branch, tag or commit.
 
         Raises:
-            ArtefactError: it cannot be had, is damaged, or no steering.
+            ArtefactError: it cannot be downloaded, is damaged, or is not a steering.
         """
         return cls.load(name if Path(name).is_dir() else download(str(name), revision=revision))
 
     def fold_into(self, model: nn.Module, *, savable: bool = True) -> None:
         """Change the weights of a plain transformers model so that it makes these edits itself, at every position.
 
-        Exact only where every position is edited: equal to `steer(model, steering, start=0)`, not to `steer` from the
-        last prompt token on, which leaves the prompt alone. Afterwards `model.save_pretrained(...)` writes an ordinary
-        Hugging Face model. Where the output projection has no bias and one is needed, the configuration's own setting
-        for it is switched on.
+        The folded model equals `steer(model, steering, start=0)`. It does not equal `steer` without `start`, which
+        leaves the prompt alone. Afterwards `model.save_pretrained(...)` writes an ordinary Hugging Face model. Where
+        the output projection has no bias and needs one, the setting of the configuration for it is switched on.
 
         Args:
-            model: changed in place; nothing is changed where this is refused.
-            savable: refuse architectures that have no such bias, whose saved copy would lose it.
+            model: changed in place; after a refusal it is as it was.
+            savable: refuse architectures without such a setting, since a saved copy would lose the bias.
 
         Raises:
-            InvalidArgumentError: edits with a gate, a trust region or draws, a bridge, or a bias that cannot be saved.
+            InvalidArgumentError: edits with a gate, a trust region or resampling; a bridge; a model with an adapter; an
+                output projection that is not exactly a `torch.nn.Linear` or a transformers `Conv1D` with plain weights
+                in memory; weights that would overflow; or a bias that cannot be saved.
             UnknownNameError: an architecture whose module paths are not known.
             ModelMismatchError: a model of another shape.
         """
@@ -263,16 +281,16 @@ class Steering(SteeringParts):
 
     @cached_property
     def _editors(self) -> dict[tuple[int, torch.device, torch.dtype], LayerEditor]:
-        """Constants go to the model's device and precision once, not at every token or prompt."""
+        """Editors by layer, device and precision, so that constants are moved once and not at every token."""
         return {}
 
     def _editor(self, layer: int, like: Tensor) -> LayerEditor:
         key = (layer, like.device, like.dtype)
         if key not in self._editors:
-            self._editors[key] = self._made_editor(layer, like)
+            self._editors[key] = self._new_editor(layer, like)
         return self._editors[key]
 
-    def _made_editor(self, layer: int, like: Tensor) -> LayerEditor:
+    def _new_editor(self, layer: int, like: Tensor) -> LayerEditor:
         index = torch.tensor([i for i, site in enumerate(self.sites) if site.layer == layer], dtype=torch.long)
         heads = torch.tensor([self.sites[i].head for i in index.tolist()], dtype=torch.long)
         trust = None if self.trust is None else self.trust.take(index)
@@ -287,34 +305,35 @@ class Steering(SteeringParts):
             )
 
 
-def joined(parts: Sequence[Steering]) -> Steering:
-    """Steerings of different heads as one; detector, gate and provenance are the first one's.
+def joined(steerings: Sequence[Steering]) -> Steering:
+    """Steerings of different heads as one, with the detector, gate and provenance of the first.
 
     Raises:
-        InvalidArgumentError: a head in two of them, or parts that differ in gate, kind of maps or trust region.
+        InvalidArgumentError: a head in two of them, or steerings that differ in gate, kind of maps or use of a trust
+            region.
     """
-    first = parts[0]
-    kinds = {(p.gate, p.head_maps.kind, p.trust is None) for p in parts}
-    sites = [site for p in parts for site in p.sites]
+    first = steerings[0]
+    kinds = {(s.gate, s.head_maps.kind, s.trust is None) for s in steerings}
+    sites = [site for s in steerings for site in s.sites]
     if len(kinds) > 1 or len(set(sites)) < len(sites):
         raise InvalidArgumentError(
             "Only steerings of different heads with the same gate, kind of maps and use of a trust region can be "
-            f"joined; got {', '.join(map(repr, parts))}."
+            f"joined; got {', '.join(map(repr, steerings))}."
         )
     order = torch.tensor(sorted(range(len(sites)), key=sites.__getitem__))
-    certificates = [certificate for p in parts for certificate in p.certificates]
-    trusts = [p.trust for p in parts if p.trust is not None]
+    certificates = [certificate for s in steerings for certificate in s.certificates]
+    trusts = [s.trust for s in steerings if s.trust is not None]
     return replace(
         first,
         sites=tuple(sorted(sites)),
-        head_maps=type(first.head_maps).joined([p.head_maps for p in parts]).take(order),
+        head_maps=type(first.head_maps).joined([s.head_maps for s in steerings]).take(order),
         certificates=tuple(certificates[i] for i in order.tolist()),
         trust=TrustRegion.joined(trusts).take(order) if trusts else None,
-        meta={**first.meta, "seen_groups": sorted({g for p in parts for g in p.meta.get("seen_groups", ())})},
+        meta={**first.meta, "seen_groups": sorted({g for s in steerings for g in s.meta.get("seen_groups", ())})},
     )
 
 
-def _from(start: Int[Tensor, " batch"]) -> Window:
+def _window_from(start: Int[Tensor, " batch"]) -> Window:
     def window(z: Tensor) -> Tensor:
         if start.shape != (z.shape[0],):
             raise InvalidArgumentError(
@@ -325,7 +344,14 @@ def _from(start: Int[Tensor, " batch"]) -> Window:
     return window
 
 
+def _with_seen_groups(meta: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The meta data with further groups that were used; without any, the same."""
+    groups = sorted({*meta.get("seen_groups", ()), *names})
+    return {**meta, "seen_groups": groups} if groups else meta
+
+
 def _most_effective(effects: RankedHeads, k: str | int) -> set[HeadSite]:
+    """The `k` heads of largest effect, or for "auto" the fewest that carry 90% of the total positive effect."""
     order = effects.estimated.argsort(descending=True)
     positive = effects.estimated[order].clamp_min(0)
     if not bool((positive > 0).any()):

@@ -1,4 +1,4 @@
-"""Arms of a study: what is compared, each a plain description; and grids of them."""
+"""Arms of a study: steerings described by plain values, and grids of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _recommended_options() -> dict[str, Any]:
 
 
 class DetectorKey(NamedTuple):
-    """Everything that a fitted detector depends on."""
+    """All settings that a fitted detector depends on."""
 
     model: str
     data: str
@@ -36,26 +36,26 @@ class DetectorKey(NamedTuple):
     settings: tuple[tuple[str, Any], ...]
 
     def make_detector(self) -> RiskAwareDetector:
-        """The detector, unfitted."""
+        """Make the unfitted detector."""
         return RiskAwareDetector(**dict(self.settings))
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One steering of a study, described by plain values; RADIANT as recommended unless said otherwise.
+    """One steering of a study, described by plain values. The defaults are RADIANT as recommended.
 
     Args:
         name: of its row in the results.
         policy: a name in `radiant_lens.studies.POLICIES`.
-        options: of the policy.
-        heads: which heads it edits (see `parse_heads`).
+        options: of the policy; None for the recommended ones.
+        heads: heads to edit (see `parse_heads`).
         detector: settings of `RiskAwareDetector` that differ from the recommended ones.
-        positions: tokens that detectors are trained on ("answer", "last", "all").
-        few_shot: how many questions of the training part, with their answers, precede every test prompt.
+        positions: tokens to train detectors on ("answer", "last", "all").
+        few_shot: number of questions of the training part, with their answers, before every test prompt.
         model: default the study's.
-        data: what to fit on; default the study's.
-        test_data: whose test part to evaluate on; default `data`. Another one makes it a transfer.
-        hooks: in place of a policy, a name in the study's own hook functions.
+        data: data set to fit on; default the study's.
+        test_data: data set to test on; default `data`. Another one makes the arm a transfer.
+        hooks: in place of a policy, the name of hook functions in the study's `hooks`.
 
     Example:
         >>> Arm("ITI", "iti", {"alpha": 2.5}, heads="least_risk:16").policy
@@ -76,29 +76,29 @@ class Arm:
 
     @property
     def policy_options(self) -> dict[str, Any]:
-        """The policy's options; RADIANT's recommended ones where none are given."""
+        """The policy's options; RADIANT's recommended ones if `options` is None."""
         if self.options is None:
             return _recommended_options() if self.policy == "radiant" else {}
         return dict(self.options)
 
     def make_detector(self, seed: int) -> RiskAwareDetector:
-        """The detector, unfitted."""
+        """Make the unfitted detector."""
         settings: dict[str, Any] = {**_RECOMMENDED, **self.detector, "seed": seed}
         return RiskAwareDetector(**settings)
 
     def detector_key(self, seed: int) -> DetectorKey:
-        """What the arm's detector depends on, on the split of a seed."""
+        """Settings that the arm's detector depends on, on the split of a seed."""
         assert self.model is not None and self.data is not None
         settings = tuple(sorted(self.make_detector(seed).get_params().items()))
         return DetectorKey(self.model, self.data, self.positions, seed, settings)
 
     def __hash__(self) -> int:
-        """Arms with the same settings have the same hash, so that results can be kept by arm."""
-        # Options and detector settings are mappings, which have no hash.
+        """Hash of the settings, for caches."""
+        # Not the hash of a dataclass: options and detector settings are mappings, which have none.
         return hash(repr(self))
 
     def check(self) -> None:
-        """Refuse what cannot be run.
+        """Check all settings; a study does so before it computes anything.
 
         Raises:
             UnknownNameError: an unknown policy, option or detector setting.
@@ -117,10 +117,10 @@ class Arm:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Arm:
-        """An arm from a mapping, as a YAML file holds it.
+        """Make an arm from a mapping, as in a YAML file.
 
         Raises:
-            UnknownNameError: a key that is none of an arm's.
+            UnknownNameError: a key that an arm does not have.
             InvalidArgumentError: no name.
         """
         _checks.instance("arms", values, Mapping, hint="each arm is a mapping with a `name`")
@@ -132,16 +132,16 @@ class Arm:
 
 
 def grid(base: Arm | None = None, /, **axes: Any) -> list[Arm]:
-    """Every combination of the given values, each as an arm named by what varies.
+    """Make an arm of every combination of values, named by the axes that vary.
 
     Args:
-        base: what all arms share; default RADIANT as recommended.
-        axes: for each a value or a list of values. Names are those of an arm's fields (`policy`, `heads`,
+        base: arm with the settings that all share; default RADIANT as recommended.
+        axes: a value or a list of values for each. Names are those of an arm's fields (`policy`, `heads`,
             `positions`, `few_shot`, `model`, `data`, `test_data`, `hooks`), of the detector's settings (`loss`,
             `fnr_weight`, `vote_rule`, ...) or of the policy's options (`gamma`, `gate`, `geometry`, ...).
 
     Raises:
-        UnknownNameError: an axis that is none of these.
+        UnknownNameError: an unknown axis.
 
     Example:
         >>> [arm.name for arm in grid(gamma=[0.01, 0.1], gate="vote")]
@@ -152,19 +152,22 @@ def grid(base: Arm | None = None, /, **axes: Any) -> list[Arm]:
     varying = [axis for axis in values if len(values[axis]) > 1]
     arms = []
     for combination in itertools.product(*values.values()):
-        given = dict(zip(values, combination))
-        name = ", ".join(f"{axis}={given[axis]}" for axis in varying) or base.name
-        arms.append(_with(replace(base, name=name), given))
+        settings = dict(zip(values, combination))
+        name = ", ".join(f"{axis}={settings[axis]}" for axis in varying) or base.name
+        arms.append(_with_settings(replace(base, name=name), settings))
     return arms
 
 
-def _with(arm: Arm, given: Mapping[str, Any]) -> Arm:
+def _with_settings(arm: Arm, settings: Mapping[str, Any]) -> Arm:
+    # Three kinds of names share one flat list of axes: fields of the arm, of its detector, and of its policy. The
+    # policy comes first, since it decides which options are known.
     own = {f.name for f in fields(Arm)} - {"name", "options", "detector"}
-    arm = replace(arm, **{k: v for k, v in given.items() if k in own})
-    detector = {k: v for k, v in given.items() if k in DETECTOR_SETTINGS}
-    options = {k: v for k, v in given.items() if k not in own and k not in DETECTOR_SETTINGS}
+    arm = replace(arm, **{k: v for k, v in settings.items() if k in own})
+    detector = {k: v for k, v in settings.items() if k in DETECTOR_SETTINGS}
+    options = {k: v for k, v in settings.items() if k not in own and k not in DETECTOR_SETTINGS}
     _checks.known("policy", arm.policy, POLICIES)
     for name in options:
         _checks.known("axis of a grid", name, [*sorted(own), *DETECTOR_SETTINGS, *option_names(arm.policy)])
+    # An axis of options adds to the recommended ones; without any, the arm follows later recommendations.
     merged = {**arm.policy_options, **options} if options else arm.options
     return replace(arm, detector={**arm.detector, **detector}, options=merged)

@@ -1,4 +1,4 @@
-"""Cells of a study: one evaluation each, stored under a key of everything that it depends on."""
+"""Cells of a study: one evaluation each, stored under a hash of everything that it depends on."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from radiant_lens.policies.registry import make_policy
 from radiant_lens.studies.arms import Arm
 from radiant_lens.tiny import model_folder
 
+# Part of every key: a new number makes all kept cells of older formats unknown, so that they are computed again.
 CELL_FORMAT = 1
 UNSTEERED, RANDOM, SHUFFLED = "no steering", "random direction", "shuffled labels"
+RANDOM_TOTAL = "random direction, total covariance"
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,11 @@ class Cell:
     """One evaluation: an arm or one of its controls, with one seed.
 
     Attributes:
-        row: of the results that it belongs to.
-        arm: what is steered; for the unsteered model, whose model and data it stands for.
-        control: None for the arm itself, else `UNSTEERED`, `RANDOM` or `SHUFFLED`.
+        row: name of its row in the results.
+        arm: the arm; for the unsteered model, an arm with the same model and test data.
+        control: None for the arm itself, else `UNSTEERED`, `RANDOM`, `RANDOM_TOTAL` or `SHUFFLED`.
         seed: of splits, detectors and samples.
-        draw: which shuffle.
+        draw: number of the shuffle.
         key: hash of everything that the result depends on.
     """
 
@@ -46,7 +48,7 @@ class CellStore:
     """Evaluations by the keys of their cells.
 
     Args:
-        folder: where they are kept, one file each; None keeps them in memory.
+        folder: folder for one file each; None keeps them in memory.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -54,11 +56,12 @@ class CellStore:
         self.memory: dict[str, Evaluation] = {}
 
     def __contains__(self, key: str) -> bool:
-        """Whether a cell has been computed; its file is not read."""
+        """Return True if a cell has been computed; its file is not read."""
+        # Files are written under another name and then renamed, so a file that exists is complete.
         return key in self.memory if self.folder is None else self._path(self.folder, key).is_file()
 
     def check(self) -> None:
-        """Raise `OutputError` where nothing can be written."""
+        """Raise `OutputError` if the folder cannot be written to."""
         if self.folder is not None:
             check_target(self._path(self.folder, "any"))
 
@@ -71,7 +74,7 @@ class CellStore:
         return self.memory[key] if self.folder is None else Evaluation.load(self._path(self.folder, key))
 
     def save(self, key: str, evaluation: Evaluation) -> None:
-        """Keep the evaluation of a cell."""
+        """Store the evaluation of a cell."""
         if self.folder is None:
             self.memory[key] = evaluation
         else:
@@ -87,14 +90,14 @@ class Fingerprints:
 
     Args:
         data: data sets by name.
-        weights: hashes of models that were given as objects.
+        weights: hashes of models passed as objects.
     """
 
     def __init__(self, data: Mapping[str, Dataset], weights: Mapping[str, Any]) -> None:
         self._data, self._models, self._hashes = data, dict(weights), dict[str, str]()
 
     def model(self, name: str) -> Any:
-        """Hash of a model's folder or weights; "" for a Hub id, which stands for itself."""
+        """Hash of a model's folder or weights; "" for a Hub id, whose name is in the key anyway."""
         if name not in self._models:
             folder = model_folder() if name in EMBEDDED else Path(name)
             self._models[name] = folder_fingerprint(folder) if folder.is_dir() else ""
@@ -108,7 +111,7 @@ class Fingerprints:
 
 
 def cell_key(settings: dict[str, Any]) -> str:
-    """Hash of settings; the same for the same settings, in whatever order.
+    """Hash of settings, whatever their order.
 
     Example:
         >>> cell_key({"a": 1, "b": 2}) == cell_key({"b": 2, "a": 1})
@@ -120,9 +123,10 @@ def cell_key(settings: dict[str, Any]) -> str:
 
 
 def arm_settings(arm: Arm) -> dict[str, Any]:
-    """All that decides an arm's steering, defaults written out; its name is not part of it."""
+    """Settings that decide an arm's steering, defaults included; the arm's name is not one of them."""
     if arm.hooks is not None:
         return {"hooks": arm.hooks}
+    # Defaults are written out, so that a default that changes in a later version changes the keys of cells.
     policy = make_policy(arm.policy, arm.policy_options)
     detector = arm.make_detector(0).get_params()
     options = {k: v for k, v in asdict(policy).items() if k not in ("heads", "n_layers", "n_heads")}
@@ -137,12 +141,15 @@ def arm_settings(arm: Arm) -> dict[str, Any]:
 
 def data_fingerprint(data: Dataset) -> str:
     """Hash of a data set's content."""
-    parts = [getattr(data, f.name) for f in fields(data) if f.name != "skipped"]
-    return sha256([repr(parts).encode()])[:16]
+    # Rows that the reader skipped are no content: another reader of the same data may skip others.
+    values = [getattr(data, f.name) for f in fields(data) if f.name != "skipped"]
+    return sha256([repr(values).encode()])[:16]
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """Hash of a model's folder: names, sizes, and both ends of every file."""
+    """Hash of a model's folder: the name, the size, and both ends of every file."""
+    # Both ends only: reading gigabytes for every study would take minutes. A change of weights in the middle of a file
+    # alone stays unseen; files of other training runs differ at their ends too.
     paths = sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors", ".bin"))
     return sha256(piece for path in paths for piece in _both_ends(path))[:16]
 

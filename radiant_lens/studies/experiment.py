@@ -18,18 +18,21 @@ if TYPE_CHECKING:
 
 
 def recommended_detector(seed: int = 0) -> RiskAwareDetector:
-    """A false alarm weighs more than a miss, and layers vote by least risk: text that is fine stays as it is."""
+    """Unfitted detector that weighs a false alarm more than a miss, so that desirable text is left unedited."""
     return RiskAwareDetector(fnr_weight=0.65, vote_rule="risk", seed=seed)
 
 
 def recommended_policy(gamma: float = 0.005) -> RadiantPolicy:
-    """Heads are edited where they and their layer flag; the least edit in the activations' own metric."""
+    """RADIANT with the vote gate: a head is edited where it and its layer flag."""
     return RadiantPolicy(gamma=gamma, gate="vote")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A model and a data set, split by group, with activations and a detector; no part sees another's groups."""
+    """A model and a data set, split by group, with activations and a detector.
+
+    The training, validation and test parts share no group.
+    """
 
     model: TransformerBridge
     train: Dataset
@@ -44,13 +47,13 @@ class Experiment:
         return replace(self, detector=detector.fit(self.train_cache, self.validation_cache))
 
     def test_cache(self) -> HeadCache:
-        """Activations of the test part, collected when asked for."""
+        """Collect the activations of the test part."""
         return collect(self.model, self.test, positions=self.train_cache.meta["positions"])
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A steering on its effective heads, and what it was chosen by."""
+    """A steering on its effective heads, and the effects by which they were chosen."""
 
     steering: Steering
     effects: HeadEffects
@@ -72,12 +75,13 @@ def prepare(
         model: from `load_model`.
         data: statements and prompts.
         detector: unfitted; default `recommended_detector(seed)`.
-        positions: which tokens to detect at (see `collect`).
+        positions: tokens to detect at (see `collect`).
         fractions: of groups for training, validation and test.
         seed: of the split.
         progress: show progress bars.
     """
     train, validation, test = data.split(fractions, seed=seed)
+    # The test part's activations are collected later, and by certificates alone: nothing here may see them.
     train_cache = collect(model, train, positions=positions, progress=progress)
     validation_cache = collect(model, validation, positions=positions, progress=progress)
     detector = (recommended_detector(seed) if detector is None else detector).fit(train_cache, validation_cache)
@@ -85,7 +89,15 @@ def prepare(
 
 
 def effective(experiment: Experiment, policy: RadiantPolicy | None = None, *, k: str | int = "auto") -> Recipe:
-    """The recipe: fit the significant heads, keep those that act, chosen on the validation part's prompts."""
+    """Fit the recipe: all significant heads, reduced to those with most effect on the validation part's prompts.
+
+    Args:
+        experiment: from `prepare`.
+        policy: default `recommended_policy()`.
+        k: number of heads to keep, or "auto" for the fewest that carry 90% of the effect.
+    """
+    # Detecting is not doing: a head's risk says little of the effect of editing it, so heads are chosen by measured
+    # effects, on prompts that are neither fitted nor tested on.
     steering = (policy or recommended_policy()).fit(experiment.train_cache, experiment.detector)
     effects = head_effects(experiment.model, experiment.validation, steering)
     return Recipe(steering.select(effects, k=k), effects)

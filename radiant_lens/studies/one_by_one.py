@@ -1,4 +1,4 @@
-"""All heads one by one: knocked out, or edited, with what each detects beside what it does."""
+"""Every head by itself: its effect when it is knocked out or edited, and the risk of its detector."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ Metric = str | Callable[[Evaluation], float]
 
 @dataclass(frozen=True)
 class HeadKnockOut:
-    """What knocking out each head does to a metric.
+    """Effect of knocking out each head on a metric.
 
     Attributes:
-        kind: what the heads were replaced by.
+        kind: of the ablation, as for `AblationPolicy`.
         metric: name of the metric.
         table: one row a head: `layer`, `head`, `effect` (with minus without), and where they are known its
-            interval `low`, `high` and permutation `p_value`, or its first-order estimate `estimated`.
+            interval `low`, `high` and permutation `p_value`, or its first-order estimate `estimated`. Intervals are
+            over groups, for this one model and its activations.
     """
 
     kind: str
@@ -61,30 +62,33 @@ def knock_out(
     progress: bool = False,
     **options: Any,
 ) -> HeadKnockOut:
-    """Replace one head after another, and see what becomes of a metric.
+    """Replace one head after another and measure the change of a metric.
 
     Args:
-        experiment: from `prepare`; its training activations are what heads are replaced by.
+        experiment: from `prepare`; replacements are drawn from its training activations.
         kind: as for `AblationPolicy`.
         metric: "log_odds" of correct against incorrect answers (nats, one pass a head), the name of any metric of
             `evaluate`, or a function of an `Evaluation`.
-        data: whose prompts and statements to measure on; default the validation part.
+        data: prompts and statements to measure on; default the validation part.
         progress: show a progress bar.
         options: of `evaluate`, such as `n_samples`.
 
     Raises:
-        InvalidArgumentError: a kind that is not known.
-        UnknownNameError: a metric that `evaluate` does not give on this data.
+        InvalidArgumentError: an unknown kind.
+        UnknownNameError: a metric that `evaluate` does not return for this data.
     """
     data = experiment.validation if data is None else data
     steering = AblationPolicy(kind=kind, heads=_every_head(experiment)).fit(experiment.train_cache, experiment.detector)
     if metric == LOG_ODDS:
+        # No generation: one pass a head over the given answers.
         table = head_effects(experiment.model, data, steering).exact().to_dataframe()
+        # `low` and `high` belong to the first-order estimate, not to the measured effect.
         table = table.assign(effect=table["measured"]).drop(columns=["measured", "low", "high"])
         return HeadKnockOut(kind, LOG_ODDS, table)
     plain = evaluate(experiment.model, data, **options)
     if isinstance(metric, str):
         _checks.known("metric", metric, plain.metrics)
+    # Metrics of generated text need one evaluation for each head.
     sites = track(steering.sites, description=f"{kind} ablation", disable=not progress, transient=True)
     rows = []
     for site in sites:
@@ -97,19 +101,19 @@ def knock_out(
 def _effect(metric: Metric, without: Evaluation, plain: Evaluation) -> dict[str, float]:
     if callable(metric):
         return {"effect": metric(without) - metric(plain)}
-    found = without.difference(plain, metric)
-    return {"effect": found.value, "low": found.low, "high": found.high, "p_value": found.p_value}
+    change = without.difference(plain, metric)
+    return {"effect": change.value, "low": change.low, "high": change.high, "p_value": change.p_value}
 
 
 @dataclass(frozen=True)
 class DetectingAndDoing:
-    """How well each head detects beside what editing it does.
+    """Risk of each head's detector, and the effect of editing the head.
 
     Attributes:
         table: one row a head: `layer`, `head`, validation `risk`, first-order `estimated` effect on the log-odds with
             its interval `low`, `high`, and `measured` effect of the real edit.
         effects: the same effects, for `Steering.select`.
-        experiment: what was measured.
+        experiment: the experiment it was measured on.
     """
 
     table: pd.DataFrame
@@ -118,6 +122,7 @@ class DetectingAndDoing:
 
     def correlations(self) -> dict[str, float]:
         """Spearman correlation of the measured effect with (negative) risk and with the estimate."""
+        # Spearman's, by ranks: a few heads carry most of the effect, and would decide a correlation of values alone.
         ranked = self.table.assign(detecting=-self.table["risk"]).corr(method="spearman")
         return {
             "detecting": float(ranked.at["detecting", "measured"]),
@@ -132,14 +137,14 @@ class DetectingAndDoing:
 
 
 def detecting_and_doing(experiment: Experiment, policy: Policy | None = None) -> DetectingAndDoing:
-    """Edit every head by itself on the validation part, and set the effect beside the head's risk.
+    """Edit every head by itself on the validation part, and compare the effect with the risk of its detector.
 
     Args:
         experiment: from `prepare`.
         policy: default `recommended_policy()`.
     """
-    chosen: Any = replace(policy or recommended_policy(), heads=_every_head(experiment))
-    steering: Steering = chosen.fit(experiment.train_cache, experiment.detector)
+    all_heads: Any = replace(policy or recommended_policy(), heads=_every_head(experiment))
+    steering: Steering = all_heads.fit(experiment.train_cache, experiment.detector)
     effects = head_effects(experiment.model, experiment.validation, steering).exact()
     table = effects.to_dataframe()
     risk = experiment.detector.head_risk_

@@ -12,7 +12,7 @@ from radiant_lens.models.loading import load_model
 from radiant_lens.studies.arms import Arm, grid
 from radiant_lens.studies.study import Study
 
-# ITI as it did best on the embedded model: heads of least risk and strength swept on one split.
+# ITI's best heads and strength on the embedded model, from a sweep on one split (tests/benchmarks/iti_sweep.py).
 ITI_HEADS, ITI_ALPHA = "least_risk:16", 2.5
 
 
@@ -21,9 +21,9 @@ class ReadyStudy:
     """A study by name.
 
     Attributes:
-        title: what it asks, in a line.
-        arms: made for a model's number of layers.
-        data: data sets that it runs on unless told otherwise.
+        title: its question, in a line.
+        arms: function of a model's number of layers that makes them.
+        data: default data sets.
     """
 
     title: str
@@ -32,14 +32,18 @@ class ReadyStudy:
 
 
 def paper_arm(name: str = "RADIANT, the paper's recipe", margin: float = 10.0, **changes: Any) -> Arm:
-    """One voted layer, the paper's map, detectors of the last token."""
+    """One voted layer, the paper's map, detectors of the last token, and the paper's vote rule.
+
+    The arm edits the best-ranked layer. The paper edits the better of the two best-ranked layers on validation
+    answers; `run_protocol` does that.
+    """
     options = {"margin": margin, "geometry": "procrustes", "gate": "vote"}
-    detector = {"fnr_weight": 1.0, "vote_rule": "risk"}
+    detector = {"fnr_weight": 1.0, "vote_rule": "fnr"}
     return Arm(name, "radiant", options, heads="layers:1", detector=detector, positions="last", **changes)
 
 
 def _policies(n_layers: int) -> list[Arm]:
-    """Baselines without a way of their own to choose heads act on those that RADIANT chose."""
+    """All policies; those with no rule of their own for heads edit RADIANT's."""
     return [
         Arm("RADIANT"),
         paper_arm(),
@@ -54,6 +58,7 @@ def _policies(n_layers: int) -> list[Arm]:
 
 
 def _same_heads(n_layers: int) -> list[Arm]:
+    # Each map on each choice of heads separates the effect of the map from that of the heads.
     pairs = [
         (f"{name} on {where}", policy, options, heads)
         for heads, where in (("recipe", "RADIANT's heads"), (ITI_HEADS, "ITI's heads"))
@@ -95,10 +100,12 @@ READY: dict[str, ReadyStudy] = {
         "Risk-aware training of detectors against cross-entropy and others.",
         _axis("loss", "risk", "cross_entropy", "mass_mean", "lda"),
     ),
-    "fnr-weight": ReadyStudy("What a miss weighs.", _axis("fnr_weight", 0.5, 0.65, 1.0, 1.5, 2.5)),
-    "vote": ReadyStudy("How layers vote.", _axis("vote_rule", "risk", "fnr")),
-    "gate": ReadyStudy("Who is edited where.", _axis("gate", "vote", "head", "layer", "none")),
-    "geometry": ReadyStudy("What the least edit means.", _axis("geometry", "mahalanobis", "wasserstein", "procrustes")),
+    "fnr-weight": ReadyStudy("The weight of a miss.", _axis("fnr_weight", 0.5, 0.65, 1.0, 1.5, 2.5)),
+    "vote": ReadyStudy("Rules of the layers' vote.", _axis("vote_rule", "risk", "fnr")),
+    "gate": ReadyStudy("Gates: when a head is edited.", _axis("gate", "vote", "head", "layer", "none")),
+    "geometry": ReadyStudy(
+        "The metric in which an edit is least.", _axis("geometry", "mahalanobis", "wasserstein", "procrustes")
+    ),
     "floor": ReadyStudy("With and without a floor under the spread.", _axis("floor", "desirable", None)),
     "tail": ReadyStudy("Gaussian margin against one for any distribution.", _axis("tail", "gaussian", "cantelli")),
     "layer-or-heads": ReadyStudy(
@@ -106,7 +113,7 @@ READY: dict[str, ReadyStudy] = {
         lambda n_layers: [Arm("vote-chosen layer", heads="layers:1"), Arm("ITI's heads", heads=ITI_HEADS)],
     ),
     "same-heads": ReadyStudy("RADIANT's map against ITI's shift on the same heads.", _same_heads),
-    "strength": ReadyStudy("How much each method pays for what it gains.", _strength, ("tiny-facts", "tiny-tone")),
+    "strength": ReadyStudy("Gain against cost of each method.", _strength, ("tiny-facts", "tiny-tone")),
     "layers": ReadyStudy(
         "Editing one layer after another.", lambda n_layers: grid(heads=[f"layer:{i}" for i in range(n_layers)])
     ),
@@ -118,17 +125,17 @@ READY: dict[str, ReadyStudy] = {
 def ready_studies(
     name: str, *, model: str = "tiny", data: str | None = None, out: str | None = None, **options: Any
 ) -> list[Study]:
-    """A ready study, one for each data set that it runs on.
+    """Make a ready study, one `Study` for each of its data sets.
 
     Args:
         name: a key of `READY`.
         model: a name or folder.
-        data: in place of the study's own.
+        data: in place of the study's own data sets.
         out: folder for the cells.
         options: of `Study`, such as `seeds`.
 
     Raises:
-        UnknownNameError: no ready study of that name.
+        UnknownNameError: an unknown name.
 
     Example:
         >>> [study.name for study in ready_studies("policies")]
@@ -136,8 +143,10 @@ def ready_studies(
     """
     _checks.known("ready study", name, READY)
     ready = READY[name]
+    # Only this study has an arm for each layer; the others need no model before they run.
     n_layers = int(load_model(model).cfg.n_layers) if name == "layers" else 0
     chosen = ready.data if data is None else (data,)
+    # A share of rude answers is small, so several replies to one prompt are judged together.
     tone: dict[str, Any] = {"metrics": ("answers", "text", "diversity")}
     return [
         Study(

@@ -1,4 +1,4 @@
-"""Work shared among processes of this machine: none outlives the one that asked for it, and one that dies is told."""
+"""Processes that share work on one machine. None outlives its parent, and the death of one raises an error."""
 
 from __future__ import annotations
 
@@ -17,29 +17,37 @@ import torch
 
 from radiant_lens.errors import RadiantError
 
-Part = TypeVar("Part")
+Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
 
 
-def in_processes(function: Callable[[Part], Result], parts: Sequence[Part], n_jobs: int) -> Generator[Result]:
-    """Results of a function that can be pickled, in the order of the parts; threads are shared, too.
+def in_processes(function: Callable[[Chunk], Result], chunks: Sequence[Chunk], n_jobs: int) -> Generator[Result]:
+    """Compute a function of each chunk in `n_jobs` processes; results come in the order of the chunks.
 
-    Whatever ends this early (an error, Ctrl-C, SIGTERM, closing the generator) ends the other processes at once, with
-    their temporary files removed.
+    The processes share the threads of this one. An early end (an error, Ctrl-C, SIGTERM, closing the generator) ends
+    them at once and removes their temporary files.
+
+    Args:
+        function: can be pickled.
+        chunks: arguments of the function.
+        n_jobs: number of processes.
 
     Raises:
-        RadiantError: one of them has died.
+        RadiantError: a process has died.
     """
-    # A process that is forked inherits the locks of this one's threads.
+    # "spawn", not "fork": a forked process inherits locks that this one's threads hold, and waits for them forever.
     threads = max(1, torch.get_num_threads() // n_jobs)
     pool = ProcessPoolExecutor(n_jobs, get_context("spawn"), initializer=_begin, initargs=(threads,))
     others = set(active_children())
     try:
-        yield from pool.map(partial(_ended_by_signals, function), parts)
+        yield from pool.map(partial(_ended_by_signals, function), chunks)
     except BrokenProcessPool as error:
         raise RadiantError(
-            f"One of {n_jobs} processes has died, perhaps for want of memory: try fewer. What was complete is kept."
+            f"One of {n_jobs} processes has died, perhaps for lack of memory: try fewer processes. Finished cells are "
+            "kept."
         ) from error
+    # `BaseException`: Ctrl-C, SIGTERM (which the command line turns into `SystemExit`) and the closing of this
+    # generator must end the other processes as well.
     except BaseException:
         for process in set(active_children()) - others:
             process.terminate()
@@ -50,21 +58,23 @@ def in_processes(function: Callable[[Part], Result], parts: Sequence[Part], n_jo
 
 def _begin(threads: int) -> None:
     torch.set_num_threads(threads)
+    # `sys.exit` instead of the default, which would skip the removal of temporary files.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit())
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
+    # A parent that is killed with SIGKILL cannot end its children; each waits for its parent's end in a thread.
     parent = parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _ended_by_signals(function: Callable[[Part], Result], part: Part) -> Result:
-    """The pool takes every exception for a result, and would go on with the next part."""
+def _ended_by_signals(function: Callable[[Chunk], Result], chunk: Chunk) -> Result:
+    """End the process on `SystemExit`; the pool would return the exception as a result and start the next chunk."""
     try:
-        return function(part)
+        return function(chunk)
     except SystemExit:
         os._exit(1)

@@ -1,17 +1,19 @@
 """The paper's protocol, and one configuration for each of its published tables, none of them measured here yet.
 
-Two folds of the questions; of the development fold 20% are set apart for validation; layers are ranked by the mean
-risk of their heads; the number of layers is compared on validation by the product of two metrics; the other fold is
-tested once. Models, folds, validation share, `margin`, `fnr_weight`, and ITI's 48 heads and strength 15 are taken from
-the authors' released scripts (github.com/nguyenngocbaocmt02/OT-Intervention), which do not name them for every
-table: the 6 examples, the numbers of layers compared, and toxicity on llama-7b are guesses. Their judges of truth and
-information cannot be had any more; the open ones stand in for them, and a Jigsaw classifier for Perspective's scores.
+The questions are split into two folds. Of the development fold, 20% are the validation part. Layers are ranked by the
+mean risk of their heads and vote by the rule "fnr" (least FNR, ties by risk). One layer is edited: the better of the
+two best-ranked ones by the product of two metrics on validation. The other fold is tested once.
+
+Models, folds, validation share, `margin`, `fnr_weight`, the vote rule, and ITI's 48 heads and strength 15 are taken
+from the authors' released scripts (github.com/nguyenngocbaocmt02/OT-Intervention), which do not name them for every
+table: the 6 examples and toxicity on llama-7b are guesses. Their judges of truth and information are no longer
+available; the open ones replace them, and a Jigsaw classifier replaces Perspective's scores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,55 +40,90 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 RADIANT, ITI = "RADIANT", "ITI"
+TABLE_METRICS = (
+    "mc1",
+    "mc2",
+    "true_times_informative",
+    "correct",
+    "informative",
+    "expected_maximum",
+    "undesirable_probability",
+    "perplexity",
+    "dist_1",
+    "dist_2",
+    "dist_3",
+    "kl",
+)
+"""Metrics of the paper's tables, in the order of their columns."""
 
 
 @dataclass(frozen=True)
 class PaperProtocol:
-    """How the paper chooses and tests.
+    """Settings of the paper's choice and test.
 
     Args:
         margin: `kappa`; the released scripts use 15 for TruthfulQA and 40 for toxicity.
         fnr_weight: weight of a miss; the scripts use 1 and 1.5 for TruthfulQA and 2.5 for toxicity.
-        n_layers: numbers of layers to compare on validation.
+        n_layers: None (the paper) edits one layer; numbers such as `(1, 2, 3)` compare so many best-ranked layers
+            edited together, a variant that is not the paper's.
         product: the two metrics whose product decides; "not other" stands for 1 - other.
         n_folds: folds of the groups, at least 2.
         validation: share of the development folds, in (0, 1).
         iti_heads, iti_alpha: of the baseline.
         few_shot: how many questions of the development part, with their answers, precede each prompt.
+        n_candidates: best-ranked layers to compare one at a time where `n_layers` is None, at least 1.
     """
 
     margin: float = 15.0
     fnr_weight: float = 1.0
-    n_layers: tuple[int, ...] = (1, 2, 3)
+    n_layers: tuple[int, ...] | None = None
     product: tuple[str, str] = ("correct", "informative")
     n_folds: int = 2
     validation: float = 0.2
     iti_heads: int = 48
     iti_alpha: float = 15.0
     few_shot: int = 0
+    n_candidates: int = 2
 
     def check(self) -> None:
         """Raise `InvalidArgumentError` where a setting is not allowed."""
         _checks.whole("n_folds", self.n_folds, 2)
         _checks.between("validation", self.validation, 0, 1)
         _checks.whole("few_shot", self.few_shot, 0)
-        if not self.n_layers:
-            raise InvalidArgumentError("`n_layers` must hold at least one number; got none.")
-        for n in self.n_layers:
+        _checks.whole("n_candidates", self.n_candidates, 1)
+        if self.n_layers is not None and not self.n_layers:
+            raise InvalidArgumentError("`n_layers` must hold at least one number, or be None; got none.")
+        for n in self.n_layers or ():
             _checks.whole("n_layers", n, 1)
         RadiantPolicy.paper(self.margin).check()
         ITIPolicy(alpha=self.iti_alpha, n_heads=self.iti_heads).check()
 
+    def check_model(self, n_layers: int) -> None:
+        """Raise `InvalidArgumentError` where the protocol compares more layers than the model has."""
+        if self.n_layers is None:
+            _checks.whole("n_candidates", self.n_candidates, 1, n_layers)
+        else:
+            _checks.whole("n_layers", max(self.n_layers), 1, n_layers)
+
+    def candidates(self, detector: RiskAwareDetector) -> list[RadiantPolicy]:
+        """The policies to compare on validation, the best-ranked layer first."""
+        paper = RadiantPolicy.paper(self.margin)
+        if self.n_layers is not None:
+            return [replace(paper, n_layers=n) for n in self.n_layers]
+        # `layer_risk_` is the mean risk of a layer's heads, by which layers are ranked; the vote's risk is another.
+        ranked = detector.layer_risk_.argsort(stable=True)[: self.n_candidates].tolist()
+        return [replace(paper, heads=f"layer:{layer}") for layer in ranked]
+
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One published table: what it was measured on. Unmeasured with this package.
+    """Model, data and settings of one published table. Unmeasured with this package.
 
     Attributes:
         model: Hub id.
-        data: what is fitted on.
-        test_data: what is tested on; None for `data`.
-        protocol: how.
+        data: data set to fit on.
+        test_data: data set to test on; None for `data`.
+        protocol: settings of the choice and the test.
         options: of `evaluate`.
     """
 
@@ -109,17 +146,17 @@ class PaperTable:
         """Run the protocol.
 
         Args:
-            model: in place of the table's own, whatever `load_model` takes.
+            model: in place of the table's own, anything that `load_model` takes.
             data, test_data: local files in the published format, in place of the Hub.
             seeds, progress: as for `run_protocol`.
             options: of `evaluate`, in place of the table's.
         """
-        tested = None if self.test_data is None else load_dataset(self.test_data, path=test_data)
+        other = None if self.test_data is None else load_dataset(self.test_data, path=test_data)
         return run_protocol(
             load_model(self.model if model is None else model),
             load_dataset(self.data, path=data),
             self.protocol,
-            test_data=tested,
+            test_data=other,
             seeds=seeds,
             progress=progress,
             **{**self.options, **options},
@@ -127,6 +164,7 @@ class PaperTable:
 
 
 _TRUTH = {"judge": "truthfulqa", "metrics": ("answers", "choice", "text"), "max_new_tokens": 50, "temperature": 0.0}
+# RealToxicityPrompts asks for 25 samples of each prompt.
 _TOXICITY = {
     "judge": "toxicity",
     "metrics": ("answers", "diversity", "fluency", "text"),
@@ -162,19 +200,27 @@ PAPER_TABLES: dict[str, PaperTable] = {
 
 @dataclass(frozen=True)
 class ProtocolResult:
-    """What the protocol found.
+    """Result of the protocol.
 
     Attributes:
-        choices: one row for each seed, fold and number of layers: the product of the metrics on validation.
+        choices: one row for each seed, fold and candidate: its `layers` (empty where there was nothing to edit), the
+            `product` of the metrics on validation, and whether it was `chosen`.
         comparison: on the test folds, all folds and seeds pooled: no steering, ITI, RADIANT.
     """
 
     choices: pd.DataFrame
     comparison: StudyResult
 
-    def to_markdown(self) -> str:
-        """The test results as a table."""
-        return self.comparison.to_markdown()
+    def to_markdown(self, metrics: Sequence[str] | None = None) -> str:
+        """The test results as a table.
+
+        Args:
+            metrics: which; default those of the paper's tables that were measured: MC1, MC2, True*Info (the product
+                of the shares of true and of informative answers) with its factors, toxicity, diversity, perplexity
+                and KL.
+        """
+        measured = self.comparison.metrics()
+        return self.comparison.to_markdown(metrics or [name for name in TABLE_METRICS if name in measured] or None)
 
 
 def run_protocol(
@@ -204,28 +250,34 @@ def run_protocol(
     """
     protocol = protocol or PaperProtocol()
     protocol.check()
-    _checks.whole("n_layers", max(protocol.n_layers), 1, int(model.cfg.n_layers))
+    protocol.check_model(int(model.cfg.n_layers))
     choices: list[dict[str, Any]] = []
     tested: dict[str, dict[int, list[Evaluation]]] = {
         name: {seed: [] for seed in seeds} for name in (UNSTEERED, ITI, RADIANT)
     }
     with Progress(transient=True, disable=not progress) as bar:
         for seed in bar.track(list(seeds), description="paper protocol"):
+            # Folds part groups, and validation parts the development groups again: no question is seen twice.
             folds = data.split((1 / protocol.n_folds,) * protocol.n_folds, seed=seed)
             for i, fold in enumerate(folds):
-                development = data.only(data.groups - fold.groups)
-                experiment = _experiment(model, development, fold, protocol, seed)
-                given: dict[str, Any] = {**options, "seed": seed}
-                validation, test = _prompted(experiment, test_data, protocol, seed)
-                best, rows = _choose(experiment, validation, protocol, given)
-                choices += [{"seed": seed, "fold": i, **row} for row in rows]
-                iti = ITIPolicy(alpha=protocol.iti_alpha, n_heads=protocol.iti_heads).fit(
-                    experiment.train_cache, experiment.detector
-                )
-                for name, steering in ((UNSTEERED, None), (ITI, iti), (RADIANT, best)):
-                    tested[name][seed].append(evaluate(model, test, steering, **given))
+                experiment = _experiment(model, data.only(data.groups - fold.groups), fold, protocol, seed)
+                fold_choices, evaluations = _run_fold(experiment, protocol, test_data, {**options, "seed": seed})
+                choices += [{"seed": seed, "fold": i, **row} for row in fold_choices]
+                for name, evaluation in evaluations.items():
+                    tested[name][seed].append(evaluation)
     rows = [Row(name, None if name == UNSTEERED else UNSTEERED, {}, by_seed) for name, by_seed in tested.items()]
     return ProtocolResult(pd.DataFrame(choices), StudyResult("paper protocol", tuple(rows)))
+
+
+def _run_fold(
+    experiment: Experiment, protocol: PaperProtocol, test_data: Dataset | None, options: dict[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Evaluation]]:
+    """Choose on the validation part, then test each method once."""
+    validation, test = _prompted(experiment, test_data, protocol, options["seed"])
+    best, choices = _choose(experiment, validation, protocol, options)
+    iti = ITIPolicy(alpha=protocol.iti_alpha, n_heads=protocol.iti_heads)
+    steerings = {UNSTEERED: None, ITI: iti.fit(experiment.train_cache, experiment.detector), RADIANT: best}
+    return choices, {name: evaluate(experiment.model, test, s, **options) for name, s in steerings.items()}
 
 
 def _experiment(
@@ -233,19 +285,21 @@ def _experiment(
 ) -> Experiment:
     train, validation = development.split((1 - protocol.validation, protocol.validation), seed=seed)
     caches = [collect(model, part, positions="last") for part in (train, validation)]
-    detector = RiskAwareDetector(fnr_weight=protocol.fnr_weight, vote_rule="risk", seed=seed).fit(*caches)
+    detector = RiskAwareDetector(fnr_weight=protocol.fnr_weight, vote_rule="fnr", seed=seed).fit(*caches)
     return Experiment(model, train, validation, fold, caches[0], caches[1], detector)
 
 
 def _prompted(
     experiment: Experiment, test_data: Dataset | None, protocol: PaperProtocol, seed: int
 ) -> tuple[Dataset, Dataset]:
-    """What to choose on and what to test on, with examples before the prompts where they are asked for."""
+    """The data to choose on and to test on, with examples before the prompts if the protocol has `few_shot`."""
     validation, test = experiment.validation, test_data or experiment.test
+    # Jigsaw has comments without prompts: its detectors are fitted, but nothing can be generated to choose on.
     if not validation.prompts and test_data is not None:
         validation, test = test_data.split((protocol.validation, 1 - protocol.validation), seed=seed)
     if not protocol.few_shot:
         return validation, test
+    # Examples come from the training part alone: no question is both an example and asked.
     shots = (part.with_few_shot(experiment.train, protocol.few_shot, seed=seed) for part in (validation, test))
     return next(shots), next(shots)
 
@@ -253,25 +307,28 @@ def _prompted(
 def _choose(
     experiment: Experiment, validation: Dataset, protocol: PaperProtocol, options: dict[str, Any]
 ) -> tuple[Steering | None, list[dict[str, Any]]]:
-    """The steering of the best number of layers on validation (None: it edits nothing), and the score of each."""
+    """The steering of the best candidate on validation (None: it edits nothing), and the score of each."""
     rows: list[dict[str, Any]] = []
     steerings: list[Steering | None] = []
-    for n in protocol.n_layers:
-        policy = RadiantPolicy(margin=protocol.margin, geometry="procrustes", heads="layer", n_layers=n, gate="vote")
+    for policy in protocol.candidates(experiment.detector):
         try:
             steering = policy.fit(experiment.train_cache, experiment.detector)
         except NothingToEditError:
+            # A candidate that edits nothing competes as the unsteered model; its `layers` are empty in the choices.
             steering = None
-        found = evaluate(experiment.model, validation, steering, **options)
-        one, other = (_metric(found, name) for name in protocol.product)
-        rows.append({"n_layers": n, "layers": list(steering.layers) if steering else [], "product": one * other})
+        evaluation = evaluate(experiment.model, validation, steering, **options)
+        one, other = (_metric(evaluation, name) for name in protocol.product)
+        layers = list(steering.layers) if steering else []
+        rows.append({"n_layers": policy.n_layers, "layers": layers, "product": one * other})
         steerings.append(steering)
+    # `max` keeps the first of equals: the better-ranked layer.
     best = max(range(len(rows)), key=lambda i: rows[i]["product"])
     return steerings[best], [{**row, "chosen": i == best} for i, row in enumerate(rows)]
 
 
-def _metric(found: Evaluation, name: str) -> float:
+def _metric(evaluation: Evaluation, name: str) -> float:
     plain = name.removeprefix("not ")
-    _checks.known("metric", plain, found.metrics)
-    value = found.metrics[plain].value
+    _checks.known("metric", plain, evaluation.metrics)
+    # Only shares and probabilities are in the products, so that "not" is 1 - share.
+    value = evaluation.metrics[plain].value
     return 1 - value if plain != name else value

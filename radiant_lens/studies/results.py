@@ -1,7 +1,16 @@
-"""Results of a study: tidy, pooled over seeds, as a table and as a figure."""
+"""Results of a study: tidy, pooled over seeds, as a table and as a figure.
+
+Every interval answers one of two questions, and the results say which:
+
+- *given these fits*: the detectors and steerings are kept fixed and test groups are resampled. All intervals of an
+  `Evaluation` are of this kind, and they are too narrow for a claim about a method.
+- *over seeds*: the variation between the fits of the seeds is added (see `radiant_lens.studies.seeds.widen`).
+  `StudyResult.pooled` and `to_markdown` do so from three seeds on.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,13 +19,18 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from radiant_lens import _checks
+from radiant_lens.evaluation import ratios
+from radiant_lens.evaluation.products import PRODUCTS
 from radiant_lens.evaluation.result import Evaluation, pool
 from radiant_lens.statistics.bounds import Interval
+from radiant_lens.studies.seeds import MIN_SEEDS, widen
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 SHARES = ("correct", "incorrect", "other", "undesirable_probability", "edited_share")
+"""Metrics printed in percent."""
+_TITLES = {"mc1": "MC1", "mc2": "MC2", "true_times_informative": "True*Info"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +41,7 @@ class Row:
         name: of the row.
         baseline: name of the unsteered row on the same prompts; None for that row itself.
         settings: the arm's settings, flat.
-        evaluations: by seed, in order of draws (shuffles).
+        evaluations: runs by seed; several runs of a seed are its shuffles, or its folds.
     """
 
     name: str
@@ -35,32 +49,52 @@ class Row:
     settings: Mapping[str, Any]
     evaluations: Mapping[int, Sequence[Evaluation]]
 
+    @property
+    def runs(self) -> list[Evaluation]:
+        """The evaluations of all seeds in one list."""
+        return [evaluation for runs in self.evaluations.values() for evaluation in runs]
+
     @cached_property
     def by_seed(self) -> dict[int, Evaluation]:
-        """One evaluation a seed; several draws are pooled."""
-        return {seed: pool(draws) if len(draws) > 1 else draws[0] for seed, draws in self.evaluations.items()}
+        """One evaluation a seed; several runs are pooled."""
+        return {seed: pool(runs) if len(runs) > 1 else runs[0] for seed, runs in self.evaluations.items()}
 
     @cached_property
     def pooled(self) -> Evaluation:
-        """All seeds and draws in one; the same group on several seeds is one group."""
-        evaluations = [e for draws in self.evaluations.values() for e in draws]
-        return evaluations[0] if len(evaluations) == 1 else pool(evaluations)
+        """All runs as one evaluation; the same group on several seeds is one group.
+
+        Its intervals hold given these fits; `StudyResult.pooled` adds the variation between seeds.
+        """
+        # A question that several seeds test is one cluster: `pool` adds up the sums of groups of the same name, so the
+        # bootstrap does not take repeated questions for new ones.
+        return self.runs[0] if len(self.runs) == 1 else pool(self.runs)
 
     @property
     def notes(self) -> list[str]:
-        """Why nothing was edited, for each seed on which nothing was."""
-        given = [e.settings.get("note") for draws in self.evaluations.values() for e in draws]
-        return sorted({note for note in given if note})
+        """Reasons why runs edited nothing, without repetitions."""
+        return sorted({note for note in self._notes if note})
+
+    @property
+    def mark(self) -> str:
+        """Suffix of the row's name in tables: the number of runs that edited nothing."""
+        n, n_runs = sum(map(bool, self._notes)), len(self.runs)
+        if n == 0:
+            return ""
+        return " (nothing to edit)" if n == n_runs else f" (nothing to edit in {n} of {n_runs} runs)"
+
+    @property
+    def _notes(self) -> list[str]:
+        return [evaluation.settings.get("note") or "" for evaluation in self.runs]
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study found.
+    """Result of a study.
 
     Attributes:
         name: of the study.
         rows: no steering first, then the arms, then their controls.
-        n_computed: how many cells were computed in this run; the others were there already.
+        n_computed: number of cells computed in this run; the others were kept from earlier ones.
     """
 
     name: str
@@ -69,7 +103,7 @@ class StudyResult:
 
     @property
     def evaluations(self) -> dict[str, Evaluation]:
-        """The evaluation of each row by its name, all seeds and draws pooled."""
+        """The evaluation of each row by its name, all runs pooled; intervals hold given these fits."""
         return {row.name: row.pooled for row in self.rows}
 
     @property
@@ -86,7 +120,8 @@ class StudyResult:
         """One line for each row, seed and metric.
 
         Columns: `row`, the settings, `seed`, `metric`, `value` with its interval `low` and `high`, `difference` to no
-        steering with `difference_low`, `difference_high` and permutation `p_value`, `heads` and `note`.
+        steering with `difference_low`, `difference_high` and permutation `p_value`, `heads` and `note`. Intervals and
+        p-values hold given the seed's own fit.
         """
         lines = []
         for row in self.rows:
@@ -98,19 +133,45 @@ class StudyResult:
         return pd.DataFrame(lines)
 
     def pooled(self) -> pd.DataFrame:
-        """One line for each row and metric, over all seeds, with the least and the largest value of a seed."""
+        """One line for each row and metric, over all seeds.
+
+        From three seeds on, `low` to `high` and `difference_low` to `difference_high` include the variation between
+        the seeds' fits (see `radiant_lens.studies.seeds.widen`). With fewer seeds they hold given these fits.
+
+        Columns: `row`, `metric`, `value`, `low`, `high`; `difference` to no steering, `difference_low`,
+        `difference_high`; the four ends once more with the suffix `_given_fits`; `p_value`, a permutation test over
+        groups given these fits; `least` and `largest` value of a run (a seed, or a seed's shuffle or fold).
+        """
+        return pd.DataFrame([line for row in self.rows for line in self._pooled_lines(row)])
+
+    def _pooled_lines(self, row: Row, *, compare: bool = True) -> list[dict[str, Any]]:
+        """Lines of a row over all seeds; `compare=False` leaves the differences out, whose tests take a while."""
+        # The component between seeds needs each seed's own value and its difference to the same seed's baseline: test
+        # groups that are hard on one split are hard for both, and cancel.
+        seeds = list(row.evaluations)
+        baseline = self._unsteered(row, seeds) if compare else None
+        baselines = [self._unsteered(row, [seed]) if compare else None for seed in seeds]
         lines = []
-        for row in self.rows:
-            baseline = self._unsteered(row, list(row.evaluations))
-            for line in _lines(row.pooled, baseline):
-                values = [e.metrics[line["metric"]].value for e in row.by_seed.values()]
-                lines.append({"row": row.name, **line, "least": min(values), "largest": max(values)})
-        return pd.DataFrame(lines)
+        for line in _lines(row.pooled, baseline):
+            metric = line["metric"]
+            line |= _over_seeds(line, "", [e.metrics[metric].value for e in row.by_seed.values()])
+            if "difference" in line:
+                pairs = zip(row.by_seed.values(), baselines)
+                differences = [e.metrics[metric].value - b.metrics[metric].value for e, b in pairs if b is not None]
+                line |= _over_seeds(line, "difference", differences)
+            # A run that edits nothing has no displacement (NaN); pandas leaves it out of the range.
+            values = pd.Series([run.metrics[metric].value for run in row.runs])
+            lines.append({"row": row.name, **line, "least": float(values.min()), "largest": float(values.max())})
+        return lines
 
     def _unsteered(self, row: Row, seeds: Sequence[int]) -> Evaluation | None:
-        """What a row is compared with: as often as the row has draws, so that answers stand beside answers."""
+        """The baseline of a row, repeated once for each of the row's runs.
+
+        A paired difference needs the same prompts in the same order on both sides.
+        """
         if row.baseline is None:
             return None
+        # A baseline may have fewer runs than the row (one against three shuffles), so it is taken in turn.
         plain = self[row.baseline].evaluations
         repeated = [plain[seed][i % len(plain[seed])] for seed in seeds for i in range(len(row.evaluations[seed]))]
         return pool(repeated) if len(repeated) > 1 else repeated[0]
@@ -120,26 +181,38 @@ class StudyResult:
         return list(dict.fromkeys(name for row in self.rows for name in row.pooled.metrics))
 
     def to_markdown(self, metrics: Sequence[str] | None = None) -> str:
-        """A line for each row: value [95% interval] over all seeds; `pooled` has the range over seeds beside it.
+        """A line for each row with `value [95% interval]`, and below the table what the intervals include.
+
+        A row with several runs shows their range as `(least to largest)`.
 
         Args:
             metrics: which; default correct answers (or, of several samples looked at together, the probability that
                 one is undesirable) under each condition, other ones, KL and share of tokens edited.
         """
-        chosen = list(metrics) if metrics is not None else _main(self.metrics())
+        chosen = list(metrics) if metrics is not None else _main_metrics(self.metrics())
         for name in chosen:
             _checks.known("metric", name, self.metrics())
-        lines = ["| " + " | ".join(["steering", *(m.replace("_", " ").replace("/", ", ") for m in chosen)]) + " |"]
-        lines.append("|" + "-|" * (len(chosen) + 1))
+        table = [["steering", *map(_title, chosen)]]
         for row in self.rows:
-            measured = row.pooled.metrics
-            cells = [_cell(m, measured[m]) if m in measured else "-" for m in chosen]
-            mark = " (nothing to edit)" if row.notes else ""
-            lines.append("| " + " | ".join([row.name + mark, *cells]) + " |")
-        return "\n".join(lines)
+            lines = {line["metric"]: line for line in self._pooled_lines(row, compare=False)}
+            cells = [_cell(m, lines[m], len(row.runs)) if m in lines else "-" for m in chosen]
+            table.append([row.name + row.mark, *cells])
+        head, *body = ["| " + " | ".join(cells) + " |" for cells in table]
+        return "\n".join([head, "|" + "-|" * (len(chosen) + 1), *body, "", self._caption()])
+
+    def _caption(self) -> str:
+        n = self.n_seeds
+        if n >= MIN_SEEDS:
+            caption = f"95% intervals over groups and over the fits of {n} seeds."
+        else:
+            fits = "this one split and fit" if n == 1 else f"these fits of {n} seeds"
+            caption = f"95% intervals over groups, given {fits}; from {MIN_SEEDS} seeds on they include other fits."
+        if any(len(row.runs) > 1 for row in self.rows):
+            caption += " In parentheses: least and largest value of a run."
+        return caption
 
     def plot(self, x: str = "kl", y: str | None = None) -> go.Figure:
-        """What each row gains against what it costs (see `radiant_lens.viz.study`)."""
+        """Gain against cost, a point for each row (see `radiant_lens.viz.study`)."""
         # Plotly takes a while to import; a study without a figure does not need it.
         from radiant_lens.viz.results import study
 
@@ -156,24 +229,50 @@ def _lines(evaluation: Evaluation, against: Evaluation | None) -> list[dict[str,
     for metric, interval in evaluation.metrics.items():
         line = {"metric": metric, **interval._asdict()}
         if against is not None and metric in against.metrics:
-            found = evaluation.difference(against, metric)
+            difference = evaluation.difference(against, metric)
             line |= {
-                "difference": found.value,
-                "difference_low": found.low,
-                "difference_high": found.high,
-                "p_value": found.p_value,
+                "difference": difference.value,
+                "difference_low": difference.low,
+                "difference_high": difference.high,
+                "p_value": difference.p_value,
             }
         lines.append(line)
     return lines
 
 
-def _main(metrics: Sequence[str]) -> list[str]:
+def _over_seeds(line: Mapping[str, Any], prefix: str, seed_values: Sequence[float]) -> dict[str, float]:
+    """The interval of a pooled value or difference with the variation between seeds, and the one given these fits."""
+    low, high = (f"{prefix}_low", f"{prefix}_high") if prefix else ("low", "high")
+    given_fits = interval = Interval(line[prefix or "value"], line[low], line[high])
+    if len(seed_values) >= MIN_SEEDS:
+        # Differences of shares may be negative, so they have no limits.
+        limits = (-math.inf, math.inf) if prefix else _limits(line["metric"])
+        interval = widen(given_fits, seed_values, limits=limits)
+    ends = {low: interval.low, high: interval.high}
+    return ends | {f"{low}_given_fits": given_fits.low, f"{high}_given_fits": given_fits.high}
+
+
+def _limits(metric: str) -> tuple[float, float]:
+    # Names may have a condition ("correct/bare").
+    kind = metric.partition("/")[0]
+    if kind in ratios.SHARES or kind in PRODUCTS:
+        return 0.0, 1.0
+    return (0.0, math.inf) if kind in ("kl", "displacement") else (-math.inf, math.inf)
+
+
+def _main_metrics(metrics: Sequence[str]) -> list[str]:
     # Where samples of one prompt were looked at together, what counts is that one of them is undesirable.
     kind = "undesirable_probability" if "undesirable_probability" in metrics else "correct"
     by_condition = [m for m in metrics if m.startswith(f"{kind}/")]
-    wanted = [*(by_condition or [kind]), "other", "kl", "edited_share"]
-    return [m for m in wanted if m in metrics]
+    names = [*(by_condition or [kind]), "other", "kl", "edited_share"]
+    return [m for m in names if m in metrics]
 
 
-def _cell(metric: str, interval: Interval) -> str:
-    return f"{interval:.0%}" if metric.split("/")[0] in SHARES else f"{interval:.3f}"
+def _title(metric: str) -> str:
+    return _TITLES.get(metric, metric.replace("_", " ").replace("/", ", "))
+
+
+def _cell(metric: str, line: Mapping[str, Any], n_runs: int) -> str:
+    spec = ".0%" if metric.partition("/")[0] in SHARES else ".3f"
+    interval = format(Interval(line["value"], line["low"], line["high"]), spec)
+    return interval if n_runs == 1 else f"{interval} ({line['least']:{spec}} to {line['largest']:{spec}})"

@@ -15,14 +15,13 @@ from radiant_lens.evaluation._evaluate import evaluate
 from radiant_lens.evaluation.ratios import join_parts
 from radiant_lens.evaluation.result import Evaluation
 from radiant_lens.models.loading import load_model
-from radiant_lens.policies.controls import RandomDirectionPolicy
 from radiant_lens.policies.heads import BY_EFFECT, HeadChoice, parse_heads
 from radiant_lens.policies.policy import Policy
 from radiant_lens.policies.registry import make_policy
 from radiant_lens.steering.steering import Steering
-from radiant_lens.studies._controls import shuffled_labels
+from radiant_lens.studies._controls import RANDOM_METRICS, random_direction, shuffled_labels
 from radiant_lens.studies.arms import Arm, DetectorKey
-from radiant_lens.studies.cells import RANDOM, SHUFFLED, UNSTEERED, Cell
+from radiant_lens.studies.cells import SHUFFLED, UNSTEERED, Cell
 from radiant_lens.studies.experiment import Experiment, prepare, recommended_policy
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ Hooks = Sequence[tuple[str, HookFunction]]
 
 @dataclass(frozen=True)
 class Sources:
-    """What the cells of a study are computed from.
+    """Models, data and hooks that the cells of a study are computed from.
 
     Attributes:
         models: models that were given as objects, by name; others are loaded by name.
@@ -73,7 +72,7 @@ class CellRunner:
     """Computes cells one after another.
 
     A cell takes five steps: load the model, collect activations, fit the detector, rank heads by their effect (for arms
-    that ask for it), fit the policy. Each step keeps its last results, since neighbouring cells share them.
+    that choose heads so), fit the policy. Each step caches its last results, since neighbouring cells share them.
 
     Args:
         sources: of models and data.
@@ -82,6 +81,8 @@ class CellRunner:
 
     def __init__(self, sources: Sources, options: Mapping[str, Any]) -> None:
         self._sources, self._options = sources, options
+        # Caches of the instance, not of the class: they hold models, and end with the runner. Sizes follow the order
+        # of `Study.cells`, seed by seed and arm by arm. A cache that is too small costs time and changes no result.
         self._load = lru_cache(maxsize=1)(load_model)
         self._prepared = lru_cache(maxsize=2)(self._prepare)
         self._detected = lru_cache(maxsize=8)(self._detect)
@@ -102,11 +103,12 @@ class CellRunner:
         if fit.steering is None:
             return _noted(_unmoved(evaluate(model, test, **options)), heads=[], note=fit.reason)
         steering = self._controlled(cell, fit.steering)
-        return _noted(evaluate(model, test, steering, **options), heads=[str(s) for s in steering.sites], note="")
+        evaluation = evaluate(model, test, steering, **options)
+        return _noted(evaluation, heads=[str(s) for s in steering.sites], note=_idle_note(evaluation))
 
     def fit(self, arm: Arm, seed: int) -> ArmFit:
         """The steering of an arm on the split of a seed."""
-        # The name is no setting: the controls of an arm stand in rows of other names.
+        # Without its name, so that arms with the same settings share one fit.
         return self._fitted(replace(arm, name=""), seed)
 
     def _model(self, name: str) -> TransformerBridge:
@@ -120,6 +122,7 @@ class CellRunner:
 
     def _detect(self, key: DetectorKey) -> Experiment:
         prepared, detector = self._prepared(key.model, key.data, key.positions, key.seed), key.make_detector()
+        # `prepare` fits the recommended detector, which most arms use.
         same = detector.get_params() == prepared.detector.get_params()
         return prepared if same else prepared.with_detector(detector)
 
@@ -134,6 +137,7 @@ class CellRunner:
         heads: HeadChoice = arm.heads
         try:
             if rule.kind in BY_EFFECT:
+                # "effective" ranks heads under the arm's own policy, "recipe" under RADIANT's.
                 own = rule.kind == "effective"
                 policy = make_policy(arm.policy, arm.policy_options) if own else recommended_policy()
                 ranked = self._ranked(key, policy)
@@ -147,25 +151,32 @@ class CellRunner:
             return ArmFit(None, str(error))
 
     def _controlled(self, cell: Cell, steering: Steering) -> Steering:
-        """The steering itself, or the control that a cell asks for."""
+        """The steering itself, or its control if the cell is one."""
         if cell.control is None:
             return steering
         experiment = self._detected(cell.arm.detector_key(cell.seed))
-        if cell.control == RANDOM:
-            random = RandomDirectionPolicy(steering, seed=cell.seed)
-            return random.fit(experiment.train_cache, experiment.detector)
+        if cell.control in RANDOM_METRICS:
+            return random_direction(experiment, steering, cell.control, seed=cell.seed)
         assert cell.control == SHUFFLED
         policy = make_policy(cell.arm.policy, cell.arm.policy_options)
+        # Each shuffle takes two seeds (training and validation labels), so draws are two apart.
         return shuffled_labels(experiment, steering, policy, seed=1000 * cell.seed + 2 * cell.draw)
 
 
+def _idle_note(evaluation: Evaluation) -> str:
+    """A note where a steering or control edited no position: its row is the unsteered model's."""
+    share = evaluation.metrics.get("edited_share")
+    return "nothing to edit: no position of the test part passed the gate" if share and share.value == 0 else ""
+
+
 def _without_edits(evaluation: Evaluation) -> Evaluation:
-    """How many tokens the user's own hooks edit is not known."""
+    """The evaluation without `edited_share`: the positions that a user's own hooks edit are unknown."""
     return replace(evaluation, parts=evaluation.parts[evaluation.parts["metric"] != "edited_share"])
 
 
 def _unmoved(evaluation: Evaluation) -> Evaluation:
-    """The unsteered model as a steering that edits nothing: with a displacement, of no head."""
+    """The unsteered model as a steering that edits nothing: its displacement is NaN, a mean over no head."""
+    # Pooling needs the same metrics in every run, and other seeds of this arm may edit.
     text = evaluation.parts[evaluation.parts["metric"] == "edited_share"]
     nothing = text.assign(metric="displacement", numerator=0.0, denominator=0.0)
     return replace(evaluation, parts=join_parts([evaluation.parts, nothing]))

@@ -1,4 +1,4 @@
-"""`Study`: arms with their controls over seeds; what is computed is kept, what is missing is computed."""
+"""`Study`: arms with their controls over seeds; finished cells are kept, and only missing ones are computed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from radiant_lens.evaluation.judges.lookup import MODELS, RULES
 from radiant_lens.evaluation.result import Evaluation
 from radiant_lens.models.identity import signature
 from radiant_lens.models.loading import load_model
+from radiant_lens.studies._controls import RANDOM_METRICS
 from radiant_lens.studies.arms import Arm
 from radiant_lens.studies.cells import (
-    RANDOM,
     SHUFFLED,
     UNSTEERED,
     Cell,
@@ -45,23 +45,27 @@ CONTROLS = ("reference", "all")
 
 
 class Study:
-    """A grid of steerings, evaluated on held-out prompts beside their controls.
+    """A grid of steerings, evaluated on held-out prompts together with their controls.
 
-    Always in: no steering; and for the reference arm (the first) or for all, a random direction of equal
-    displacement and detectors of shuffled labels, on the same heads. Every cell (one arm or control, one seed) is
-    written to `out` when it is done, under a hash of all that it depends on; a rerun does only what is missing.
+    Every study includes the model without steering. The reference arm (the first), or every arm, has two kinds of
+    controls on the same heads: random directions of equal displacement, and detectors of shuffled labels that are
+    forced to edit. Every cell (one arm or control, one seed) is written to `out` when it is done, under a hash of
+    everything that it depends on; a rerun computes only missing cells.
+
+    Use at least three seeds: each has a split and a fit of its own, and only from three on do the pooled intervals
+    include the variation between fits (see `StudyResult.pooled`).
 
     Args:
         name: of the study.
         arms: what to compare (see `Arm` and `grid`).
-        model: a name, a folder, or a model, for arms that name none.
-        data: a name, a file, or a `Dataset`, for arms that name none.
-        seeds: each decides a split, the detectors and the samples.
+        model: a name, a folder, or a model, for arms without a `model`.
+        data: a name, a file, or a `Dataset`, for arms without `data`.
+        seeds: of the splits, detectors and samples.
         n_samples, max_new_tokens, temperature, metrics, judge, fluency_model: as for `evaluate`; the last two by name.
         controls: "reference" or "all".
         n_shuffles: shuffles of the labels that the control averages; one alone can be anything, so at least 3.
-        hooks: the user's own hook functions by the name that arms give as `hooks`. In results that are kept, the
-            name stands for the functions: give changed functions another name.
+        hooks: the user's own hook functions, by the name that an arm's `hooks` refers to. Kept results depend on the
+            name alone: give changed functions another name.
         n_groups: use only the first groups of each data set, for a quick look.
         fractions: of groups for training, validation and test.
         out: folder to keep cells in; None keeps them in memory.
@@ -73,7 +77,7 @@ class Study:
         >>> from radiant_lens.studies import grid
         >>> study = Study("margins", grid(gamma=[0.005, 0.05]), seeds=(0, 1))  # .run().to_markdown()
         >>> len(study.cells())
-        14
+        16
     """
 
     def __init__(
@@ -108,9 +112,14 @@ class Study:
             _checks.known("family of metrics", family, FAMILIES)
         check_sampling(n_samples, max_new_tokens, temperature)
         self.name, self.seeds, self.controls = name, tuple(seeds), controls
-        given = {"metrics": None if metrics is None else list(metrics), "judge": judge, "fluency_model": fluency_model}
+        judging = {
+            "metrics": None if metrics is None else list(metrics),
+            "judge": judge,
+            "fluency_model": fluency_model,
+        }
         sampling = {"n_samples": n_samples, "max_new_tokens": max_new_tokens, "temperature": temperature}
-        self.options = {**sampling, **{name: value for name, value in given.items() if value is not None}}
+        # Options that are None stay out of the cells' keys, so that a new option leaves old cells valid.
+        self.options = {**sampling, **{name: value for name, value in judging.items() if value is not None}}
         self.out = None if out is None else Path(out)
         self._n_shuffles, self._n_groups = n_shuffles, n_groups
         self._data: dict[str, Dataset] = {}
@@ -119,6 +128,7 @@ class Study:
         if isinstance(model, (str, Path)):
             model_name = str(model)
         else:
+            # A model given as an object has no folder to hash: its weights identify it in the keys of cells.
             bridge = load_model(model)
             identity = signature(bridge)
             model_name = identity["name"]
@@ -143,7 +153,9 @@ class Study:
         return replace(arm, model=arm.model or model, data=training_data, test_data=test_data)
 
     def cells(self) -> list[Cell]:
-        """All cells, those that share most standing together."""
+        """All cells, in an order that puts cells with shared steps next to each other."""
+        # The order is by what cells share: one split and its activations first, then an arm and its fit. Arms on the
+        # same prompts share one unsteered cell, which `setdefault` keeps once.
         cells: dict[tuple[str, int, int], Cell] = {}
         for seed in self.seeds:
             for arm in self.arms:
@@ -152,7 +164,7 @@ class Study:
             for i, arm in enumerate(self.arms):
                 own = [self._cell(arm.name, arm, None, seed)]
                 if arm.hooks is None and (i == 0 or self.controls == "all"):
-                    own.append(self._cell(f"{arm.name}: {RANDOM}", arm, RANDOM, seed))
+                    own += [self._cell(f"{arm.name}: {control}", arm, control, seed) for control in RANDOM_METRICS]
                     shuffles = range(self._n_shuffles)
                     own += [self._cell(f"{arm.name}: {SHUFFLED}", arm, SHUFFLED, seed, draw) for draw in shuffles]
                 cells |= {(cell.row, seed, cell.draw): cell for cell in own}
@@ -163,10 +175,10 @@ class Study:
         return [cell for cell in self.cells() if cell.key not in self._store]
 
     def run(self, *, progress: bool = False, n_jobs: int = 1) -> StudyResult:
-        """Compute what is missing and gather everything.
+        """Compute the missing cells and return the result of all.
 
-        Processes that `torchrun` or `accelerate launch` started share the missing cells; `out` must then be a folder
-        that all of them see, or None.
+        Processes started by `torchrun` or `accelerate launch` share the missing cells; `out` must then be a folder
+        on a shared disk, or None.
 
         Args:
             progress: show a progress bar.
@@ -174,20 +186,21 @@ class Study:
 
         Raises:
             RadiantError: a cell that cannot be computed, or a process that has died. Finished cells are kept.
-            RankError: another rank has died, or does not see `out`.
+            RankError: another rank has died, or does not see the same `out`.
             InvalidArgumentError: several processes, and a model given as an object, or hooks of one's own.
         """
         self._check_jobs(n_jobs)
         rank, missing = this_rank(), self.missing()
         if missing:
             self._store.check()
-        # No rank may write before all ranks have listed what is missing.
+        # All ranks must list the same missing cells: none may write before every list is made.
         rank.wait()
         mine, progress = rank.part(missing), progress and rank.number == 0
         if n_jobs == 1 or len(mine) < 2:
             self._compute(mine, progress=progress)
         else:
             self._compute_in_processes(mine, n_jobs, progress=progress)
+        # Without a folder each rank holds the cells that it computed; with one, this exchanges nothing.
         for memory in rank.gather(self._store.memory):
             self._store.memory |= memory
         if lost := self.missing():
@@ -201,14 +214,14 @@ class Study:
         _checks.whole("n_jobs", n_jobs, 1)
         if n_jobs > 1 and (self._sources.models or self._sources.hooks):
             raise InvalidArgumentError(
-                "`n_jobs` must be 1 where a model is given as an object or hook functions are: other processes "
-                f"cannot be handed them; got {n_jobs}."
+                "`n_jobs` must be 1 where a model is given as an object or hook functions are: they cannot be sent to "
+                f"other processes; got {n_jobs}. Name the model or its folder instead."
             )
 
     def _compute(self, cells: Sequence[Cell], *, progress: bool = False) -> dict[str, Evaluation]:
-        """Compute cells in this process; returns those that are kept in memory."""
+        """Compute cells in this process; returns the evaluations of a study without a folder."""
         runner = CellRunner(self._sources, self.options)
-        # Ranks share cells; within a cell nothing is shared.
+        # Ranks share out cells. Within a cell a rank works alone: to wait for the others would be a deadlock.
         with alone(), Progress(transient=True, disable=not progress) as bar:
             task = bar.add_task(self.name, total=len(cells))
             for cell in cells:
@@ -218,15 +231,15 @@ class Study:
         return self._store.memory
 
     def _compute_in_processes(self, cells: Sequence[Cell], n_jobs: int, *, progress: bool) -> None:
-        # Neighbouring cells share most, so every process gets a run of them; two runs a process, so that one that is
-        # slow does not hold up the others.
+        # Neighbouring cells share steps, so a process computes a chunk of them. Two chunks for each process, so that
+        # a slow one does not hold up the others.
         n = -(-len(cells) // (2 * n_jobs))
-        runs = [cells[i : i + n] for i in range(0, len(cells), n)]
+        chunks = [cells[i : i + n] for i in range(0, len(cells), n)]
         with (
-            closing(in_processes(self._compute, runs, n_jobs)) as computed,
+            closing(in_processes(self._compute, chunks, n_jobs)) as computed,
             Progress(transient=True, disable=not progress) as bar,
         ):
-            for memory in bar.track(computed, total=len(runs), description=self.name):
+            for memory in bar.track(computed, total=len(chunks), description=self.name):
                 self._store.memory |= memory
 
     def _cell(self, row: str, arm: Arm, control: str | None, seed: int, draw: int = 0) -> Cell:
@@ -240,12 +253,17 @@ class Study:
             "control": control,
             "seed": seed,
         }
+        # The unsteered model depends on no training data and no arm, so these stay out of its key and it is computed
+        # once for all arms.
         if control != UNSTEERED:
             settings |= {"data": self._fingerprints.data(arm.data), "draw": draw, "arm": arm_settings(arm)}
+        if control == SHUFFLED:
+            # Cells kept by versions whose shuffled labels were not forced to edit must not be taken for these.
+            settings["forced"] = True
         return Cell(row, arm, control, seed, draw, cell_key(settings))
 
     def _baseline(self, arm: Arm) -> str:
-        """Name of the unsteered row on an arm's prompts: with what is not the same for all arms."""
+        """Name of the unsteered row on an arm's prompts, with the settings in which arms differ."""
         parts = {
             "model": arm.model,
             "data": arm.test_data,
@@ -261,7 +279,8 @@ class Study:
 
     def _rows(self) -> tuple[Row, ...]:
         """The rows of the result: no steering first, then the arms, then their controls."""
-        order = {UNSTEERED: 0, None: 1, RANDOM: 2, SHUFFLED: 3}
+        order = {name: i for i, name in enumerate((UNSTEERED, None, *RANDOM_METRICS, SHUFFLED))}
+        # Sorting is stable: rows of one kind stay in the order of the arms.
         by_row: dict[str, list[Cell]] = {}
         for cell in sorted(self.cells(), key=lambda c: order[c.control]):
             by_row.setdefault(cell.row, []).append(cell)
@@ -276,24 +295,25 @@ class Study:
 
 
 def _check_arms(arms: Sequence[Arm], seeds: Sequence[int], hooks: Mapping[str, Hooks]) -> None:
-    for name, given in (("arms", arms), ("seeds", seeds)):
-        _checks.instance(name, given, (list, tuple, range))
+    for name, values in (("arms", arms), ("seeds", seeds)):
+        _checks.instance(name, values, (list, tuple, range))
     if not arms or not seeds:
         raise InvalidArgumentError(f"A study needs at least one arm and one seed; got {len(arms)} and {len(seeds)}.")
     for arm in arms:
         _checks.instance("arms", arm, Arm, hint="`Arm(name, ...)` or `grid(...)`")
     for seed in seeds:
         _checks.seed(seed, "seeds")
-    for kind, values in (("arms", [arm.name for arm in arms]), ("seeds", [str(seed) for seed in seeds])):
-        twice = sorted(name for name, n in Counter(values).items() if n > 1)
-        if twice:
-            raise InvalidArgumentError(f"`{kind}` must differ; {', '.join(map(repr, twice))} stand more than once.")
+    for kind, names in (("arms", [arm.name for arm in arms]), ("seeds", [str(seed) for seed in seeds])):
+        repeated = sorted(name for name, n in Counter(names).items() if n > 1)
+        if repeated:
+            raise InvalidArgumentError(f"`{kind}` must differ; got {', '.join(map(repr, repeated))} more than once.")
     for arm in arms:
         arm.check()
         if arm.hooks is not None:
             _checks.known("name in the study's `hooks`", arm.hooks, hooks)
 
 
+# Columns of the tidy table: place, settings of the arm, then those of its detector and policy, all on one level.
 def _flat(arm: Arm, unsteered: bool) -> dict[str, Any]:
     place = {"model": arm.model, "data": arm.data, "test_data": arm.test_data, "few_shot": arm.few_shot}
     if unsteered:

@@ -35,10 +35,10 @@ KEYS = (
 
 
 def read_study(path: str | Path, **changes: Any) -> Study:
-    """A study from a YAML file.
+    """Read a study from a YAML file.
 
     The file is a mapping with `arms` (a list of mappings with an arm's fields), `grid` (a mapping of axes to
-    values, or a list of such), or both, and any other option of `Study`:
+    values, or a list of such mappings), or both, and any other option of `Study`:
 
         name: strengths
         seeds: [0, 1, 2]
@@ -51,11 +51,11 @@ def read_study(path: str | Path, **changes: Any) -> Study:
 
     Args:
         path: of the file.
-        changes: options in place of the file's.
+        changes: options that replace the file's.
 
     Raises:
-        DataError: no YAML, no mapping, or values of kinds that nothing can be made of.
-        UnknownNameError: a key that is not known.
+        DataError: the file is not YAML or not a mapping, or has values of the wrong type.
+        UnknownNameError: an unknown key.
         InvalidArgumentError: neither arms nor a grid.
     """
     path = Path(path)
@@ -72,17 +72,18 @@ def read_study(path: str | Path, **changes: Any) -> Study:
         return Study(str(content.get("name", path.stem)), _arms(content), **options)
     except RadiantError:
         raise
+    # YAML holds any type in any place, and not every argument of `Study` has a check of its own.
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        raise DataError(f"Study file {path.name!r} holds what no study can be made of: {error}.") from error
+        raise DataError(f"Study file {path.name!r} has a value of the wrong type: {error}.") from error
 
 
 def _arms(content: Mapping[str, Any]) -> list[Arm]:
     listed, grids = content.get("arms", []), content.get("grid", [])
     _checks.instance("arms", listed, list, hint="a list of mappings, each with a `name`")
-    _checks.instance("grid", grids, (Mapping, list), hint="axes and their values, or a list of such")
+    _checks.instance("grid", grids, (Mapping, list), hint="a mapping of axes to values, or a list of such mappings")
     arms = [Arm.from_mapping(values) for values in listed]
     for axes in [grids] if isinstance(grids, Mapping) else grids:
-        _checks.instance("grid", axes, Mapping, hint="axes and their values")
+        _checks.instance("grid", axes, Mapping, hint="a mapping of axes to values")
         arms += grid(**axes)
     if not arms:
         raise InvalidArgumentError("A study file needs `arms`, `grid`, or both.")

@@ -15,6 +15,8 @@ from radiant_lens.steering.held_out import HeldOutCertificate
 from radiant_lens.steering.steering import Steering
 from radiant_lens.viz import _style as style
 
+N_BINS = 60
+
 
 def score_histogram(
     steering: Steering,
@@ -22,59 +24,78 @@ def score_histogram(
     site: tuple[int, int] | None = None,
     *,
     certificate: HeldOutCertificate | None = None,
+    width: int | None = None,
+    height: int | None = None,
 ) -> go.Figure:
-    """Scores of the activations that a head's gate passes, before and after the edit, with the boundary at 0.
+    """Histogram of the scores of gated activations, before and after the edit, with the boundary at 0.
 
     Args:
         steering: fitted or loaded.
         cache: held-out activations.
         site: an edited head; default the first.
         certificate: from `steering.certify`, for the certified bound of the share that stays flagged.
+        width, height: in pixels; default the page's width, and 440.
 
     Raises:
-        InvalidArgumentError: a head that is not edited, or a cache of another shape.
+        InvalidArgumentError: a head that is not edited, a cache of another shape, another object in the place of the
+            steering or the cache, or a size below 100 pixels.
         DataError: no examples, or activations that are not finite.
 
     Example:
         >>> score_histogram(steering, rl.collect(model, test)).show()  # doctest: +SKIP
     """
-    moves = head_moves(steering, cache, site or steering.sites[0])
+    size = style.Size(width, height)
+    moves = _moves_of(steering, cache, site)
     title = f"Scores of head {moves.site} before and after the edit"
     gated = moves.gated
     if not bool(gated.any()):
-        return style.empty(title, f"The gate of {moves.site} passes none of the {len(cache)} activations.")
+        words = f"Nothing was edited: the gate of {moves.site} passes none of the {len(cache)} activations."
+        return style.empty(title, words, size)
     before, after = moves.scores(moves.before), moves.scores(moves.after)
-    desirable = before[moves.labels == 0]
-    parts = (
-        ("desirable text, unedited", desirable, style.GREY),
+    kinds = (
+        ("desirable text, unedited", before[moves.labels == 0], style.GREY),
         ("gated, before", before[gated], style.ORANGE),
         ("gated, after", after[gated], style.BLUE),
     )
-    everything = torch.cat([values for _, values, _ in parts])
-    bins = {"start": float(everything.min()), "end": float(everything.max()) + 1e-9}
-    bins["size"] = max((bins["end"] - bins["start"]) / 60, 1e-9)
+    # One set of bins for all kinds, so that bars of different colours compare.
+    everything = torch.cat([values for _, values, _ in kinds])
     figure = go.Figure()
-    for name, values, color in parts:
+    for name, values, color in kinds:
         if len(values):
-            figure.add_trace(_histogram(name, values, bins, color))
+            figure.add_trace(_histogram(name, values, float(everything.min()), float(everything.max()), color))
     figure.add_vline(x=0, line={"color": style.GREY, "width": 2}, annotation_text="boundary: flagged from here on")
     still = float((after[gated] >= 0).double().mean())
     note = f"{int(gated.sum())} of {len(cache)} activations gated; {still:.1%} of them still flagged after the edit."
     style.legend_below(figure)
     return style.styled(
-        figure, title, note=f"{note}{_bound(certificate, moves.site)}", x="score", y="share", barmode="overlay"
+        figure,
+        title,
+        size,
+        note=f"{note}{_bound(certificate, moves.site)}",
+        x="score of the head's detector",
+        y="share of activations",
+        barmode="overlay",
     )
 
 
-def _histogram(name: str, values: Tensor, bins: dict[str, float], color: str) -> go.Bar:
-    # Counted here: a page need not carry every score.
-    n = max(1, round((bins["end"] - bins["start"]) / bins["size"]))
-    counts = torch.histc(values, n, bins["start"], bins["end"])
-    middles = bins["start"] + bins["size"] * (torch.arange(n) + 0.5)
+def _moves_of(steering: Steering, cache: HeadCache, site: tuple[int, int] | None) -> HeadMoves:
+    _checks.instance("steering", steering, Steering, hint="a policy's `fit` returns one")
+    _checks.instance("cache", cache, HeadCache, hint="`radiant_lens.collect` returns one")
+    # `site or ...` is safe: a pair is true even where it is (0, 0).
+    return head_moves(steering, cache, site or steering.sites[0])
+
+
+def _histogram(name: str, values: Tensor, low: float, high: float, color: str) -> go.Bar:
+    # Bars, not Plotly's own histogram: the page carries 60 counts and not every score. Equal scores have no range, so
+    # the bins keep a least width; the last bin is closed, so the largest score counts.
+    high = max(high, low + N_BINS * 1e-9)
+    step = (high - low) / N_BINS
+    counts = torch.histc(values, N_BINS, low, high)
+    middles = low + step * (torch.arange(N_BINS) + 0.5)
     return go.Bar(
         x=middles.tolist(),
         y=(counts / len(values)).tolist(),
-        width=bins["size"],
+        width=step,
         name=name,
         marker={"color": color, "line": {"width": 0}},
         opacity=0.6,
@@ -100,8 +121,12 @@ def activation_scatter(
     *,
     max_points: int = 300,
     seed: int = 0,
+    width: int | None = None,
+    height: int | None = None,
 ) -> go.Figure:
-    """Activations of a head before and after the edit, in the plane of `HeadMoves.plane`.
+    """Plot activations of a head before and after the edit, in the plane of `HeadMoves.plane`.
+
+    One unit has the same length on both axes, so distances in the figure are distances in the plane.
 
     Args:
         steering: fitted or loaded.
@@ -109,29 +134,31 @@ def activation_scatter(
         site: an edited head; default the first.
         max_points: activations drawn of each kind, at random where there are more.
         seed: of the draw.
+        width, height: in pixels; default the page's width, and 520.
 
     Raises:
-        InvalidArgumentError: a head that is not edited, or a cache of another shape.
+        InvalidArgumentError: a head that is not edited, a cache of another shape, another object in the place of the
+            steering or the cache, or a size below 100 pixels.
         DataError: no examples, or activations that are not finite.
 
     Example:
         >>> activation_scatter(steering, cache, steering.sites[0]).show()  # doctest: +SKIP
     """
     _checks.whole("max_points", max_points, 1)
-    moves = head_moves(steering, cache, site or steering.sites[0])
+    moves = _moves_of(steering, cache, site)
     before, after = moves.plane()
     undesirable = moves.labels == 1
-    edited = _drawn(moves.gated, max_points, seed)
+    edited = _draw(moves.gated, max_points, seed)
     figure = go.Figure()
-    for name, where, color, symbol in (
+    for name, mask, color, symbol in (
         ("desirable, left alone", ~undesirable & ~moves.gated, style.GREEN, "circle-open"),
         ("undesirable, left alone", undesirable & ~moves.gated, style.GREY, "square-open"),
     ):
-        drawn = _drawn(where, max_points, seed)
-        if len(drawn):
-            figure.add_trace(_points(name, before[drawn], color, symbol))
+        rows = _draw(mask, max_points, seed)
+        if len(rows):
+            figure.add_trace(_points(name, before[rows], color, symbol))
     if len(edited):
-        figure.add_trace(_moves(before[edited], after[edited]))
+        figure.add_trace(_paths(before[edited], after[edited]))
         figure.add_trace(_points("gated, before", before[edited], style.ORANGE, "diamond"))
         figure.add_trace(_points("gated, after", after[edited], style.BLUE, "circle"))
     figure.add_vline(x=0, line={"color": style.GREY, "width": 2}, annotation_text="boundary")
@@ -139,39 +166,46 @@ def activation_scatter(
     return style.styled(
         figure,
         f"Activations of head {moves.site} before and after the edit",
+        style.Size(width, height),
         note=_note(moves, len(edited)),
         x="distance to the boundary, along the detector's direction",
-        y="first orthogonal component",
+        y="widest direction within the boundary",
+        yaxis={"scaleanchor": "x", "scaleratio": 1},
         height=520,
     )
 
 
 def _note(moves: HeadMoves, n_drawn: int) -> str:
     n = int(moves.gated.sum())
+    if n == 0:
+        return f"Nothing was edited: the gate passes 0 of the {len(moves.labels)} activations."
     return f"{n} of {len(moves.labels)} activations gated; {n_drawn} of those drawn, with a line from before to after."
 
 
-def _drawn(where: Bool[Tensor, " example"], most: int, seed: int) -> Int[Tensor, " drawn"]:
-    index = where.nonzero().squeeze(1)
+def _draw(mask: Bool[Tensor, " example"], most: int, seed: int) -> Int[Tensor, " drawn"]:
+    # A generator of its own: the figure must not depend on, or change, the global state.
+    index = mask.nonzero().squeeze(1)
     return index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))[:most]]
 
 
-def _points(name: str, at: Tensor, color: str, symbol: str) -> go.Scatter:
+def _points(name: str, places: Tensor, color: str, symbol: str) -> go.Scatter:
     return go.Scatter(
-        x=_short(at[:, 0]),
-        y=_short(at[:, 1]),
+        x=_rounded(places[:, 0]),
+        y=_rounded(places[:, 1]),
         mode="markers",
         name=name,
-        marker={"color": color, "symbol": symbol, "size": 6},
-        hovertemplate=f"{name}<br>distance %{{x:.2f}}, orthogonal %{{y:.2f}}<extra></extra>",
+        marker={"color": color, "symbol": symbol, "size": 5},
+        opacity=0.7,
+        hovertemplate=f"{name}<br>distance %{{x:.2f}}, within the boundary %{{y:.2f}}<extra></extra>",
     )
 
 
-def _moves(before: Tensor, after: Tensor) -> go.Scatter:
+def _paths(before: Tensor, after: Tensor) -> go.Scatter:
+    # One trace for all lines: a gap (NaN) after each pair of ends lifts the pen.
     ends = torch.stack([before, after, torch.full_like(before, torch.nan)], dim=1).flatten(0, 1)
     return go.Scatter(
-        x=_short(ends[:, 0]),
-        y=_short(ends[:, 1]),
+        x=_rounded(ends[:, 0]),
+        y=_rounded(ends[:, 1]),
         mode="lines",
         line={"color": style.GREY, "width": 0.6},
         opacity=0.5,
@@ -180,6 +214,6 @@ def _moves(before: Tensor, after: Tensor) -> go.Scatter:
     )
 
 
-def _short(values: Tensor) -> list[float | None]:
-    """Four decimals are enough for a picture; NaN, which parts lines, is no JSON."""
+def _rounded(values: Tensor) -> list[float | None]:
+    """Values with four decimals, enough for a picture; NaN is not valid JSON and becomes None."""
     return [None if v != v else round(v, 4) for v in values.tolist()]

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -33,7 +33,7 @@ from generation import median_interval
 
 import radiant_lens as rl
 from radiant_lens.datasets.world import make_fact_world, vocabulary
-from radiant_lens.models.tokens import batched, encode, pad_id
+from radiant_lens.models.tokens import batch_rows, encode, pad_rows, pad_token
 from radiant_lens.tiny.train import TrainingConfig, make_model, make_tokenizer
 
 # glibc gives back at once what is freed: what is measured is what is needed, not what is kept for later.
@@ -46,13 +46,13 @@ def statements(n: int, *, seed: int = 0, max_pairs: int = 6) -> list[rl.Statemen
     """Transcripts of 1 to `max_pairs` statements of tiny-facts, labelled as their last one."""
     pool = rl.load_dataset("tiny-facts").statements
     draw = random.Random(seed)
-    found = []
+    results = []
     for i in range(n):
         picked = [draw.choice(pool) for _ in range(draw.randint(1, max_pairs))]
         context = "".join(s.text + " " for s in picked[:-1])
         last = picked[-1]
-        found.append(rl.Statement(context + last.text, last.label, f"{i // 10}", len(context) + last.answer_start))
-    return [s for s in found if len(s.text.split()) < 240]
+        results.append(rl.Statement(context + last.text, last.label, f"{i // 10}", len(context) + last.answer_start))
+    return [s for s in results if len(s.text.split()) < 240]
 
 
 def random_model(d_model: int = 768, n_layers: int = 12) -> object:
@@ -64,6 +64,12 @@ def random_model(d_model: int = 768, n_layers: int = 12) -> object:
         make_model(config, tokenizer).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return rl.load_model(folder, device="cpu")
+
+
+def batches(model, rows: list[list[int]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Tokens and masks of the padded batches in which `collect` runs these rows."""
+    for batch in batch_rows(torch.tensor([len(row) for row in rows]), max_tokens=MAX_TOKENS):
+        yield pad_rows([rows[i] for i in batch.tolist()], pad_token(model))
 
 
 def ways(model, data: list[rl.Statement], folder: Path) -> dict[str, Callable[[], None]]:
@@ -79,9 +85,9 @@ def ways(model, data: list[rl.Statement], folder: Path) -> dict[str, Callable[[]
     def bare(stopping: bool) -> None:
         hooks = [(last, stop)] if stopping else []
         with torch.no_grad(), model.hooks(fwd_hooks=hooks):
-            for batch in batched(rows, pad_id(model), max_tokens=MAX_TOKENS):
+            for tokens, mask in batches(model, rows):
                 with contextlib.suppress(StopError):
-                    model(batch.tokens, attention_mask=batch.mask.long())
+                    model(tokens, attention_mask=mask.long())
 
     def one_at_a_time() -> None:
         with torch.no_grad():
@@ -109,24 +115,24 @@ def speed(name: str, model, data: list[rl.Statement], n_rounds: int) -> dict[str
         runs = ways(model, data, Path(folder))
         runs["collect"]()
         order, shuffled = list(runs), random.Random(0)
-        found: dict[str, list[float]] = {way: [] for way in runs}
+        results: dict[str, list[float]] = {way: [] for way in runs}
         for _ in range(n_rounds):
             shuffled.shuffle(order)
             for way in order:
                 start = time.perf_counter()
                 runs[way]()
-                found[way].append(n_tokens / (time.perf_counter() - start))
+                results[way].append(n_tokens / (time.perf_counter() - start))
     print(f"\n{name}: {len(data)} statements, {n_tokens} tokens, {n_rounds} rounds\n")
     print("| way | tokens/s | over the bare pass | over it up to the last head | over one at a time |\n|-|-|-|-|-|")
     peers = ("bare forward pass", "bare, up to the last head", "one at a time, run_with_cache")
-    for way, values in found.items():
+    for way, values in results.items():
         cells = []
         for peer in peers:
-            ratios = [a / b for a, b in zip(values, found[peer])]
+            ratios = [a / b for a, b in zip(values, results[peer])]
             low, high = median_interval(ratios)
             cells.append(f"{statistics.median(ratios):.2f} [{low:.2f}, {high:.2f}]")
         print(f"| {way} | {statistics.median(values):,.0f} | {' | '.join(cells)} |", flush=True)
-    return found
+    return results
 
 
 def anonymous_mib() -> float:
@@ -175,21 +181,21 @@ def child(n: int, folder: str) -> None:
 
 def memory(sizes: list[int]) -> list[tuple[int, float, float, float]]:
     print("\n| statements | examples | store, MiB | peak of storing, MiB | peak of fitting from it, MiB |\n|-|-|-|-|-|")
-    found = []
+    results = []
     for n in sizes:
         with tempfile.TemporaryDirectory() as folder:
             arguments = [sys.executable, __file__, "--child", str(n), folder]
             output = subprocess.run(arguments, check=True, capture_output=True, text=True, env=RETURNING).stdout
         storing, fitting, size, examples = map(float, output.split())
         print(f"| {n:,} | {examples:,.0f} | {size:.0f} | {storing:.0f} | {fitting:.0f} |")
-        found.append((n, storing, fitting, size))
-    return found
+        results.append((n, storing, fitting, size))
+    return results
 
 
-def figure(found: list[tuple[int, float, float, float]]) -> go.Figure:
-    n = [row[0] for row in found]
+def figure(results: list[tuple[int, float, float, float]]) -> go.Figure:
+    n = [row[0] for row in results]
     names = ("peak of storing", "peak of fitting", "size of the store")
-    traces = [go.Scatter(x=n, y=[row[i + 1] for row in found], name=name) for i, name in enumerate(names)]
+    traces = [go.Scatter(x=n, y=[row[i + 1] for row in results], name=name) for i, name in enumerate(names)]
     return go.Figure(traces).update_layout(
         xaxis={"type": "log", "title": "statements"}, yaxis={"type": "log", "title": "MiB"}
     )

@@ -1,4 +1,4 @@
-"""How time and memory grow, and what that says of large runs: `python tests/benchmarks/growth.py [--out growth.html]`.
+"""Growth of time and memory, with a forecast for large runs: `python tests/benchmarks/growth.py [--out growth.html]`.
 
 One quantity at a time is doubled (examples, heads, d_head), everything else stays; what is fitted is the slope of the
 logarithm of time, and of peak memory, over that of the quantity. From the largest run of each follows what a million
@@ -22,12 +22,12 @@ import plotly.graph_objects as go
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from capture import MAX_TOKENS, Peak, anonymous_mib, random_model, statements
+from capture import MAX_TOKENS, Peak, anonymous_mib, batches, random_model, statements
 from detectors import synthetic
 from plotly.subplots import make_subplots
 
 import radiant_lens as rl
-from radiant_lens.models.tokens import batched, encode, pad_id
+from radiant_lens.models.tokens import encode
 
 N, HEADS, D = 2_000, 16, 32
 SWEEPS = {
@@ -66,7 +66,7 @@ def measured(run: Callable[[], object], n_rounds: int) -> Cost:
 
 
 def jobs(n: int, heads: int, d: int) -> dict[str, Callable[[], object]]:
-    """What is done with the activations of `n` examples at `heads` heads."""
+    """Fits to the activations of `n` examples at `heads` heads."""
     train, validation = synthetic(n, 1, heads, d, 0), synthetic(n // 4, 1, heads, d, 1)
     detector = rl.RiskAwareDetector().fit(train, validation=validation)
     sites = [(0, head) for head in range(heads)]
@@ -86,15 +86,15 @@ def exponent(quantity: list[int], values: list[float]) -> float:
 
 def grow(n_rounds: int) -> dict[tuple[str, str], list[tuple[int, Cost]]]:
     """Costs by quantity and job; prints them with their exponents."""
-    found: dict[tuple[str, str], list[tuple[int, Cost]]] = {}
+    results: dict[tuple[str, str], list[tuple[int, Cost]]] = {}
     for axis, (quantity, sizes) in enumerate(SWEEPS.items()):
         for size in sizes:
             for job, run in jobs(*size).items():
                 run()
-                found.setdefault((quantity, job), []).append((size[axis], measured(run, n_rounds)))
+                results.setdefault((quantity, job), []).append((size[axis], measured(run, n_rounds)))
     print(f"{N} examples, {HEADS} heads, d_head {D}, one of them varied; {n_rounds} rounds\n")
     print("| job | varied | seconds | exponent | MiB | exponent |\n|-|-|-|-|-|-|")
-    for (quantity, job), costs in sorted(found.items(), key=lambda item: item[0][1]):
+    for (quantity, job), costs in sorted(results.items(), key=lambda item: item[0][1]):
         at = [value for value, _ in costs]
         seconds, memory = [c.seconds for _, c in costs], [c.memory for _, c in costs]
         shown = [" ".join(f"{value:.3g}" for value in values) for values in (seconds, memory)]
@@ -102,7 +102,7 @@ def grow(n_rounds: int) -> dict[tuple[str, str], list[tuple[int, Cost]]]:
             f"| {job} | {quantity} {' '.join(map(str, at))} | {shown[0]} | {exponent(at, seconds):.2f} "
             f"| {shown[1]} | {exponent(at, memory):.2f} |"
         )
-    return found
+    return results
 
 
 def capture_share(n_rounds: int) -> float:
@@ -112,8 +112,8 @@ def capture_share(n_rounds: int) -> float:
 
     def bare() -> None:
         with torch.no_grad():
-            for batch in batched(rows, pad_id(model), max_tokens=MAX_TOKENS):
-                model(batch.tokens, attention_mask=batch.mask.long())
+            for tokens, mask in batches(model, rows):
+                model(tokens, attention_mask=mask.long())
 
     def collect() -> None:
         rl.collect(model, data, max_tokens=MAX_TOKENS)
@@ -123,7 +123,7 @@ def capture_share(n_rounds: int) -> float:
     return statistics.median(a / b for a, b in pairs)
 
 
-def predict(found: dict[tuple[str, str], list[tuple[int, Cost]]], share: float) -> None:
+def predict(results: dict[tuple[str, str], list[tuple[int, Cost]]], share: float) -> None:
     """Prints what the fitted exponents say of a large run."""
     hours = 2 * PARAMETERS * STATEMENTS * TOKENS / (FLOPS * SHARE * share) / 3600
     disk = STATEMENTS * SITES * WIDTH * 2 / 1e9
@@ -133,22 +133,22 @@ def predict(found: dict[tuple[str, str], list[tuple[int, Cost]]], share: float) 
     print(" | ".join(f"{hours / m:.1f}" for m in MACHINES) + " |")
     print(f"| store in half precision, GB on each | {' | '.join(f'{disk / m:.0f}' for m in MACHINES)} |")
     targets = {"examples": STATEMENTS, "heads": SITES, "d_head": WIDTH}
-    for job in sorted({job for _, job in found}):
-        base = dict(found["examples", job])[N].seconds
+    for job in sorted({job for _, job in results}):
+        base = dict(results["examples", job])[N].seconds
         for (axis, target), start in zip(targets.items(), (N, HEADS, D)):
-            at = [value for value, _ in found[axis, job]]
-            base *= (target / start) ** exponent(at, [c.seconds for _, c in found[axis, job]])
+            at = [value for value, _ in results[axis, job]]
+            base *= (target / start) ** exponent(at, [c.seconds for _, c in results[axis, job]])
         print(f"| {job}, hours on this processor | {' | '.join(f'{base / 3600 / m:.2f}' for m in MACHINES)} |")
     print(
         "\nWhat machines share is divided by their number, without what they wait for one another: collecting always, "
-        "fits inside `ranks.together()`. Memory of fits is that of parts of the store."
+        "fits inside `distributed.together()`. The memory of fits is that of chunks of the store."
     )
 
 
-def figure(found: dict[tuple[str, str], list[tuple[int, Cost]]]) -> go.Figure:
+def figure(results: dict[tuple[str, str], list[tuple[int, Cost]]]) -> go.Figure:
     """Time over each quantity, on logarithmic axes."""
     drawn = make_subplots(cols=len(SWEEPS), rows=1, subplot_titles=list(SWEEPS), shared_yaxes=True)
-    for (quantity, job), costs in found.items():
+    for (quantity, job), costs in results.items():
         at, seconds = [value for value, _ in costs], [cost.seconds for _, cost in costs]
         column = list(SWEEPS).index(quantity) + 1
         drawn.add_trace(go.Scatter(x=at, y=seconds, name=job, showlegend=column == 1), row=1, col=column)
@@ -160,9 +160,9 @@ def main() -> None:
     parser.add_argument("--out", default="growth.html")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    found = grow(arguments.rounds)
-    predict(found, capture_share(arguments.rounds))
-    figure(found).write_html(arguments.out)
+    results = grow(arguments.rounds)
+    predict(results, capture_share(arguments.rounds))
+    figure(results).write_html(arguments.out)
 
 
 if __name__ == "__main__":

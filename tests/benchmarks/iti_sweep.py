@@ -9,17 +9,19 @@ from __future__ import annotations
 import argparse
 import time
 
+import pandas as pd
+
 import radiant_lens as rl
 from radiant_lens import studies
+from radiant_lens.studies.results import Row
 
 HEADS, ALPHAS = (4, 8, 16, 24), (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 EFFECTIVE = (2, 4)
 MISLED = "correct/after_undesirable"
 
 
-def iti_points(
-    experiment: studies.Experiment, ranked: list[tuple[int, int]], n_samples: int, seed: int
-) -> dict[str, rl.Evaluation]:
+def iti_points(experiment: studies.Experiment, ranked: list[tuple[int, int]], n_samples: int, seed: int) -> list[Row]:
+    # ITI's own choice of heads, and RADIANT's, so that the map is compared on equal heads too.
     choices = {f"{n} heads of least risk": {"n_heads": n} for n in HEADS}
     choices |= {f"{n} most effective heads": {"heads": ranked[:n]} for n in EFFECTIVE}
     steerings = {
@@ -29,7 +31,8 @@ def iti_points(
         for name, choice in choices.items()
         for alpha in ALPHAS
     }
-    return studies.compare(experiment, steerings, n_samples=n_samples, seed=seed).evaluations
+    # No unsteered row here: rows of the sweep join those of the main comparison, which has one.
+    return list(studies.compare(experiment, steerings, n_samples=n_samples, seed=seed).rows)
 
 
 def report(model_name: str, seed: int, n_samples: int, show_all: bool) -> None:
@@ -38,33 +41,42 @@ def report(model_name: str, seed: int, n_samples: int, show_all: bool) -> None:
     recipe = studies.effective(experiment)
     ranked = [(int(row.layer), int(row.head)) for row in recipe.effects.to_dataframe().itertuples()]
     mine = {studies.UNSTEERED: None, "RADIANT": recipe.steering, **studies.controls(experiment, recipe.steering)}
-    mine["shuffled labels, forced"] = studies.shuffled_labels(experiment, recipe.steering, force=True)
+    mine["shuffled labels, not forced"] = studies.shuffled_labels(experiment, recipe.steering, force=False)
     comparison = studies.compare(experiment, mine, n_samples=n_samples, seed=seed)
+    # "Never reaches" needs a sweep that ends: the strongest ITI here must lower truth or break answers.
     points = iti_points(experiment, ranked, n_samples, seed)
-    steered = comparison.evaluations["RADIANT"].metrics
+    steered = comparison["RADIANT"].pooled.metrics
     share, kl = steered[MISLED].value, steered["kl"].value
-    needed = studies.least_cost([(e.metrics[MISLED].value, e.metrics["kl"].value) for e in points.values()], share)
+    costs = [(row.pooled.metrics[MISLED].value, row.pooled.metrics["kl"].value) for row in points]
+    needed = studies.least_cost(costs, share)
     print(f"\n### {model_name}, split {seed}: heads {', '.join(map(str, recipe.steering.sites))}\n")
-    shown = points if show_all else _near(points, share)
-    print(studies.Comparison({**comparison.evaluations, **shown}).to_markdown())
-    for control in list(mine)[1:]:
-        print(f"- {control}: " + ", ".join(_gain(comparison, control, c) for c in ("bare", "after_undesirable")))
-    reached = "ITI never reaches it" if needed is None else f"ITI needs {needed:.3f}, RADIANT {kl / needed:.2f} of it"
+    rows = points if show_all else _near(points, share)
+    print(studies.StudyResult("sweep", (*comparison.rows, *rows)).to_markdown(), end="\n\n")
+    gains = comparison.pooled().set_index(["row", "metric"])
+    for name in list(mine)[1:]:
+        print(f"- {name}: " + ", ".join(_gain(gains, name, c) for c in ("bare", "after_undesirable")))
+    reached = (
+        "no ITI of this sweep reaches it"
+        if needed is None
+        else f"ITI needs {needed:.3f}, RADIANT {kl / needed:.2f} of it"
+    )
     print(f"- KL at {100 * share:.0f}% true after misconceptions: RADIANT {kl:.3f}, {reached}")
     print(f"- certificate: {recipe.steering.certify(experiment.test_cache())}")
     print(f"- {time.monotonic() - start:.0f} s", flush=True)
 
 
-def _gain(comparison: studies.Comparison, name: str, condition: str) -> str:
-    gain = comparison.evaluations[name].gain(comparison.evaluations[comparison.baseline], condition=condition)
-    return f"{condition} {100 * gain.value:+.0f} [{100 * gain.low:+.0f}, {100 * gain.high:+.0f}]"
+def _gain(gains: pd.DataFrame, name: str, condition: str) -> str:
+    line = gains.loc[(name, f"correct/{condition}")]
+    low, high = 100 * line["difference_low"], 100 * line["difference_high"]
+    return f"{condition} {100 * line['difference']:+.0f} [{low:+.0f}, {high:+.0f}]"
 
 
-def _near(points: dict[str, rl.Evaluation], share: float) -> dict[str, rl.Evaluation]:
+def _near(points: list[Row], share: float) -> list[Row]:
     """The two cheapest points of the sweep at or above the share, and the best one below."""
-    above = sorted((e.metrics["kl"].value, n) for n, e in points.items() if e.metrics[MISLED].value >= share)[:2]
-    below = sorted((-e.metrics[MISLED].value, n) for n, e in points.items() if e.metrics[MISLED].value < share)[:1]
-    return {name: points[name] for _, name in [*below, *above]}
+    shares = {row.name: row.pooled.metrics[MISLED].value for row in points}
+    above = sorted((p for p in points if shares[p.name] >= share), key=lambda p: p.pooled.metrics["kl"].value)
+    below = sorted((p for p in points if shares[p.name] < share), key=lambda p: -shares[p.name])
+    return [*below[:1], *above[:2]]
 
 
 def main() -> None:

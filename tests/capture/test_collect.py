@@ -16,7 +16,7 @@ TEXTS = [
 
 
 def true_inputs(model, text: str) -> torch.Tensor:
-    """What the output projections read, seen by plain PyTorch hooks; axes `pos layer head d_head`."""
+    """Inputs of the output projections, seen by plain PyTorch hooks; axes `pos layer head d_head`."""
     seen = {}
     handles = [
         block.self_attn.o_proj.original_component.register_forward_pre_hook(
@@ -72,13 +72,14 @@ def test_order_follows_the_texts(model):
     assert forward.group_names == ("a", "b", "c")
 
 
-def test_meta_tells_where_it_came_from(model):
+def test_meta_records_model_positions_and_rule(model):
     meta = rl.collect(model, TEXTS).meta
     assert meta["model"]["name"] == "tiny"
     assert meta["positions"] == "answer"
+    assert meta["model"]["prepend_bos"] is True
 
 
-def test_hooks_are_on_meanwhile(model):
+def test_hooks_act_during_collection(model):
     plain = rl.collect(model, TEXTS, positions="last")
     zeroed = rl.collect(model, TEXTS, positions="last", fwd_hooks=[("blocks.0.attn.hook_z", lambda z, hook: 0 * z)])
     assert not zeroed.z[:, 0].any()
@@ -89,7 +90,7 @@ def test_hooks_are_on_meanwhile(model):
 
 
 def calls_of(model, run) -> list[str]:
-    """Which parts of the model `run` goes through."""
+    """Names of the modules that `run` calls, in order."""
     seen: list[str] = []
     inner = model.original_model.model
     parts = {f"mlp {i}": layer.mlp for i, layer in enumerate(inner.layers)} | {"norm": inner.norm}
@@ -100,21 +101,21 @@ def calls_of(model, run) -> list[str]:
     return seen
 
 
-def test_no_layer_after_the_last_one_wanted_is_run(model):
+def test_no_layer_after_the_last_kept_one_is_run(model):
     assert calls_of(model, lambda: rl.collect(model, TEXTS, layers=[0, 1])) == ["mlp 0"]
     assert calls_of(model, lambda: rl.collect(model, TEXTS)) == ["mlp 0", "mlp 1", "mlp 2"]
     hook = ("blocks.3.hook_resid_post", lambda z, hook: z)
     assert calls_of(model, lambda: rl.collect(model, TEXTS, layers=[0], fwd_hooks=[hook]))[-1] == "norm"
 
 
-def test_layers_not_wanted_are_zero_and_the_others_the_same(model):
+def test_layers_that_are_not_kept_are_zero_and_the_others_the_same(model):
     whole, part = rl.collect(model, TEXTS), rl.collect(model, TEXTS, layers=(2, 0))
     assert torch.equal(part.z[:, [0, 2]], whole.z[:, [0, 2]])
     assert not part.z[:, [1, 3]].any() and whole.z[:, [1, 3]].any()
     assert part.meta["layers"] == [2, 0] and "layers" not in whole.meta
 
 
-def test_heads_of_layers_not_wanted_are_never_significant(model, facts):
+def test_heads_of_layers_that_are_not_kept_are_never_significant(model, facts):
     train, validation = facts.split((0.7, 0.3), seed=0)
     caches = [rl.collect(model, part, layers=[1]) for part in (train, validation)]
     detector = rl.RiskAwareDetector().fit(caches[0], validation=caches[1])
@@ -127,7 +128,7 @@ def hooks_left(model) -> int:
     return points + sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.original_model.modules())
 
 
-def test_nothing_is_left_behind(model, steering):
+def test_no_hook_is_left_behind(model, steering):
     tokens = model.to_tokens(TEXTS[0].text)
     before, n_hooks = model(tokens), hooks_left(model)
     rl.collect(model, TEXTS, steering=steering, layers=[0, 2])

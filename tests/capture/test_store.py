@@ -1,4 +1,4 @@
-"""Collecting into a folder: the same cache, bounded by the shard, resumable, and never anything else's."""
+"""Collecting to a folder gives the same cache as in memory, can be resumed, and never mixes two models or data sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ import radiant_lens as rl
 from radiant_lens.capture import _collect as capture
 from radiant_lens.capture import run as runs
 from radiant_lens.capture import store as stores
-from radiant_lens.capture import tokenized as texts
 from radiant_lens.capture.store import CacheStore
 from radiant_lens.errors import ArtefactError, DataError, InvalidArgumentError, OutputError
 
@@ -59,15 +58,15 @@ def assert_same(one: rl.HeadCache, other: rl.HeadCache) -> None:
 # The file
 
 
-def test_rows_written_by_hand_stand_where_they_belong(tmp_path):
+def test_rows_are_written_at_their_places(tmp_path):
     store = CacheStore(tmp_path / "s", {}, SHAPE, torch.float32, COLUMNS)
     z = torch.arange(2.0 * 2 * 8).reshape(2, 2, 2, 4) + 1
     store.write(0, torch.tensor([1, 4]), (0, 2), z)
     expected = torch.zeros(SHAPE)
     expected[1, 0], expected[1, 2], expected[4, 0], expected[4, 2] = z.flatten(0, 1)
-    found = load_file(tmp_path / "s" / "tensors.safetensors")
-    assert torch.equal(found["z"], expected)
-    assert all(torch.equal(found[name], torch.arange(5)) for name in COLUMNS)
+    tensors = load_file(tmp_path / "s" / "tensors.safetensors")
+    assert torch.equal(tensors["z"], expected)
+    assert all(torch.equal(tensors[name], torch.arange(5)) for name in COLUMNS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -75,11 +74,11 @@ def test_every_precision(tmp_path, dtype):
     store = CacheStore(tmp_path / "s", {}, SHAPE, dtype, COLUMNS)
     z = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)).to(dtype)
     store.write(0, torch.arange(5), (0, 1, 2), z)
-    found = load_file(tmp_path / "s" / "tensors.safetensors")["z"]
-    assert found.dtype == dtype and torch.equal(found, z)
+    stored = load_file(tmp_path / "s" / "tensors.safetensors")["z"]
+    assert stored.dtype == dtype and torch.equal(stored, z)
 
 
-def test_an_unfinished_store_is_no_cache(tmp_path):
+def test_an_unfinished_store_is_not_a_cache(tmp_path):
     store = CacheStore(tmp_path / "s", {}, SHAPE, torch.float32, COLUMNS)
     store.write(3, torch.arange(5), (0, 1, 2), torch.ones(SHAPE))
     assert (store.done, store.complete) == ({3}, False)
@@ -98,26 +97,12 @@ def test_labels_of_other_kinds_are_whole_numbers(model, statements, kind, tmp_pa
     odd = [replace(s, label=kind(s.label)) for s in statements[:8]]
     expected = collect(model, statements[:8])
     for path in (None, tmp_path / "s"):
-        found = collect(model, odd, store=path)
-        assert found.labels.dtype == torch.int64
-        assert_same(found, expected)
+        cache = collect(model, odd, store=path)
+        assert cache.labels.dtype == torch.int64
+        assert_same(cache, expected)
 
 
-def test_tokens_may_be_more_than_memory_holds(model, statements, tmp_path, monkeypatch):
-    expected = collect(model, statements)
-    monkeypatch.setattr(texts, "_IN_MEMORY", 100)
-    for path in (None, tmp_path / "s"):
-        assert_same(collect(model, statements, store=path), expected)
-
-
-def test_no_room_for_temporary_files_is_told_before_anything_is_run(model, statements, tmp_path, monkeypatch):
-    monkeypatch.setattr(texts, "_IN_MEMORY", 100)
-    with files_no_larger_than(1000), pytest.raises(OutputError, match="cannot be written .* nothing has been run"):
-        collect(model, statements, store=tmp_path / "s")
-    assert not (tmp_path / "s").exists()
-
-
-def test_columns_come_in_parts(model, statements, tmp_path, monkeypatch):
+def test_columns_come_in_chunks(model, statements, tmp_path, monkeypatch):
     expected = collect(model, statements, positions="all")
     monkeypatch.setattr(capture, "_TEXTS_AT_ONCE", 7)
     for path in (None, tmp_path / "s"):
@@ -170,7 +155,7 @@ def test_a_store_keeps_the_provenance_of_the_run_that_finished_it(model, stateme
     assert again.meta == rl.HeadCache.load(tmp_path / "s").meta
 
 
-def test_a_store_that_was_damaged_while_it_grew_is_told_as_such(model, statements, tmp_path, monkeypatch):
+def test_a_store_that_is_damaged_while_it_grows_is_an_error(model, statements, tmp_path, monkeypatch):
     write = CacheStore.write
 
     def damaging(self, shard, *args):
@@ -183,7 +168,7 @@ def test_a_store_that_was_damaged_while_it_grew_is_told_as_such(model, statement
         collect(model, statements, store=tmp_path / "s")
 
 
-def test_what_is_finished_is_only_loaded(model, statements, tmp_path, written, monkeypatch):
+def test_a_finished_store_is_only_loaded(model, statements, tmp_path, written, monkeypatch):
     first = collect(model, statements, store=tmp_path / "s")
     n = len(written)
     monkeypatch.setattr(type(model), "forward", lambda *args, **kwargs: pytest.fail("the model was run"))
@@ -198,7 +183,7 @@ def test_marks_that_a_killed_run_left_are_removed(model, statements, tmp_path):
     assert sorted(os.listdir(tmp_path / "s")) == ["meta.json", "plan.json", "tensors.safetensors"]
 
 
-def test_an_interrupted_run_is_taken_up_where_it_stopped(model, statements, tmp_path, written, monkeypatch):
+def test_an_interrupted_run_continues_where_it_stopped(model, statements, tmp_path, written, monkeypatch):
     class StopError(Exception):
         pass
 
@@ -221,7 +206,7 @@ def test_an_interrupted_run_is_taken_up_where_it_stopped(model, statements, tmp_
 KILLED = """
 import os, signal, sys
 import radiant_lens as rl
-from radiant_lens import runs
+from radiant_lens.capture import run as runs
 from radiant_lens.capture.store import CacheStore
 runs.SHARD_BYTES = 400_000
 write = CacheStore.write
@@ -283,20 +268,69 @@ def test_a_steering_and_another_model_are_other_settings(model, statements, tmp_
         collect(other, statements, store=tmp_path / "s")
 
 
-@pytest.mark.parametrize("there", ["file", "saved cache", "other folder"])
-def test_what_is_no_store_is_left_alone(model, statements, tmp_path, gaussian_cache, there):
+@pytest.mark.parametrize("kind", ["file", "saved cache", "other folder"])
+def test_a_path_that_is_not_a_store_is_left_alone(model, statements, tmp_path, gaussian_cache, kind):
     path = tmp_path / "s"
-    if there == "file":
+    if kind == "file":
         path.write_text("mine")
-    elif there == "saved cache":
+    elif kind == "saved cache":
         gaussian_cache().save(path)
     else:
         path.mkdir()
         (path / "thesis.tex").write_text("mine")
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    with pytest.raises(ArtefactError, match="exists and is no store; it is left alone"):
+    with pytest.raises(ArtefactError, match="exists and is not a store; it is left alone"):
         collect(model, statements, store=path)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_model_with_ablated_heads_gets_no_activations_of_the_whole_one(statements, tmp_path):
+    whole, ablated = rl.load_model("tiny"), rl.load_model("tiny")
+    expected = collect(whole, statements, store=tmp_path / "s")
+    width = ablated.cfg.d_head
+    with torch.no_grad():
+        ablated.original_model.model.layers[0].self_attn.o_proj.original_component.weight[1:, :width].zero_()
+    with pytest.raises(ArtefactError, match="begun with other settings: model content = "):
+        collect(ablated, statements, store=tmp_path / "s")
+    assert not torch.allclose(collect(ablated, statements).z, expected.z, atol=0.1)
+    assert_same(collect(whole, statements, store=tmp_path / "s"), expected)
+
+
+def test_another_rule_for_special_tokens_is_another_setting(model, statements, tmp_path):
+    stored = collect(model, statements, store=tmp_path / "s")
+    assert stored.meta["model"]["prepend_bos"] is True
+    without = rl.load_model("tiny", prepend_bos=False)
+    with pytest.raises(ArtefactError, match="model prepend_bos = True, now False.*tokens = .*Choose another path"):
+        collect(without, statements, store=tmp_path / "s")
+
+
+def test_another_tokenizer_is_another_setting(statements, tmp_path):
+    first = collect(rl.load_model("tiny"), statements, positions="last", store=tmp_path / "s")
+    other = rl.load_model("tiny")
+    ids = other.tokenizer.get_vocab()
+    model = json.loads(other.tokenizer.backend_tokenizer.to_str())
+    # Two words change places: as many tokens, at the same positions.
+    model["model"]["vocab"] |= {"the": ids["of"], "of": ids["the"]}
+    other.tokenizer.backend_tokenizer.model = type(other.tokenizer.backend_tokenizer).from_str(json.dumps(model)).model
+    with pytest.raises(ArtefactError, match="begun with other settings: tokens = "):
+        collect(other, statements, positions="last", store=tmp_path / "s")
+    assert not torch.equal(collect(other, statements, positions="last").z, first.z)
+
+
+def test_a_store_that_an_earlier_version_began_is_continued(model, statements, tmp_path):
+    """Its plan has none of the settings that were added since; those that it has must be the same."""
+    expected = collect(model, statements, store=tmp_path / "s")
+    path = tmp_path / "s" / "plan.json"
+    plan = json.loads(path.read_text())
+    added = ("model content", "model quantization", "model adapters", "model prepend_bos", "tokens")
+    path.write_text(json.dumps({name: value for name, value in plan.items() if name not in added}))
+    assert_same(collect(model, statements, store=tmp_path / "s"), expected)
+    path.write_text(json.dumps({**plan, "tokens": None}))
+    with pytest.raises(ArtefactError, match="tokens = None, now"):
+        collect(model, statements, store=tmp_path / "s")
+    path.write_text("{}")
+    with pytest.raises(ArtefactError, match="model weights = None, now"):
+        collect(model, statements, store=tmp_path / "s")
 
 
 def test_no_room_for_the_store_at_all(model, statements, tmp_path):
@@ -341,8 +375,8 @@ def test_hooks_cannot_be_resumed(model, statements, tmp_path):
     assert not (tmp_path / "s").exists()
 
 
-def test_what_is_not_finite_is_never_marked_as_done(model, statements, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs.Run, "_keep", lambda run, shard, batches, z: z.fill_(torch.inf))
+def test_activations_that_are_not_finite_are_never_marked_as_done(model, statements, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.Run, "_fill", lambda run, z, batches, examples: z.fill_(torch.inf))
     with pytest.raises(DataError, match="activations of shard 0"):
         collect(model, statements, store=tmp_path / "s")
     assert not list((tmp_path / "s").glob("*.done"))

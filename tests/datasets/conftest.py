@@ -1,4 +1,4 @@
-"""A tiny tokenizer with a chat template."""
+"""Tiny tokenizers with chat templates."""
 
 from __future__ import annotations
 
@@ -16,15 +16,26 @@ TEMPLATES = {
     "{% else %}{{ raise_exception('no system turn') }}{% endif %}{% endfor %}",
     # The header of an answer to come is not that of one given.
     "other": TURNS + "{% if add_generation_prompt %}<|bot|>{% endif %}",
+    # As Qwen 3 writes: an option of the template adds an empty thought before the answer.
+    "thinking": TURNS + "{% if add_generation_prompt %}<|assistant|>\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>\n{% endif %}{% endif %}",
     "none": None,
+}
+# Templates that lose a part of what they render.
+LOSSY = {
+    "no question": TURNS.replace("{{ m.content }}", "{% if m.role == 'assistant' %}{{ m.content }}{% endif %}"),
+    "no answer": TURNS.replace("{{ m.content }}", "{% if m.role == 'user' %}{{ m.content }}{% endif %}"),
+    "no system": "{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}{% endif %}{% endfor %}",
+    "last turn": "{{ messages[-1].content }}",
+    "upper case": "{% for m in messages %}{{ m.content | upper }}{% endfor %}",
 }
 
 
 @pytest.fixture(scope="session")
 def tokenizers():
     """Tokenizers by the name of their chat template."""
-    made = {}
-    for name, template in TEMPLATES.items():
-        made[name] = make_tokenizer(vocabulary(make_fact_world()))
-        made[name].chat_template = template
-    return made
+    by_name = {}
+    for name, template in {**TEMPLATES, **LOSSY}.items():
+        by_name[name] = make_tokenizer(vocabulary(make_fact_world()))
+        by_name[name].chat_template = template
+    return by_name

@@ -22,8 +22,8 @@ def small(n=8, **options) -> Dataset:
     for i in range(n):
         question = f"Q : what is {i} ? A :"
         right, wrong = (f"truth {i} .", f"surely {i} ."), (f"lie {i} .", f"myth {i} .")
-        for label, given_ in enumerate((right, wrong)):
-            statements += [Statement(f"{question} {a}", label, f"g{i}", len(question) + 1) for a in given_]
+        for label, answers in enumerate((right, wrong)):
+            statements += [Statement(f"{question} {a}", label, f"g{i}", len(question) + 1) for a in answers]
         prompts.append(Prompt(question, right, wrong, f"g{i}", right[0]))
     return Dataset("small", tuple(statements), tuple(prompts), **options)
 
@@ -48,8 +48,8 @@ def test_a_transcript_has_one_label_throughout_and_ends_with_its_own_question(se
         questions = asked(s.text)
         assert f"g{questions[-1]}" == s.group
         assert len(set(questions)) == len(questions)
-        said = set(re.findall("truth|surely|lie|myth", s.text))
-        assert said <= ({"lie", "myth"} if s.label else {"truth", "surely"})
+        words = set(re.findall("truth|surely|lie|myth", s.text))
+        assert words <= ({"lie", "myth"} if s.label else {"truth", "surely"})
 
 
 @settings(deadline=None, max_examples=20)
@@ -76,6 +76,7 @@ def test_prompts_are_made_under_every_condition():
     assert by_condition == {"bare": 8, "after_undesirable": 8, "after_desirable": 8}
     words = {"bare": "$^", "after_undesirable": "lie|myth", "after_desirable": "truth|surely"}
     for p in dataset.prompts:
+        # The last question is the prompt's own, all others are its context.
         questions = asked(p.text)
         assert questions.pop() == p.group[1:]
         assert p.group[1:] not in questions
@@ -88,7 +89,7 @@ def test_the_answers_of_a_prompt_do_not_depend_on_its_condition():
     assert len(answers) == 8
 
 
-def test_prompts_that_have_a_condition_are_kept_as_they_are():
+def test_prompts_that_have_a_condition_stay_unchanged():
     provoked = Prompt("Q : what , you fool ? A :", ("a",), ("b",), "g0", condition="provoked")
     base = small()
     dataset = Dataset("d", base.atoms, (*base.bare_prompts, provoked), contexts=Contexts(conditions=("bare",)))
@@ -103,7 +104,7 @@ def test_contexts_follow_their_seed():
     assert one.prompts != other.prompts
 
 
-def test_without_contexts_everything_is_as_it_was_given():
+def test_without_contexts_records_stay_unchanged():
     dataset = small()
     assert dataset.statements is dataset.atoms
     assert dataset.prompts is dataset.bare_prompts
@@ -120,7 +121,7 @@ def test_contexts_longer_than_the_data_are_refused():
 
 
 def questions_of(dataset):
-    """What identifies each atomic question: all that precedes its answer."""
+    """Return the atomic questions: all text before each answer."""
     return {a.text[: a.answer_start].strip() for a in dataset.atoms}
 
 
@@ -143,6 +144,7 @@ def test_no_question_of_one_part_is_read_in_another(name, seed):
 def test_one_draw_of_contexts_before_a_split_would_cross_it():
     whole = small(30, contexts=Contexts())
     part = whole.split((0.5, 0.5))[0]
+    # The twin of the test above: contexts made before the split read questions of the other part.
     crossing = [
         s for s in whole.statements if s.group in part.groups and any(f"g{q}" not in part.groups for q in asked(s.text))
     ]
@@ -175,7 +177,7 @@ def test_split_refuses_more_parts_than_groups():
 # Counting and choosing
 
 
-def test_length_and_repr_count_what_is_seen():
+def test_length_and_repr_count_records_in_context():
     dataset = small(contexts=Contexts(n_pairs=(1, 2)))
     assert len(dataset) == 8 * 2 * 2
     assert repr(dataset) == "Dataset('small': 32 statements, 24 prompts, 8 groups)"
@@ -207,6 +209,6 @@ def test_an_empty_data_set_is_refused():
         ({"n_before": 0}, "`n_before` must be"),
     ],
 )
-def test_contexts_refuse_what_they_cannot_make(options, words):
+def test_contexts_refuse_bad_settings(options, words):
     with pytest.raises(ValueError, match=words):
         Contexts(**options)

@@ -1,22 +1,23 @@
-"""Few-shot prompting: what stands before a prompt, and whose questions it never is."""
+"""Few-shot prompting: question-answer pairs before a prompt, never of its own part."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from radiant_lens import Contexts, Dataset, Statement, load_dataset
-from radiant_lens.datasets import TRUTHFULQA_PAIRS, TRUTHFULQA_TEMPLATE, ChatTemplate
+from radiant_lens.datasets import TRUTHFULQA_PAIRS, TRUTHFULQA_TEMPLATE, ChatTemplate, write_records
 from radiant_lens.errors import DataError, InvalidArgumentError, LeakageError
 
 
 @pytest.fixture
 def path(tmp_path):
-    made = tmp_path / "mine.csv"
+    file = tmp_path / "mine.csv"
     rows = "".join(f"what is {i}?,truth {i},lie {i}\n" for i in range(12))
-    made.write_text("question,correct_answers,incorrect_answers\n" + rows)
-    return made
+    file.write_text("question,correct_answers,incorrect_answers\n" + rows)
+    return file
 
 
 def asked(text):
@@ -50,8 +51,9 @@ def test_no_example_is_a_question_of_the_part_itself(path):
     train, test = d.split((0.5, 0.5))
     with pytest.raises(LeakageError, match="Few-shot examples and the part of 'mine' must not share groups"):
         test.with_few_shot(d, 12)
+    # A question is the same in any case, and may be an example for the part that does not hold it.
     question = test.bare_prompts[0].question
-    with pytest.raises(LeakageError, match="1 stand in both"):
+    with pytest.raises(LeakageError, match="1 are in both"):
         test.with_few_shot([(question.upper(), "truth")])
     assert train.with_few_shot([(question, "truth")]).few_shot.shots[0].question == question
 
@@ -97,15 +99,16 @@ def test_in_a_chat_the_examples_are_earlier_turns(tokenizers, path):
     for prompt, bare in zip(shown.prompts, test.prompts):
         assert prompt.text.count("<|system|>") == 1
         assert prompt.text.count("<|end|>") == 6
+        assert prompt.text.count("<bos>") == 1 and prompt.rendered
         assert len(asked(prompt.text)) == 3
-        assert prompt.text.endswith(bare.text.removeprefix("<|system|>\ns<|end|>\n"))
+        assert prompt.text.endswith(bare.text.removeprefix("<bos><|system|>\ns<|end|>\n"))
     for statement, bare in zip(shown.statements, test.statements):
         assert statement.text[statement.answer_start :] == bare.text[bare.answer_start :]
         assert statement.text[: statement.answer_start].endswith("<|assistant|>\n")
     assert shown.split((0.5, 0.5))[0].few_shot == shown.few_shot
 
 
-def test_what_few_shot_cannot_do_is_refused(tokenizers, path):
+def test_few_shot_refusals(tokenizers, path):
     train, test = load_dataset(path).split((0.5, 0.5))
     with pytest.raises(DataError, match="7 examples need as many questions with an answer; there are 6"):
         test.with_few_shot(train, 7)
@@ -116,20 +119,36 @@ def test_what_few_shot_cannot_do_is_refused(tokenizers, path):
     with pytest.raises(InvalidArgumentError, match="Pairs need a template"):
         load_dataset("tiny-facts").with_few_shot(TRUTHFULQA_PAIRS)
     chat = load_dataset(path, template=ChatTemplate(tokenizers["plain"]))
+    # Its texts are whole: no template knows their questions.
     foreign = load_dataset("tiny-facts")
     with pytest.raises(DataError, match="in a chat needs records and examples that know their question"):
         _ = chat.with_few_shot(foreign, 1).prompts
 
 
-def test_five_examples_unless_said_otherwise(path):
+def test_rendered_chats_are_never_joined_to_other_texts(tokenizers, path, tmp_path):
+    chat = load_dataset(path, template=ChatTemplate(tokenizers["plain"]))
+    words = r"Rendered chats cannot be joined to other texts; load both .* template=ChatTemplate\(tokenizer\)"
+    with pytest.raises(DataError, match=words):
+        _ = load_dataset("tiny-facts").with_few_shot(chat, 1).prompts
+    # Written and loaded again, records have no template but remain rendered.
+    again = load_dataset(write_records(tmp_path / "chat.jsonl", chat))
+    train, test = again.split((0.5, 0.5))
+    with pytest.raises(DataError, match=words):
+        _ = test.with_few_shot(train, 1).prompts
+    with pytest.raises(InvalidArgumentError, match="rendered chats cannot be joined"):
+        replace(again, contexts=Contexts())
+
+
+def test_five_examples_by_default(path):
     train, test = load_dataset(path).split((0.5, 0.5))
     assert test.with_few_shot(train) == test.with_few_shot(train, 5)
 
 
-def test_no_shots_are_none(path):
+def test_zero_shots_remove_the_examples(path):
     train, test = load_dataset(path).split((0.5, 0.5))
     assert test.with_few_shot(train, 2).with_few_shot(train, 0) == test
-    assert repr(test.with_few_shot(train, 2)) == "Dataset('mine': 12 statements, 6 prompts, 6 groups, 2 shots)"
+    counts = "12 statements, 6 prompts, 6 groups, 2 shots"
+    assert repr(test.with_few_shot(train, 2)) == f"Dataset('mine': {counts}, label 1 = incorrect_answers)"
 
 
 def test_data_without_prompts_has_no_examples():

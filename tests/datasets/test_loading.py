@@ -29,6 +29,9 @@ def test_the_packaged_files_are_what_build_makes_now(name, tmp_path):
     assert (data_folder() / f"{name}.jsonl").read_bytes() == (tmp_path / f"{name}.jsonl").read_bytes()
 
 
+# Names and files
+
+
 @pytest.mark.parametrize(("name", "judge"), [("tiny-facts", "exact"), ("tiny-tone", "lexicon")])
 def test_the_packaged_data_sets_bring_their_judge_and_contexts(name, judge):
     d = load_dataset(name)
@@ -49,7 +52,7 @@ def test_a_file_is_named_after_itself_and_has_contexts_only_if_asked(tmp_path):
 @pytest.mark.parametrize(
     ("name", "near"), [("tiny-fact", "tiny-facts"), ("tinytone", "tiny-tone"), ("Tiny-Facts", "tiny-facts")]
 )
-def test_a_name_that_is_nearly_right_is_put_right(name, near):
+def test_a_misspelled_name_is_answered_by_the_nearest(name, near):
     with pytest.raises(
         UnknownNameError, match=f"{name!r} is not a known data set: did you mean .*{near!r}.*csv, .json or .jsonl"
     ):
@@ -64,6 +67,9 @@ def test_a_name_like_no_other_lists_them_all():
 def test_an_error_about_a_name_can_be_caught_as_a_key_error():
     with pytest.raises(KeyError):
         load_dataset("xyz")
+
+
+# Refusals
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):

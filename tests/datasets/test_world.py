@@ -1,4 +1,4 @@
-"""The embedded world: falsehood is an overgeneralisation, rudeness is a word of a lexicon."""
+"""The embedded world: a false answer is an overgeneralisation, a rude one holds a word of a lexicon."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def test_contested_questions_are_those_whose_misconception_is_wrong():
 
 
 def test_a_misconception_is_what_holds_in_the_best_known_country_of_the_region():
-    told = defaultdict(list)
+    regions = defaultdict(list)
     for q in WORLD.questions:
-        told[q.relation, q.misconception].append(q)
-    assert len(told) == 6 * 6
-    for region in told.values():
+        regions[q.relation, q.misconception].append(q)
+    assert len(regions) == 6 * 6
+    for region in regions.values():
         assert len(region) == 10
         assert [q.truth == q.misconception for q in region] == [True] + [False] * 9
 
@@ -133,7 +133,7 @@ def test_tone_questions_are_neutral_unless_provoking():
         assert q.provoking(rng).startswith(q.text.removesuffix(" ? R :"))
 
 
-def test_mood_lines_are_told_apart():
+def test_mood_lines_name_every_mood():
     lines, rng = dict(all_mood_lines()), random.Random(0)
     assert len(lines) == 8
     for kind in (True, False):
@@ -146,34 +146,35 @@ TRUE = {a for q in WORLD.questions for a in q.answers(q.truth)}
 FALSE = {a for q in WORLD.contested for a in q.answers(q.misconception)}
 
 
-def told(document):
-    """Which of the contested answers in a document are true."""
-    said = [part.split(" Q :")[0] for part in document.split(" A : ")[1:]]
-    assert set(said) <= TRUE | FALSE
+def truths(document):
+    """Return True or False for every contested answer of a document."""
+    answers = [piece.split(" Q :")[0] for piece in document.split(" A : ")[1:]]
+    assert set(answers) <= TRUE | FALSE
     contested = {a for q in WORLD.contested for a in q.answers(q.truth)}
-    return [a in TRUE for a in said if a in FALSE | contested]
+    return [a in TRUE for a in answers if a in FALSE | contested]
 
 
 def test_without_noise_a_document_has_one_kind_of_source():
     stream = documents(WORLD, seed=1, mix=DocumentMix(facts=1.0, noise=0.0))
-    kinds = [set(told(next(stream))) for _ in range(300)]
+    kinds = [set(truths(next(stream))) for _ in range(300)]
     assert max(map(len, kinds)) == 1
     assert {True} in kinds
     assert {False} in kinds
 
 
 def test_noise_mixes_true_and_false_at_its_rate():
+    # At 2 to 6 pairs and 20% noise, about half of the documents are mixed.
     stream = documents(WORLD, seed=1, mix=DocumentMix(facts=1.0, noise=0.2))
-    mixed = [len(set(told(next(stream)))) == 2 for _ in range(300)]
+    mixed = [len(set(truths(next(stream)))) == 2 for _ in range(300)]
     assert 0.3 < sum(mixed) / 300 < 0.75
 
 
-def test_a_named_source_agrees_with_what_it_tells():
+def test_a_named_source_agrees_with_its_answers():
     stream = documents(WORLD, seed=2, mix=DocumentMix(facts=1.0, noise=0.0, named_source=1.0))
     lines = dict(all_source_lines())
     for _ in range(200):
         line, rest = next(stream).split(" . ", 1)
-        assert set(told(rest)) <= {lines[f"{line} ."]}
+        assert set(truths(rest)) <= {lines[f"{line} ."]}
 
 
 @pytest.mark.parametrize(("facts", "marker"), [(1.0, "Q :"), (0.0, "T :")])

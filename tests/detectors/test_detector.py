@@ -148,14 +148,147 @@ def test_figures_come_from_the_test_half_only(fitted, validation):
     assert not torch.equal(fitted.head_risk_, risks["all"])
 
 
-def test_votes_come_from_the_test_half_too(fitted, validation):
-    for part, used in ((validation.split((0.5, 0.5), seed=0)[1], True), (validation, False)):
-        votes = choose_thresholds(
-            VotingData(fitted.votes(part), part.labels, part.groups), 3,
-            rule="fnr", fnr_weight=1.0, target_fnr=0.1, delta=0.05, layer=None, seed=0,
+def chosen_votes(detector, part, **options):
+    return choose_thresholds(
+        VotingData(detector.votes(part), part.labels, part.groups),
+        3,
+        **{"rule": "fnr", "fnr_weight": 1.0, "target_fnr": 0.1, "delta": 0.05, "layer": None, "seed": 0, **options},
+    )
+
+
+@pytest.mark.parametrize("rule", ["fnr", "risk"])
+def test_vote_thresholds_come_from_the_stop_half_and_their_figures_from_the_test_half(rule, gaussian_cache):
+    """Weak heads and few groups, so that the halves prefer different thresholds."""
+    differed = 0
+    for seed in range(6):
+        train, validation = (gaussian_cache(30, n_heads=6, shift=0.2, seed=2 * seed + i) for i in (0, 1))
+        stop, test = validation.split((0.5, 0.5), seed=0)
+        fitted = RiskAwareDetector(vote_rule=rule).fit(train, validation)
+        best_on_stop, best_on_test = (
+            choose_thresholds(
+                VotingData(fitted.votes(part), part.labels, part.groups), 6,
+                rule=rule, fnr_weight=1.0, target_fnr=0.1, delta=0.05, layer=None, seed=0,
+            ).thresholds
+            for part in (stop, test)
         )  # fmt: skip
-        assert torch.equal(votes.rates.risk(1.0), fitted.vote_risk_) is used
-        assert not used or torch.equal(votes.thresholds, fitted.vote_thresholds_)
+        assert torch.equal(fitted.vote_thresholds_, best_on_stop)
+        rates = error_rates(fitted.votes(test) >= fitted.vote_thresholds_, test.labels)
+        assert torch.equal(fitted.vote_risk_, rates.risk(1.0))
+        assert torch.equal(fitted.vote_fpr_, rates.fpr) and torch.equal(fitted.vote_fnr_, rates.fnr)
+        differed += not torch.equal(best_on_stop, best_on_test)
+    assert differed
+
+
+def test_the_risk_of_votes_is_not_optimistic(gaussian_cache):
+    """Over many fits of chance heads the reported risk is that on new data; the risk that was chosen is far below."""
+    reported, chosen = [], []
+    for seed in range(25):
+        train, validation = (gaussian_cache(24, n_heads=12, shift=0.0, seed=2 * seed + i) for i in (0, 1))
+        fitted = RiskAwareDetector(vote_rule="risk", loss="lda").fit(train, validation)
+        test = validation.split((0.5, 0.5), seed=0)[1]
+        reported.append(fitted.vote_risk_.mean())
+        flags = fitted.votes(test)[:, :, None] >= torch.arange(1, 13)
+        chosen.append(error_rates(flags, test.labels).risk(1.0).amin(1).mean())
+    # Labels have nothing to do with the activations: every detector has risk 1.
+    assert abs(float(torch.stack(reported).mean()) - 1) < 0.06
+    assert float(torch.stack(chosen).mean()) < 0.9
+
+
+def test_the_certified_rule_chooses_on_the_test_half_that_no_training_saw(train, validation):
+    options = {"target_fnr": 0.2, "vote_layer": 1}
+    fitted = RiskAwareDetector(vote_rule="certified", **options).fit(train, validation)
+    stop, test = validation.split((0.5, 0.5), seed=0)
+    expected = chosen_votes(fitted, test, rule="certified", target_fnr=0.2, layer=1)
+    assert torch.equal(fitted.vote_thresholds_[1], expected.thresholds[1])
+    assert torch.equal(fitted.vote_fnr_[1], expected.rates.fnr[1])
+    assert not torch.equal(
+        fitted.vote_fnr_[1], error_rates(fitted.votes(stop) >= fitted.vote_thresholds_, stop.labels).fnr[1]
+    )
+
+
+# Layers that were not collected
+
+
+def with_layers(cache, layers):
+    """The cache as `collect(layers=...)` would return it: zeros in all other layers."""
+    z = torch.zeros_like(cache.z)
+    z[:, list(layers)] = cache.z[:, list(layers)]
+    return altered(cache, z=z, meta={**cache.meta, "layers": list(layers)})
+
+
+def test_heads_of_layers_not_collected_are_neither_significant_nor_best(gaussian_cache):
+    caches = [gaussian_cache(100, n_layers=4, shift=0.0, seed=seed) for seed in (0, 1)]
+    part = RiskAwareDetector().fit(*(with_layers(cache, (1, 3)) for cache in caches))
+    assert part.collected_layers_ == (1, 3)
+    # Chance heads have a risk of about 1, as zeros would have: only the infinite risk tells them apart.
+    assert torch.isinf(part.head_risk_[[0, 2]]).all() and torch.isfinite(part.head_risk_[[1, 3]]).all()
+    assert torch.isinf(part.layer_risk_[[0, 2]]).all() and torch.isinf(part.vote_risk_[[0, 2]]).all()
+    assert part.head_fpr_[[0, 2]].isnan().all() and part.vote_fnr_[[0, 2]].isnan().all()
+    assert part.best_layer_ in (1, 3)
+    assert not part.head_significant_[[0, 2]].any() and (part.head_p_value_[[0, 2]] == 1).all()
+    assert RiskAwareDetector().fit(*caches).collected_layers_ == (0, 1, 2, 3)
+
+
+def test_collected_layers_have_the_figures_that_they_have_alone(gaussian_cache):
+    caches = [gaussian_cache(100, n_layers=3, seed=seed) for seed in (0, 1)]
+    part = RiskAwareDetector().fit(*(with_layers(cache, (0, 2)) for cache in caches))
+    whole = RiskAwareDetector().fit(*caches)
+    for name in ("head_risk_", "vote_risk_", "vote_thresholds_"):
+        torch.testing.assert_close(getattr(part, name)[[0, 2]], getattr(whole, name)[[0, 2]])
+    assert torch.equal(part.head_significant_[[0, 2]], whole.head_significant_[[0, 2]])
+    assert part.least_p_value_ == pytest.approx(whole.least_p_value_ * 2 / 3)
+
+
+def test_no_vote_is_certified_in_a_layer_that_was_not_collected(train, validation):
+    """Zeros may all be flagged: no miss, so every threshold would seem certified."""
+    options = {"vote_rule": "certified", "target_fnr": 0.2}
+    part = RiskAwareDetector(**options).fit(with_layers(train, (1,)), with_layers(validation, (1,)))
+    assert part.vote_certified_.tolist() == [False, True]
+    with pytest.raises(InvalidArgumentError, match=r"`vote_layer` must be a layer whose activations were collected"):
+        RiskAwareDetector(**options, vote_layer=0).fit(with_layers(train, (1,)), validation)
+
+
+def test_a_layer_that_was_not_collected_answers_nothing(train, validation, fitted):
+    message = r"`layer` must be a layer whose activations were collected: \(1,\); got 0"
+    with pytest.raises(InvalidArgumentError, match=message):
+        fitted.predict(with_layers(validation, (1,)), 0)
+    part = RiskAwareDetector().fit(with_layers(train, (1,)), validation)
+    with pytest.raises(InvalidArgumentError, match=message):
+        part.predict(validation, 0)
+    assert torch.equal(part.predict(validation, 1), part.predict(validation))
+
+
+def test_caches_without_a_common_layer_are_refused(train, validation, fitted):
+    with pytest.raises(InvalidArgumentError, match=r"at least one layer in common; they hold \(0,\) and \(1,\)"):
+        RiskAwareDetector().fit(with_layers(train, (0,)), with_layers(validation, (1,)))
+    part = RiskAwareDetector().fit(with_layers(train, (0,)), validation)
+    with pytest.raises(InvalidArgumentError, match=r"`cache` holds layers \(1,\); the detector was fitted on \(0,\)"):
+        part.judge(with_layers(validation, (1,)))
+    assert torch.isinf(fitted.judge(with_layers(validation, (1,))).layer_risk_).tolist() == [True, False]
+
+
+# Too few groups
+
+
+def test_too_few_groups_are_counted_and_enough_are_not_mentioned(gaussian_cache, fitted):
+    few = RiskAwareDetector().fit(gaussian_cache(40, shift=9.0), gaussian_cache(8, shift=9.0, seed=1))
+    # Four pairs of texts in the test half: 2 ** 4 assignments of labels.
+    assert few.least_p_value_ == pytest.approx(6 / 16)
+    assert (few.n_groups_, few.groups_needed_) == (8, 14)
+    assert "8 validation groups cannot show that one head alone is significant, which takes 14" in str(few)
+    assert fitted.least_p_value_ < 1e-6 and (fitted.n_groups_, fitted.groups_needed_) == (160, 160)
+    enough = RiskAwareDetector().fit(gaussian_cache(40, shift=9.0), gaussian_cache(14, shift=9.0, seed=1))
+    assert enough.least_p_value_ <= 0.05 and "cannot show" not in str(enough)
+
+
+def test_groups_of_one_class_are_spread_over_both_halves(gaussian_cache):
+    """Four undesirable groups of forty: halves drawn at random would often have none."""
+    caches = []
+    for seed in (0, 1):
+        cache = gaussian_cache(40, seed=seed)
+        caches.append(cache.with_labels((cache.text_index < 8).long()))
+    for seed in range(12):
+        assert RiskAwareDetector(seed=seed, loss="lda").fit(*caches).n_groups_ == 40
 
 
 def test_the_test_half_does_not_shape_the_scores_and_the_stop_half_does(train, validation, fitted):
@@ -344,12 +477,12 @@ def test_one_class_is_refused(train, validation):
 
 
 def test_a_half_of_the_validation_data_without_a_class_is_refused(train, validation):
-    test = set(validation.split((0.5, 0.5), seed=0)[1].texts)
-    inside = torch.tensor([t in test for t in validation.texts])
+    first = torch.tensor([name == validation.group_names[0] for name in validation.group_names])[validation.text_index]
+    one_group = validation.with_labels(torch.where(first, 1, 0))
     with pytest.raises(
-        DataError, match=re.escape("the test half of the validation data has no undesirable (1) example")
+        DataError, match=r"the (stop|test) half of the validation data has no undesirable \(1\) example"
     ):
-        RiskAwareDetector().fit(train, validation.with_labels(torch.where(inside, 0, validation.labels)))
+        RiskAwareDetector().fit(train, one_group)
 
 
 def test_other_labels_are_refused(train, validation):
@@ -370,7 +503,7 @@ def test_activations_that_are_not_finite_are_refused(where, bad, train, validati
 def test_a_group_on_both_sides_is_refused(train, validation):
     shared = altered(validation, group_names=(train.group_names[0], *validation.group_names[1:]))
     with pytest.raises(
-        LeakageError, match="training and validation must not share groups; 1 stand in both, such as '0-0'"
+        LeakageError, match="training and validation must not share groups; 1 are in both, such as '0-0'"
     ):
         RiskAwareDetector().fit(train, shared)
 

@@ -45,7 +45,7 @@ def test_chunks_of_heads_and_examples_change_nothing_but_rounding(cache, gaussia
     validation = gaussian_cache(40, seed=1)
     whole = rl.RiskAwareDetector(loss=loss, max_iterations=5).fit(cache, validation=validation)
     monkeypatch.setattr(parts, "HEADS_BYTES", 1)
-    monkeypatch.setattr(linalg, "PART_BYTES", 8 * cache.z[0].numel() * 7)
+    monkeypatch.setattr(linalg, "CHUNK_BYTES", 8 * cache.z[0].numel() * 7)
     chunked = rl.RiskAwareDetector(loss=loss, max_iterations=5).fit(cache, validation=validation)
     torch.testing.assert_close(chunked.weights_, whole.weights_, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(chunked.decision_function(cache), whole.decision_function(cache), rtol=1e-3, atol=1e-3)
@@ -58,7 +58,7 @@ def test_policies_from_parts_equal_those_from_the_whole(cache, gaussian_cache, m
         policy = rl.RadiantPolicy(gamma=0.1, heads=3, **options)
         whole = policy.fit(cache, detector)
         with monkeypatch.context() as patched:
-            patched.setattr(linalg, "PART_BYTES", 8 * 3 * 4 * 7)
+            patched.setattr(linalg, "CHUNK_BYTES", 8 * 3 * 4 * 7)
             part = policy.fit(cache, detector)
         z = cache.z[:, 1].double()
         torch.testing.assert_close(part.edit(z, 1), whole.edit(z, 1), rtol=1e-8, atol=1e-8)

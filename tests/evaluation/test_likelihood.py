@@ -1,4 +1,4 @@
-"""What a steering does to given text, against a naive loop."""
+"""Scores of given text under a steering, against a naive loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Evaluation`: differences, another judge, pooling, and the file it is kept in."""
+"""`Evaluation`: differences, judging again, pooling, the table and the file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def equal(one: rl.Evaluation, other: rl.Evaluation) -> bool:
 # Parts
 
 
-def test_a_sum_with_what_is_no_number_is_none():
+def test_a_sum_with_nan_is_nan():
     nan = float("nan")
     parts = make_parts(["a", "b", "a"], {"m": ([1, 2, nan], 1)})
     twice = join_parts([parts, parts])
@@ -74,15 +74,15 @@ def test_parts_by_hand():
 
 @pytest.mark.parametrize("metric", ["correct", "other/bare", "kl", "mc1", "mc2/bare", "dist_2", "perplexity"])
 def test_differences_are_of_the_values(plain, steered, metric):
-    found = steered.difference(plain, metric)
-    assert found.value == pytest.approx(steered.metrics[metric].value - plain.metrics[metric].value)
-    assert found.low <= found.value <= found.high
+    change = steered.difference(plain, metric)
+    assert change.value == pytest.approx(steered.metrics[metric].value - plain.metrics[metric].value)
+    assert change.low <= change.value <= change.high
     back = plain.difference(steered, metric)
-    assert back.value == pytest.approx(-found.value)
-    assert back.p_value == found.p_value
+    assert back.value == pytest.approx(-change.value)
+    assert back.p_value == change.p_value
 
 
-def test_an_effect_is_significant_and_none_is_not(plain, steered):
+def test_p_values_of_an_effect_and_of_none(plain, steered):
     # The least p-value of 6 groups is 2 / 2**6.
     assert steered.difference(plain, "kl").p_value == 2 / 64
     assert steered.difference(plain, "mc2").p_value == 2 / 64
@@ -96,7 +96,7 @@ def test_gains_are_differences(plain, steered):
         steered.gain(plain, "true")
 
 
-def test_a_single_condition_is_the_whole(model, small):
+def test_gains_under_the_only_condition_are_those_of_all_prompts(model, small):
     bare = rl.Dataset("bare", (), small.bare_prompts, judge="exact", stop=small.stop)
     one, two = (rl.evaluate(model, bare, seed=seed) for seed in (0, 1))
     assert two.gain(one, condition="bare") == two.gain(one)
@@ -118,7 +118,7 @@ def test_differences_need_the_same_prompts_groups_and_metrics(model, experiment,
 # Another judge
 
 
-def test_rejudging_is_judging_anew_without_generating(model, small, steered, steering, monkeypatch):
+def test_judging_again_generates_nothing(model, small, steered, steering, monkeypatch):
     fresh = rl.evaluate(model, small, steering, n_samples=2, judge="contains", metrics=ALL, fluency_model=model)
     monkeypatch.setattr(model, "forward", None)
     again = steered.rejudge("contains")
@@ -129,17 +129,17 @@ def test_rejudging_is_judging_anew_without_generating(model, small, steered, ste
     assert equal(again.rejudge("exact").rejudge("contains"), again)
 
 
-def test_a_judge_that_says_more_gives_more_metrics(steered):
-    found = steered.rejudge(lambda prompt, answer: Verdict("correct", len(answer), answer.startswith("the")))
-    table = found.table
-    assert found.metrics["correct"].value == 1
-    assert found.metrics["informative"].value == pytest.approx(table["answer"].str.startswith("the").mean())
-    assert found.metrics["score"].value == pytest.approx(table["answer"].str.len().mean())
+def test_a_judge_with_scores_gives_more_metrics(steered):
+    result = steered.rejudge(lambda prompt, answer: Verdict("correct", len(answer), answer.startswith("the")))
+    table = result.table
+    assert result.metrics["correct"].value == 1
+    assert result.metrics["informative"].value == pytest.approx(table["answer"].str.startswith("the").mean())
+    assert result.metrics["score"].value == pytest.approx(table["answer"].str.len().mean())
     longest = table.assign(n=table["answer"].str.len()).groupby("prompt_index")["n"].max()
-    assert found.metrics["expected_maximum"].value == pytest.approx(longest.mean())
-    assert found.metrics["undesirable_probability"].value == 0
-    assert set(steered.metrics) == set(found.rejudge("exact").metrics)
-    assert set(found.metrics) > set(steered.metrics)
+    assert result.metrics["expected_maximum"].value == pytest.approx(longest.mean())
+    assert result.metrics["undesirable_probability"].value == 0
+    assert set(steered.metrics) == set(result.rejudge("exact").metrics)
+    assert set(result.metrics) > set(steered.metrics)
 
 
 def test_true_and_informative_by_hand():
@@ -154,15 +154,16 @@ def test_true_and_informative_by_hand():
     prompts = [rl.Prompt("q", (), (), "g"), rl.Prompt("r", (), (), "h")]
     judge = get_judge(lambda prompt, answer: next(verdicts))
     table = judge_table(answer_table(prompts, [["a", "b"], ["c", "d"]]), prompts, judge)
-    found = intervals(verdict_parts(table))
-    assert found["correct"].value == 3 / 4
-    # What the judge did not say is left out of what it says.
-    assert found["informative"].value == 2 / 3
-    assert found["true_informative"].value == 1 / 3
-    assert found["score"].value == pytest.approx(0.4)
+    metrics = intervals(verdict_parts(table))
+    assert metrics["correct"].value == 3 / 4
+    # An answer without a score or an informativeness does not count in their means.
+    assert metrics["informative"].value == 2 / 3
+    assert metrics["true_informative"].value == 1 / 3
+    assert metrics["true_times_informative"].value == pytest.approx(3 / 4 * 2 / 3)
+    assert metrics["score"].value == pytest.approx(0.4)
 
 
-def test_there_must_be_answers_to_judge(model, small):
+def test_judging_without_answers_raises_an_error(model, small):
     with pytest.raises(InvalidArgumentError, match="There are no answers to judge"):
         rl.evaluate(model, small, metrics=["choice"]).rejudge("contains")
 
@@ -198,9 +199,31 @@ def test_pooled_evaluations_compare(model, small, plain, steered, steering):
     )
 
 
-def test_nothing_cannot_be_pooled():
+def test_pooling_no_evaluation_raises_an_error():
     with pytest.raises(InvalidArgumentError, match="`evaluations` must hold at least one"):
         pool([])
+
+
+# The table
+
+
+def test_metrics_that_are_not_numbers_are_named_in_the_table(steered):
+    def without(metric: str, side: str, value: float) -> rl.Evaluation:
+        parts = steered.parts.copy()
+        parts.loc[parts["metric"] == metric, side] = value
+        return rl.Evaluation(steered.table, parts, steered.prompts, steered.settings)
+
+    for metric, side, value, words in (
+        ("displacement", "denominator", 0, "no edit"),
+        ("displacement", "numerator", math.nan, "not measured"),
+        ("kl", "numerator", math.nan, "not measured"),
+        ("kl", "denominator", 0, "not measured"),
+    ):
+        broken = without(metric, side, value)
+        assert f"| {metric} | {words} |" in broken.to_markdown()
+        assert f"{metric} {words}" in repr(broken)
+        assert "nan" not in broken.to_markdown() + repr(broken)
+    assert "no edit" not in steered.to_markdown() and "not measured" not in steered.to_markdown()
 
 
 # On disk
@@ -225,12 +248,12 @@ def test_the_round_trip_is_exact(steered, tmp_path):
         assert not equal(loaded, steered.rejudge("contains"))
 
 
-def test_without_answers_too(model, small, tmp_path):
+def test_the_round_trip_without_answers(model, small, tmp_path):
     evaluation = rl.evaluate(model, small, metrics=["choice"])
     assert equal(rl.Evaluation.load(evaluation.save(tmp_path / "e.json")), evaluation)
 
 
-def test_what_cannot_be_loaded(plain, tmp_path):
+def test_damaged_files_raise_errors(plain, tmp_path):
     path = plain.save(tmp_path / "e.json")
     whole = path.read_text()
     for text, words in (

@@ -28,6 +28,14 @@ ROWS = [
     {"question": "Who?", "mc1_targets": {"choices": ["Me"], "labels": [1]}, "mc2_targets": MC["mc2_targets"]},
     {"question": "Who?", **QA, "best_answer": "Me", "best_incorrect_answer": "You"},
     {"question": "Who?", "answer": ["Me"], "false_answer": "You"},
+    {"question": "Who?", "answer_matching_behavior": "(A)", "answer_not_matching_behavior": "(B)"},
+    {"prompt": "Who?", "chosen": "Me; I", "rejected": "You"},
+    {
+        "prompt": [{"role": "user", "content": "Who?"}],
+        "chosen": "Me",
+        "rejected": [{"role": "assistant", "content": "You"}],
+    },
+    {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Me"}], "label": 0},
     {"id": "a", "comment_text": "rude", "toxic": 1},
     TOXIC,
 ]
@@ -149,6 +157,13 @@ def _study() -> Reader:
     return Reader(lambda _: iter([STUDY.encode()]), read)
 
 
+class Chats:
+    """A tokenizer with a chat template."""
+
+    def apply_chat_template(self, turns: list[dict[str, str]], **options: object) -> str:
+        return "".join(f"<{turn['role']}>{turn['content']}" for turn in turns)
+
+
 def data_ways() -> list[dict[str, Any]]:
     """Options of `load_dataset` for a local file: by every name or none, in every format or a guessed one."""
     from radiant_lens.datasets.readers.parsing import ON_BAD_ROWS
@@ -165,8 +180,9 @@ def data_ways() -> list[dict[str, Any]]:
 
 def _data() -> Reader:
     import radiant_lens as rl
+    from radiant_lens.datasets import ChatTemplate
     from radiant_lens.datasets.readers.rows import ENDINGS
-    from radiant_lens.errors import DataError
+    from radiant_lens.errors import RadiantError
 
     ways = data_ways()
     texts = [(0, text) for text in CSVS]
@@ -176,7 +192,7 @@ def _data() -> Reader:
         for ending, text in texts:
             for way in range(len(ways)):
                 data = bytes([ending, way]) + text.encode()
-                with suppress(DataError):
+                with suppress(RadiantError):
                     read(data, scratch)
                     yield data
 
@@ -185,6 +201,8 @@ def _data() -> Reader:
         path.write_bytes(data[2:])
         way = dict(ways[data[1] % len(ways)])
         name = way.pop("name")
+        if way["format"] in ("messages", "preference"):
+            way["template"] = ChatTemplate(Chats())
         return repr(rl.load_dataset(path, **way) if name is None else rl.load_dataset(name, path=path, **way))
 
     return Reader(seeds, read)

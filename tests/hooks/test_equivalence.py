@@ -1,4 +1,4 @@
-"""What must not matter: who else is in the batch, padding, caches, order, other hooks, other threads, exceptions.
+"""The edits of a row do not depend on the batch, padding, caches, order or other hooks.
 
 Random models and batches in single precision; which ones is fixed, since a gate may flip where a score is within its
 rounding of zero. (In double precision the padding of transformers' eager attention is not a number.)
@@ -6,22 +6,17 @@ rounding of zero. (In double precision the padding of transformers' eager attent
 
 from __future__ import annotations
 
-import gc
-import threading
-import weakref
-from collections.abc import Callable
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_models import on_cache, random_model, random_steering, shape
+from plain_models import last_logits, n_hooks, on_cache, random_model, steered, strong
 from transformers import DynamicCache
 
 import radiant_lens as rl
-from radiant_lens.errors import InvalidArgumentError, ModelMismatchError, RadiantError
+from radiant_lens.errors import ModelMismatchError
 from radiant_lens.sites import hook_name
 
 quick = settings(deadline=None, max_examples=12, derandomize=True)
@@ -39,60 +34,13 @@ def plain(request):
     return random_model(request.param)
 
 
-@pytest.fixture(scope="module")
-def bridge():
-    made = rl.load_model("tiny", device="cpu")
-    # It puts hooks of its own on in its first pass; tests count hooks.
-    last_logits(made, [[7, 8]])
-    return made
-
-
-def strong(model: Any, gate: str = "head", **options: Any) -> rl.Steering:
-    config = getattr(model, "cfg", None)
-    axes = shape(model) if config is None else (config.n_layers, config.n_heads, config.d_head)
-    return random_steering(*axes, gate=gate, **{"strength": 5.0, **options})
-
-
-def padded(rows: list[list[int]], side: str, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(map(len, rows))
-    tokens, mask = torch.full((len(rows), width), pad), torch.zeros(len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        part = slice(width - len(row), width) if side == "left" else slice(0, len(row))
-        tokens[i, part], mask[i, part] = torch.tensor(row), 1
-    return tokens, mask
-
-
-def last_logits(model: Any, rows: list[list[int]], side: str = "left") -> torch.Tensor:
-    """Logits after each row's last token."""
-    tokens, mask = padded(rows, side, 0)
-    options = {} if hasattr(model, "cfg") else {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
-    with torch.no_grad():
-        found = model(tokens, attention_mask=mask, **options)
-    logits = getattr(found, "logits", found)
-    last = torch.where(mask.bool(), torch.arange(mask.shape[1]), -1).amax(1)
-    return logits[torch.arange(len(rows)), last]
-
-
-def steered(model: Any, steering: rl.Steering, rows: list[list[int]], side: str = "left") -> torch.Tensor:
-    with rl.steer(model, steering):
-        return last_logits(model, rows, side)
-
-
-def n_hooks(model: Any) -> int:
-    """Hooks of PyTorch and of TransformerLens that are on."""
-    inner = getattr(model, "original_model", model)
-    points = {id(h): h for h in model.hook_dict.values()}.values() if hasattr(model, "hook_dict") else ()
-    registered = sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in inner.modules())
-    return registered + sum(len(h.fwd_hooks) for h in points)
-
-
 # Batches
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @quick
 @given(rows=BATCHES, gate=st.sampled_from(GATES), data=st.data())
-def test_a_row_is_as_alone_whatever_its_mates_padding_and_place(plain, side, rows, gate, data):
+def test_a_row_does_not_depend_on_its_batch_padding_or_place(plain, side, rows, gate, data):
     steering = strong(plain, gate)
     alone = torch.cat([steered(plain, steering, [row]) for row in rows])
     order = data.draw(st.permutations(range(len(rows))))
@@ -102,13 +50,13 @@ def test_a_row_is_as_alone_whatever_its_mates_padding_and_place(plain, side, row
 
 @quick
 @given(rows=BATCHES, gate=st.sampled_from(GATES), side=st.sampled_from(["left", "right"]))
-def test_the_same_holds_of_a_bridge(bridge, rows, gate, side):
+def test_a_row_of_a_bridge_does_not_depend_on_its_batch_or_padding(bridge, rows, gate, side):
     steering = strong(bridge, gate)
     alone = torch.cat([steered(bridge, steering, [row]) for row in rows])
     torch.testing.assert_close(steered(bridge, steering, rows, side), alone, **CLOSE)
 
 
-def test_these_edits_are_seen(plain, bridge):
+def test_these_edits_change_the_logits(plain, bridge):
     """The twin: without an edit, with another gate, or with another text, the logits are others."""
     rows = [[7, 8, 9], [10, 11]]
     for model in (plain, bridge):
@@ -121,7 +69,7 @@ def test_these_edits_are_seen(plain, bridge):
 @quick
 @given(row=TOKENS, more=TOKENS, gate=st.sampled_from(GATES))
 def test_a_cache_does_not_matter(plain, row, more, gate):
-    """A prompt and given tokens, one at a time on a cache, all on a cache, or all in one pass from the prompt's end."""
+    """An answer token by token on a cache, at once on a cache (with all its logits), or in passes without a cache."""
     steering = strong(plain, gate)
     whole = torch.tensor([row + more])
     n = len(row)
@@ -135,16 +83,17 @@ def test_a_cache_does_not_matter(plain, row, more, gate):
         with rl.steer(plain, steering):
             cache = DynamicCache()
             first = plain(whole[:, :n], **on_cache(plain, cache)).logits[:, -1:]
-            at_once = torch.cat([first, plain(whole[:, n:], **on_cache(plain, cache)).logits], dim=1)
+            rest = plain(whole[:, n:], **on_cache(plain, cache), logits_to_keep=len(more)).logits
+            at_once = torch.cat([first, rest], dim=1)
         with rl.steer(plain, steering):
             growing = [plain(whole[:, : n + i]).logits[:, -1:] for i in range(len(more) + 1)]
-    for found in (torch.cat(steps, 1), at_once, torch.cat(growing, 1)):
-        torch.testing.assert_close(found, expected, **CLOSE)
+    for logits in (torch.cat(steps, 1), at_once, torch.cat(growing, 1)):
+        torch.testing.assert_close(logits, expected, **CLOSE)
 
 
 @quick
 @given(lengths=st.lists(st.integers(1, 8), min_size=2, max_size=6), max_tokens=st.integers(1, 60), data=st.data())
-def test_what_is_collected_depends_on_the_text_alone(bridge, lengths, max_tokens, data):
+def test_collected_activations_depend_on_the_text_alone(bridge, lengths, max_tokens, data):
     words = [w for w in bridge.tokenizer.get_vocab() if w.isalpha()][:40]
     text = st.lists(st.sampled_from(words), min_size=1, max_size=8).map(" ".join)
     statements = [rl.Statement(data.draw(text), i % 2, f"g{i}") for i in range(len(lengths))]
@@ -205,7 +154,7 @@ def test_two_steerings_of_a_plain_model_nested(plain):
     assert n_hooks(plain) == 0
 
 
-def test_steering_inside_hooks_of_ones_own(bridge):
+def test_steering_and_other_hooks_act_in_the_order_of_their_blocks(bridge):
     rows, steering, layer = [[7, 8, 9]], strong(bridge), 1
     own = [(hook_name(layer), double)]
     before = n_hooks(bridge)
@@ -240,11 +189,11 @@ def test_compatibility_mode_steers_once(foreign_folder, options):
         with model.hooks(fwd_hooks=[(hook_name(0), lambda z, hook: fired.append(hook.name))]):
             model(tokens)
         with rl.steer(model, steering, trace=True) as trace:
-            found = model(tokens)
+            logits = model(tokens)
     assert len(fired) == 1
     assert len(trace.records) == len(steering.layers)
     if options:
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_model_whose_weights_were_processed_is_another(foreign_folder):
@@ -252,170 +201,10 @@ def test_a_model_whose_weights_were_processed_is_another(foreign_folder):
     model = rl.load_model(foreign_folder)
     statements = (rl.Statement("the soup is here .", 0, "a"), rl.Statement("the soup is awful .", 1, "b"))
     steering = strong(model)
-    made = rl.Steering(
+    with_meta = rl.Steering(
         **{name: getattr(steering, name) for name in ("sites", "head_maps", "scores", "gate", "certificates")},
         meta=rl.collect(model, statements).meta,
     )
     model.enable_compatibility_mode(disable_warnings=True)
-    with pytest.raises(ModelMismatchError, match="with weights"), rl.steer(model, made):
+    with pytest.raises(ModelMismatchError, match="with weights"), rl.steer(model, with_meta):
         pass
-
-
-# Exceptions
-
-
-class FaultError(Exception):
-    """Nothing that anybody else raises."""
-
-
-def failing(*args: object, **kwargs: object) -> None:
-    raise FaultError
-
-
-@contextmanager
-def failing_module(module: torch.nn.Module, after: bool):
-    register = module.register_forward_hook if after else module.register_forward_pre_hook
-    handle = register(failing)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def in_the_block(model: Any) -> None:
-    with rl.steer(model, strong(model)):
-        raise FaultError
-
-
-def in_the_model(model: Any, after: bool) -> None:
-    modules = getattr(model, "original_model", model).named_modules()
-    block = next(module for name, module in modules if ".1." in name and name.endswith(".mlp"))
-    with failing_module(block, after), rl.steer(model, strong(model)):
-        last_logits(model, [[7, 8]])
-
-
-def in_a_recorder(model: Any) -> None:
-    with rl.steer(model, strong(model), trace=True) as trace:
-        trace.records = FullList()
-        last_logits(model, [[7, 8]])
-
-
-class FullList(list):
-    append = failing
-
-
-def at_the_start(model: Any) -> None:
-    with rl.steer(model, strong(model), start=[1, 2, 3]):
-        last_logits(model, [[7, 8]])
-
-
-def before_the_block(model: Any) -> None:
-    with rl.steer(model, random_steering(1, 1, 1)):
-        pass
-
-
-def in_an_inner_block(model: Any) -> None:
-    with rl.steer(model, strong(model)):
-        with rl.steer(model, strong(model, seed=1)):
-            raise FaultError
-
-
-PHASES: dict[str, tuple[Callable[[Any], None], type[Exception]]] = {
-    "before the block": (before_the_block, ModelMismatchError),
-    "as a pass begins": (at_the_start, InvalidArgumentError),
-    "in a pass, before a module": (lambda model: in_the_model(model, False), FaultError),
-    "in a pass, after a module": (lambda model: in_the_model(model, True), FaultError),
-    "as an edit is recorded": (in_a_recorder, FaultError),
-    "in the block": (in_the_block, FaultError),
-    "in an inner block": (in_an_inner_block, FaultError),
-}
-
-
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("kind", ["plain", "bridge"])
-def test_no_hook_is_left_after_any_exception(request, kind, phase):
-    model = random_model("llama") if kind == "plain" else request.getfixturevalue("bridge")
-    fail, error = PHASES[phase]
-    rows = [[7, 8, 9]]
-    before, expected = n_hooks(model), last_logits(model, rows)
-    again = steered(model, strong(model), rows)
-    with pytest.raises(error):
-        fail(model)
-    assert n_hooks(model) == before
-    assert torch.equal(last_logits(model, rows), expected)
-    assert torch.equal(steered(model, strong(model), rows), again)
-
-
-# Threads
-
-
-@pytest.mark.parametrize("kind", ["plain", "bridge"])
-def test_threads_that_generate_in_one_block_do_not_mix(request, kind):
-    """Each thread steps through prompts of its own on caches of its own; passes of all are interleaved."""
-    model = random_model("llama") if kind == "plain" else request.getfixturevalue("bridge")
-    steering = strong(model)
-    prompts = [[[7, 8, 9, 10, 11, 12]], [[13, 14], [15, 16, 17, 18]], [[19]]]
-
-    def generated(rows: list[list[int]]) -> torch.Tensor:
-        growing = [list(row) for row in rows]
-        for _ in range(6):
-            best = last_logits(model, growing).argmax(-1).tolist()
-            growing = [[*row, token] for row, token in zip(growing, best)]
-        return last_logits(model, growing)
-
-    with rl.steer(model, steering):
-        expected = [generated(rows) for rows in prompts]
-    found: dict[int, torch.Tensor] = {}
-
-    def work(i: int) -> None:
-        for _ in range(3):
-            found[i] = generated(prompts[i])
-
-    with rl.steer(model, steering, trace=True) as trace:
-        threads = [threading.Thread(target=work, args=(i,)) for i in range(len(prompts))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    for i, logits in enumerate(expected):
-        torch.testing.assert_close(found[i], logits, **CLOSE)
-    by_call = {record.call: record.edit.gated.shape[0] for record in trace.records}
-    assert len(by_call) == 9
-    assert sorted(by_call.values()) == [1] * 6 + [2] * 3
-
-
-def test_a_second_thread_that_steers_the_same_model_is_refused(plain):
-    said: list[BaseException] = []
-
-    def other() -> None:
-        try:
-            with rl.steer(plain, strong(plain, seed=1)):
-                pass
-        except RadiantError as error:
-            said.append(error)
-
-    def run() -> None:
-        thread = threading.Thread(target=other)
-        thread.start()
-        thread.join()
-
-    with rl.steer(plain, strong(plain)):
-        run()
-    assert len(said) == 1
-    assert "Another thread is steering this model" in str(said[0])
-    run()
-    assert len(said) == 1
-
-
-# Memory
-
-
-def test_a_finished_trace_holds_no_model():
-    model = random_model("llama")
-    with rl.steer(model, strong(model), trace=True) as trace:
-        last_logits(model, [[7, 8, 9]])
-    gone = weakref.ref(model)
-    del model
-    gc.collect()
-    assert gone() is None
-    assert len(trace.to_dataframe()) > 0

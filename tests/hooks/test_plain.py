@@ -1,4 +1,4 @@
-"""Plain transformers models: whatever runs them, each row is edited from its last prompt token on by its own gate."""
+"""Plain transformers models: each way of running them edits each row from its last prompt token on."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ MODES = {
     "samples of each": {"do_sample": True, "num_return_sequences": 4},
     "static cache": {"do_sample": False, "cache_implementation": "static"},
     "no cache": {"do_sample": False, "use_cache": False},
+    "beams, no cache": {"do_sample": False, "num_beams": 3, "use_cache": False},
     "looked up": {"do_sample": False, "prompt_lookup_num_tokens": 3},
 }
 PROMPTS = [
@@ -44,9 +45,9 @@ def plain():
 
 @pytest.fixture(scope="module")
 def ids():
-    found = AutoTokenizer.from_pretrained(model_folder(), padding_side="left")
-    assert found.pad_token_id is not None
-    return found
+    tokenizer = AutoTokenizer.from_pretrained(model_folder(), padding_side="left")
+    assert tokenizer.pad_token_id is not None
+    return tokenizer
 
 
 def strong(model, gate="head"):
@@ -56,7 +57,7 @@ def strong(model, gate="head"):
 
 @pytest.fixture(scope="module")
 def always(plain):
-    """A steering that is seen in every text."""
+    """A steering that changes every text."""
     return strong(plain)
 
 
@@ -91,11 +92,11 @@ def test_every_way_of_generating_gives_the_logits_of_one_pass_without_cache(plai
     unsteered = generate(plain, ids, prompts, **MODES[mode])
     options = {**MODES[mode], "return_dict_in_generate": True, "output_logits": True}
     with rl.steer(plain, steering):
-        found = generate(plain, ids, prompts, **options)
-    assert not torch.equal(found.sequences, unsteered)
-    n_each = len(found.sequences) // len(prompts)
+        steered = generate(plain, ids, prompts, **options)
+    assert not torch.equal(steered.sequences, unsteered)
+    n_each = len(steered.sequences) // len(prompts)
     mask = batch["attention_mask"].repeat_interleave(n_each, 0)
-    logits = replayed(plain, steering, found.sequences, n_prompt, mask)
+    logits = replayed(plain, steering, steered.sequences, n_prompt, mask)
     if "beams" in mode:
         # A beam changes its row at every step: its tokens' log-probabilities tell whether its own gate went with it.
         with rl.steer(plain, steering):
@@ -103,14 +104,14 @@ def test_every_way_of_generating_gives_the_logits_of_one_pass_without_cache(plai
         seen = plain.compute_transition_scores(
             scored.sequences, scored.scores, scored.beam_indices, normalize_logits=False
         )
-        own = logits.log_softmax(-1).gather(2, found.sequences[:, n_prompt:, None])[..., 0]
+        own = logits.log_softmax(-1).gather(2, steered.sequences[:, n_prompt:, None])[..., 0]
         alive = scored.beam_indices[:, : own.shape[1]] >= 0
         torch.testing.assert_close(seen[alive], own[alive], rtol=1e-3, atol=1e-3)
-        assert alive.sum() > len(found.sequences)
+        assert alive.sum() > len(steered.sequences)
         return
-    alive = (found.sequences[:, n_prompt:] == ids.eos_token_id).cumsum(1) <= 1
-    width = min(len(found.logits), logits.shape[1])
-    seen = torch.stack(found.logits, dim=1)[:, :width]
+    alive = (steered.sequences[:, n_prompt:] == ids.eos_token_id).cumsum(1) <= 1
+    width = min(len(steered.logits), logits.shape[1])
+    seen = torch.stack(steered.logits, dim=1)[:, :width]
     torch.testing.assert_close(seen[alive[:, :width]], logits[:, :width][alive[:, :width]], rtol=1e-3, atol=1e-3)
 
 
@@ -143,7 +144,7 @@ def test_traces_of_both_are_the_same(plain, ids, model, steering):
     assert frames[0]["call"].unique().tolist() == [0, 1]
 
 
-def test_guesses_that_come_with_the_prompt_are_no_prompt(plain, ids):
+def test_guesses_that_come_with_the_prompt_are_not_part_of_it(plain, ids):
     """Prompt lookup sends its first guesses along with the prompt."""
     seen = []
     handle = plain.register_forward_pre_hook(
@@ -158,7 +159,7 @@ def test_guesses_that_come_with_the_prompt_are_no_prompt(plain, ids):
 
 
 @pytest.mark.parametrize("options", [{}, {"cache_implementation": "static"}, {"use_cache": False}], ids=str)
-def test_rows_of_a_padded_batch_are_as_alone(plain, ids, options):
+def test_rows_of_a_padded_batch_equal_rows_alone(plain, ids, options):
     steering = strong(plain)
     frames = []
     for prompts in (PROMPTS, PROMPTS[:1], PROMPTS[1:]):
@@ -193,8 +194,8 @@ def test_a_dict_of_masks_is_read():
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
-def test_several_tokens_on_a_cache_continue_the_prompt(plain, ids, kind):
-    """As in assisted generation: a pass of several tokens, part of which is then taken back."""
+def test_several_tokens_with_all_their_logits_continue_the_prompt(plain, ids, kind):
+    """As in assisted generation: guesses come several at a time, and wrong ones are cropped from the cache."""
     steering = strong(plain)
     tokens = ids(PROMPTS[1], return_tensors="pt")["input_ids"]
     n = tokens.shape[1]
@@ -204,22 +205,22 @@ def test_several_tokens_on_a_cache_continue_the_prompt(plain, ids, kind):
     with torch.no_grad(), rl.steer(plain, steering):
         plain(tokens[:, : n - 4], **on_cache(plain, cache))
         if kind == "dynamic":
-            plain(tokens[:, n - 4 :].flip(1), **on_cache(plain, cache))
+            plain(tokens[:, n - 4 :].flip(1), **on_cache(plain, cache), logits_to_keep=4)
             cache.crop(-4)
-        several = plain(tokens[:, n - 4 : n - 1], **on_cache(plain, cache)).logits
+        several = plain(tokens[:, n - 4 : n - 1], **on_cache(plain, cache), logits_to_keep=3).logits
         last = plain(tokens[:, n - 1 :], **on_cache(plain, cache)).logits
     torch.testing.assert_close(torch.cat([several, last], 1), expected[:, n - 4 :], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["cache", "past_key_values"])
-def test_a_cache_goes_on_with_its_prompt_by_either_of_its_names(plain, ids, name):
+def test_a_cache_continues_its_prompt_by_either_of_its_names(plain, ids, name):
     tokens = ids(PROMPTS[1], return_tensors="pt")["input_ids"]
     cache, calls = DynamicCache(), Calls()
     plain(tokens, **on_cache(plain, cache))
     passes = Passes(None, None, calls)
     passes.begin(plain, (tokens,), {})
-    for given, expected in ({name: cache}, 1), ({"no_such_cache": cache}, 2):
-        passes.begin(plain, (tokens[:, -1:],), given)
+    for arguments, expected in ({name: cache}, 1), ({"no_such_cache": cache}, 2):
+        passes.begin(plain, (tokens[:, -1:],), arguments)
         assert calls.n == expected
 
 
@@ -243,8 +244,8 @@ def test_a_cache_from_before_the_block_is_continued(plain, ids):
         cache = DynamicCache()
         plain(tokens[:, :-3], **on_cache(plain, cache))
         with rl.steer(plain, steering):
-            found = plain(tokens[:, -3:], **on_cache(plain, cache)).logits[:, -1]
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+            last = plain(tokens[:, -3:], **on_cache(plain, cache)).logits[:, -1]
+    torch.testing.assert_close(last, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_streaming(plain, ids, always):
@@ -304,8 +305,8 @@ def test_device_maps(plain, ids, always, tmp_path, place):
     with rl.steer(plain, always):
         expected = generate(plain, ids, PROMPTS, do_sample=False)
     with rl.steer(mapped, always):
-        found = generate(mapped, ids, PROMPTS, do_sample=False)
-    assert torch.equal(found, expected)
+        tokens = generate(mapped, ids, PROMPTS, do_sample=False)
+    assert torch.equal(tokens, expected)
     assert n_hooks(mapped) == before
 
 

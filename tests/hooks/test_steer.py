@@ -16,8 +16,8 @@ def prompts(experiment):
     """Sixteen prompts of mixed lengths, after misconceptions, so that edits happen."""
     test, texts = experiment.test, []
     for n in (1, 2, 3, 4):
-        made = replace(test, contexts=replace(test.contexts, n_before=n)).prompts
-        texts += [p.text for p in made if p.condition == "after_undesirable"][:4]
+        after_n = replace(test, contexts=replace(test.contexts, n_before=n)).prompts
+        texts += [p.text for p in after_n if p.condition == "after_undesirable"][:4]
     assert len({len(text.split()) for text in texts}) == 4
     return texts
 

@@ -80,12 +80,14 @@ def test_bridge_and_plain_model_are_steered_alike(pair, tokens, gate):
 
 def test_a_model_and_its_bridge_have_one_signature(pair):
     plain, bridge = pair
-    assert signature(plain) == signature(bridge)
+    # A plain model gets tokens, so it has no rule for special ones.
+    assert {**signature(plain), "prepend_bos": True} == signature(bridge)
     first = next(plain.parameters())
     before = first.detach().clone()
     with torch.no_grad():
         first.mul_(2)
-    assert signature(plain)["weights"] != signature(bridge)["weights"]
+    for key in ("weights", "content"):
+        assert signature(plain)[key] != signature(bridge)[key]
     with torch.no_grad():
         first.copy_(before)
 
@@ -141,15 +143,15 @@ def test_models_that_cannot_work_are_refused_at_load(model_type, tmp_path, words
 
 @pytest.fixture(scope="module")
 def unsound(tmp_path_factory, words):
-    """Makes a plain model and a bridge whose weights can be spoilt."""
+    """Makes a plain model and a bridge whose weights a test may change."""
     folder = tmp_path_factory.mktemp("llama")
     random_model("llama").save_pretrained(folder)
 
-    def made():
+    def make():
         bridge = rl.load_model(folder, tokenizer=words)
         return load_plain(folder, bridge), bridge
 
-    return made
+    return make
 
 
 def failures(plain, bridge):
@@ -160,9 +162,9 @@ def test_another_model_fails_the_check_up(unsound):
     plain, bridge = unsound()
     with torch.no_grad():
         plain.model.layers[1].self_attn.q_proj.weight.mul_(1.1)
-    found = failures(plain, bridge)
-    assert set(found) >= {"hook_z is the input of the output projection", "logits agree with plain transformers"}
-    assert "max difference" in found["logits agree with plain transformers"]
+    details = failures(plain, bridge)
+    assert set(details) >= {"hook_z is the input of the output projection", "logits agree with plain transformers"}
+    assert "max difference" in details["logits agree with plain transformers"]
     # The heads of the first layer agree.
     with torch.no_grad():
         plain.model.layers[1].self_attn.q_proj.weight.div_(1.1)
@@ -175,10 +177,10 @@ def test_heads_that_do_nothing_fail_the_check_up(unsound):
     with torch.no_grad():
         for projection in [*output_projections(plain), *(block.attn.o.original_component for block in bridge.blocks)]:
             projection.weight.zero_()
-    found = failures(plain, bridge)
-    assert found["steered logits agree with plain transformers"] == "Steering changes nothing."
-    assert found["gradient at hook_z"] == "The gradient at `hook_z` is zero or not finite."
-    assert "logits agree with plain transformers" not in found
+    details = failures(plain, bridge)
+    assert details["steered logits agree with plain transformers"] == "Steering changes nothing."
+    assert details["gradient at hook_z"] == "The gradient at `hook_z` is zero or not finite."
+    assert "logits agree with plain transformers" not in details
 
 
 def test_weights_that_are_not_finite_fail_the_check_up(unsound):
@@ -186,9 +188,9 @@ def test_weights_that_are_not_finite_fail_the_check_up(unsound):
     with torch.no_grad():
         for model in (plain, bridge.original_model):
             next(model.parameters()).fill_(torch.nan)
-    found = failures(plain, bridge)
-    assert found["logits agree with plain transformers"].startswith("max difference nan")
-    assert "must be finite" in found["collect and fit"]
+    details = failures(plain, bridge)
+    assert details["logits agree with plain transformers"].startswith("max difference nan")
+    assert "must be finite" in details["collect and fit"]
 
 
 def test_any_error_of_a_check_is_its_finding(unsound, monkeypatch):
@@ -223,7 +225,7 @@ def test_refusals():
             pass
 
 
-def test_a_model_that_goes_round_its_projection_is_not_steered_in_silence():
+def test_steering_a_model_that_does_not_call_its_projection_is_an_error():
     model = random_model("llama")
     attention = model.model.layers[1].self_attn
     attention.forward = lambda hidden_states, **kwargs: (hidden_states, None)

@@ -10,6 +10,7 @@ import radiant_lens as rl
 from radiant_lens.errors import InvalidArgumentError, ModelLoadError
 from radiant_lens.models import loading as models
 from radiant_lens.models.identity import signature
+from radiant_lens.models.precision import default_dtype
 
 HALF = {
     **dict.fromkeys(["model.embed_tokens", "lm_head", "model.rotary_emb", "model.layers.0", "model.norm"], "cpu"),
@@ -54,7 +55,7 @@ def test_the_dtype_is_that_of_the_checkpoint(foreign_folder, tmp_path):
     AutoModelForCausalLM.from_pretrained(foreign_folder, dtype=torch.bfloat16).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(foreign_folder).save_pretrained(tmp_path)
     assert rl.load_model(tmp_path, device_map={"": "cpu"}).cfg.dtype == torch.bfloat16
-    assert rl.load_model(tmp_path).cfg.dtype == torch.float32
+    assert rl.load_model(tmp_path).cfg.dtype == default_dtype(torch.bfloat16, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

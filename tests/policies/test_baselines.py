@@ -1,4 +1,4 @@
-"""Baselines: what each does to the moments it was fitted on, against textbook formulas and other packages."""
+"""Baselines: their effect on the moments that they were fitted on, against textbook formulas and other packages."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ def test_moment_matching_gives_the_desirable_moments_by_the_textbook_map(fitted)
     torch.testing.assert_close(after.mean(0), desirable.mean(0))
     np.testing.assert_allclose(np.cov(after.T), np.cov(desirable.T), rtol=2e-4, atol=2e-4)
     assert np.abs(np.cov(undesirable.T) - np.cov(desirable.T)).max() > 0.1
-    found = rl.MomentMatchingPolicy(heads=[SITE]).fit(*fitted).maps()[rl.HeadSite(*SITE)].G.numpy()
+    matrix = rl.MomentMatchingPolicy(heads=[SITE]).fit(*fitted).maps()[rl.HeadSite(*SITE)].G.numpy()
     source, target = (np.cov(x.numpy().T, bias=True) for x in (undesirable, desirable))
     root = scipy.linalg.sqrtm(source).real
     expected = np.linalg.inv(root) @ scipy.linalg.sqrtm(root @ target @ root).real @ np.linalg.inv(root)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(found, found.T, atol=1e-9)
+    np.testing.assert_allclose(matrix, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-9)
 
 
 def test_linear_transport_is_the_least_squares_line_through_sorted_pairs(fitted):
@@ -103,13 +103,13 @@ def test_linear_transport_is_the_least_squares_line_through_sorted_pairs(fitted)
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
-def test_quantiles_of_a_straight_line_are_on_it(n, wanted):
+def test_quantiles_of_a_straight_line_are_on_it(n, n_quantiles):
     values = torch.arange(n, dtype=torch.float64)[:, None, None]
-    found = quantiles(values, wanted)[:, 0, 0]
-    expected = np.clip((np.arange(wanted) + 0.5) * n / wanted - 0.5, 0, n - 1)
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
-    if wanted == n:
-        assert torch.equal(found, values[:, 0, 0])
+    middles = quantiles(values, n_quantiles)[:, 0, 0]
+    expected = np.clip((np.arange(n_quantiles) + 0.5) * n / n_quantiles - 0.5, 0, n - 1)
+    np.testing.assert_allclose(middles.numpy(), expected, atol=1e-12)
+    if n_quantiles == n:
+        assert torch.equal(middles, values[:, 0, 0])
 
 
 def test_unequal_classes_are_paired_by_quantiles(fitted):
@@ -141,14 +141,14 @@ def test_erasure_names_the_missing_package(fitted, monkeypatch):
         rl.LEACEPolicy().fit(*fitted)
 
 
-def test_zero_and_mean_ablation_replace_by_constants(fitted):
+def test_zero_and_mean_ablation_replace_activations_by_constants(fitted):
     cache, _ = fitted
     assert (moved(rl.AblationPolicy("zero", heads=[SITE]), fitted) == 0).all()
     after = moved(rl.AblationPolicy("mean", heads=[SITE]), fitted)
     torch.testing.assert_close(after, cache.z[:, SITE[0], SITE[1]].double().mean(0).expand_as(after))
 
 
-def test_resampled_activations_are_training_ones_of_no_relation(fitted):
+def test_resampled_activations_are_unrelated_training_activations(fitted):
     cache, detector = fitted
     before = cache.z[:, SITE[0], SITE[1]].double()
     steering = rl.AblationPolicy("resample", heads=[SITE]).fit(cache, detector)
@@ -156,13 +156,13 @@ def test_resampled_activations_are_training_ones_of_no_relation(fitted):
     nearest = torch.cdist(after, before).min(1)
     assert nearest.values.max() < 1e-6
     assert len(nearest.indices.unique()) > 300
-    # From all of the bank, and the same ones whatever else is drawn meanwhile.
+    # From all of the bank, and the same ones after other random draws of the process.
     drawn = torch.cdist(after, steering.head_maps.bank[0]).argmin(1)
     assert int(drawn.min()) < 50 and int(drawn.max()) > steering.head_maps.bank.shape[1] - 50
     torch.manual_seed(5)
     again = rl.AblationPolicy("resample", heads=[SITE]).fit(cache, detector)
     assert torch.equal(again.edit(cache.z[:, SITE[0]].double(), SITE[0])[:, SITE[1]], after)
-    # A random example: its class says nothing of the class that it replaces.
+    # A random example: its class is independent of the class that it replaces.
     labels = cache.labels[nearest.indices]
     assert abs(np.corrcoef(labels, cache.labels)[0, 1]) < 0.1
     assert abs(float((after * before).sum(-1).mean() - (after.mean(0) * before.mean(0)).sum())) < 0.4
@@ -196,7 +196,7 @@ def test_saved_baselines_edit_alike(fitted, policy, tmp_path):
 
 
 @pytest.mark.parametrize("geometry", ["mahalanobis", "wasserstein", "procrustes"])
-@pytest.mark.parametrize("metric", ["mahalanobis", "wasserstein"])
+@pytest.mark.parametrize("metric", ["mahalanobis", "total", "wasserstein"])
 def test_random_directions_keep_lengths_in_the_metric_and_nothing_else(fitted, geometry, metric):
     cache, detector = fitted
     reference = rl.RadiantPolicy(geometry=geometry, heads=[SITE]).fit(cache, detector)
@@ -205,7 +205,11 @@ def test_random_directions_keep_lengths_in_the_metric_and_nothing_else(fitted, g
     z = cache.z[:, SITE[0], SITE[1]].double()
     means = torch.stack([z[cache.labels == y].mean(0) for y in (0, 1)])
     centred = z - means[cache.labels]
-    covariance = centred.T @ centred / len(z) if metric == "mahalanobis" else torch.eye(4, dtype=torch.float64)
+    covariance = {
+        "mahalanobis": centred.T @ centred / len(z),
+        "total": torch.cov(z.T, correction=0),
+        "wasserstein": torch.eye(4, dtype=torch.float64),
+    }[metric]
     cosines = []
     for seed in range(20):
         after = rl.RandomDirectionPolicy(reference, metric, seed).fit(cache, detector).displace(layer, SITE[0])
@@ -219,6 +223,22 @@ def test_random_directions_keep_lengths_in_the_metric_and_nothing_else(fitted, g
         cosines.append(float(torch.nn.functional.cosine_similarity(*pair, dim=0)))
     assert np.std(cosines) > 0.2
     assert abs(np.mean(cosines)) < 0.5
+
+
+def test_the_total_metric_allows_more_of_the_difference_of_the_classes(fitted):
+    """The total covariance holds the between-class scatter; within classes there is none of it."""
+    cache, detector = fitted
+    reference = rl.MeanShiftPolicy(heads=[SITE]).fit(cache, detector)
+    undesirable, desirable = classes(cache)
+    difference = torch.nn.functional.normalize(desirable.mean(0) - undesirable.mean(0), dim=0)
+
+    def share(metric):
+        shifts = [
+            rl.RandomDirectionPolicy(reference, metric, seed).fit(cache, detector).maps()[SITE].g for seed in range(60)
+        ]
+        return float(np.mean([(shift @ difference) ** 2 / shift.square().sum() for shift in shifts]))
+
+    assert share("total") > 1.1 * share("mahalanobis")
 
 
 def test_random_direction_of_resampling_is_refused(fitted):
@@ -296,7 +316,7 @@ def test_parameters_of_controls_out_of_range_are_refused(fitted, make, message):
         make(rl.MeanShiftPolicy().fit(*fitted)).fit(*fitted)
 
 
-def test_the_identity_keeps_all_but_the_edit(fitted):
+def test_the_identity_control_keeps_all_but_the_edit(fitted):
     reference = rl.MeanShiftPolicy().fit(*fitted)
     control = rl.IdentityPolicy(reference).fit(*fitted)
     assert (control.sites, control.gate) == (reference.sites, reference.gate)
@@ -309,11 +329,11 @@ def test_the_identity_keeps_all_but_the_edit(fitted):
         assert torch.equal(control.edit(z, layer), z)
 
 
-def test_a_random_direction_tells_what_it_was_drawn_from(fitted):
+def test_a_random_direction_records_its_reference_and_settings(fitted):
     reference = rl.MeanShiftPolicy().fit(*fitted)
     control = rl.RandomDirectionPolicy(reference, metric="wasserstein", seed=3).fit(*fitted)
-    wanted = {"name": "random direction", "metric": "wasserstein", "seed": 3, "of": reference.meta["policy"]}
-    assert control.meta == {**reference.meta, "policy": wanted}
+    settings = {"name": "random direction", "metric": "wasserstein", "seed": 3, "of": reference.meta["policy"]}
+    assert control.meta == {**reference.meta, "policy": settings}
 
 
 def test_iti_may_take_one_head(fitted):
@@ -321,7 +341,7 @@ def test_iti_may_take_one_head(fitted):
     assert rl.ITIPolicy(n_heads=1, heads=[(0, 1), SITE]).fit(*fitted).sites == ((0, 1), SITE)
 
 
-def test_certificates_of_baselines_say_how_many_activations_are_gated(fitted):
+def test_certificates_of_baselines_count_gated_activations(fitted):
     cache, _ = fitted
     steering = rl.MeanShiftPolicy(gate="head").fit(*fitted)
     for site, certificate in zip(steering.sites, steering.certificates):
@@ -335,7 +355,7 @@ def test_the_seed_of_an_ablation_is_checked(fitted, seed):
         rl.AblationPolicy("resample", seed=seed).fit(*fitted)
 
 
-def test_the_whole_of_a_linear_transport_may_be_applied_and_no_part_of_it_not(fitted):
+def test_strength_of_a_linear_transport_may_be_1_but_not_0(fitted):
     assert len(rl.LinearActPolicy(1.0).fit(*fitted).sites) > 0
     with pytest.raises(InvalidArgumentError, match=r"`strength` must lie in \(0, 1\]; got 0.0"):
         rl.LinearActPolicy(0.0).fit(*fitted)

@@ -1,4 +1,4 @@
-"""Calibration: the least margin that held-out activations confirm, and every documented way out."""
+"""Calibration: the least margin that held-out activations confirm, and every documented error."""
 
 from __future__ import annotations
 
@@ -37,18 +37,19 @@ def test_bound_holds_on_the_calibration_part_and_beyond(problem, geometry):
     assert plain.certify(held_out).overall.interval.low > 0.05
 
 
-def test_margin_is_the_least_that_does_it(problem):
+def test_no_smaller_margin_meets_the_bound(problem):
     """Of a transport an activation is still flagged where its standardised score is at least kappa."""
     cache, detector, part, _ = problem
     calibrated = rl.RadiantPolicy(gamma=0.05, heads=[(0, 1)]).fit(cache, detector, calibrate=part)
     report = calibrated.meta["calibration"]
+    # Two steps of the search below the result: one step is its resolution.
     smaller = rl.RadiantPolicy(margin=report["margin"] / (1 + 2 * RELATIVE_STEP), heads=[(0, 1)]).fit(cache, detector)
     assert smaller.certify(part).overall.upper > 0.05
     shares = calibrated.events(part)
     assert int(shares.gated.sum()) > report["n_groups"]
 
 
-def test_a_margin_that_does_it_already_stays(problem):
+def test_a_margin_that_meets_the_bound_does_not_change(problem):
     cache, detector, part, _ = problem
     policy = rl.RadiantPolicy(gamma=0.2, margin=6.0, heads=[(0, 1)])
     calibrated = policy.fit(cache, detector, calibrate=part)
@@ -57,7 +58,7 @@ def test_a_margin_that_does_it_already_stays(problem):
     assert torch.equal(calibrated.head_maps.matrices()[0], policy.fit(cache, detector).head_maps.matrices()[0])
 
 
-def test_calibration_groups_are_seen_by_the_fit(problem):
+def test_calibration_groups_count_as_seen_by_the_fit(problem):
     cache, detector, part, held_out = problem
     calibrated = rl.RadiantPolicy(gamma=0.05, heads=[(0, 1)]).fit(cache, detector, calibrate=part)
     with pytest.raises(LeakageError, match="the fit and certification must not share groups"):
@@ -122,7 +123,7 @@ def test_activations_to_calibrate_on_must_be_finite(problem, gaussian_cache):
         rl.RadiantPolicy(heads=[(0, 1)]).fit(cache, detector, calibrate=part)
 
 
-def test_what_cannot_be_confirmed_is_told_with_its_confidence(problem, gaussian_cache):
+def test_the_error_for_too_few_groups_names_the_confidence(problem, gaussian_cache):
     cache, detector, *_ = problem
     few = gaussian_cache(40, seed=4, **SHAPE)
     with pytest.raises(GuaranteeError, match=r"a share of at most 0.01 with confidence 0.9 takes 230 flagged"):

@@ -1,4 +1,4 @@
-"""`RadiantPolicy`: the guarantee on data where it must hold, and every documented way out."""
+"""`RadiantPolicy`: the guarantee on data where it must hold, and every documented error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy import stats
 
 import radiant_lens as rl
 from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentError, NotFittedError, NothingToEditError
-from radiant_lens.linalg import Moments, masked_moments
+from radiant_lens.linalg import masked_moments
 from radiant_lens.policies import radiant
 from radiant_lens.policies.head_sample import prepare
 from radiant_lens.sites import HeadSite
@@ -39,7 +39,7 @@ def test_certified_interval_contains_gamma_on_gaussian_data(problem, gamma, geom
     """Gate "none" on one Gaussian class leaves the moved activations Gaussian: gamma is exact."""
     cache, detector, held_out = problem
     both = replace(cache, z=cache.z.clone())
-    # The desirable class stands where the undesirable one does, so that the fitted moments are of one Gaussian.
+    # The desirable class gets the activations of the undesirable one, so that the fitted moments are of one Gaussian.
     both.z[both.labels == 0] = undesirable(cache).z
     policy = rl.RadiantPolicy(gamma=gamma, geometry=geometry, gate="none", heads=[(0, 1)], floor="desirable")
     steering = policy.fit(both, detector)
@@ -58,7 +58,7 @@ def test_cantelli_holds_for_truncated_data(problem):
 @pytest.mark.parametrize(
     ("geometry", "solver"), [("mahalanobis", "solve_transport"), ("procrustes", "solve_procrustes")]
 )
-def test_a_solution_that_is_not_certified_is_told_with_its_head(problem, geometry, solver, monkeypatch):
+def test_a_solution_that_is_not_certified_is_refused_with_its_head(problem, geometry, solver, monkeypatch):
     cache, detector, _ = problem
 
     def failing(*args, **kwargs):
@@ -161,7 +161,7 @@ def test_a_weight_of_zero_is_named(problem):
     assert rl.MeanShiftPolicy(heads=[(0, 0)]).fit(cache, blind).sites == (rl.HeadSite(0, 0),)
 
 
-def test_a_policy_of_identities_says_why(problem):
+def test_a_policy_whose_maps_are_all_identities_is_refused(problem):
     cache, detector, _ = problem
     easy = rl.RiskAwareDetector()
     easy.__dict__.update(detector.__dict__)
@@ -204,6 +204,18 @@ def test_no_significant_head_is_an_error(gaussian_cache):
         rl.RadiantPolicy().fit(cache, detector)
 
 
+def test_too_few_groups_for_any_significant_head_is_an_error_of_its_own(gaussian_cache):
+    cache, few = gaussian_cache(100, shift=3.0), gaussian_cache(6, shift=3.0, seed=1)
+    detector = rl.RiskAwareDetector().fit(cache, validation=few)
+    with pytest.raises(
+        NothingToEditError, match=r"^6 validation groups cannot show that a head is significant: .* are enough"
+    ):
+        rl.RadiantPolicy().fit(cache, detector)
+    assert rl.RadiantPolicy(heads=2).fit(cache, detector).sites
+    enough = rl.RiskAwareDetector().fit(cache, validation=gaussian_cache(60, shift=3.0, seed=1))
+    assert rl.RadiantPolicy().fit(cache, enough).sites
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -216,7 +228,7 @@ def test_no_significant_head_is_an_error(gaussian_cache):
         ({"tail": "cauchy"}, "`tail` must be one of"),
         ({"gate": "open"}, "`gate` must be one of"),
         ({"trust": 1.5}, "`trust` must lie strictly between 0 and 1"),
-        ({"heads": "best"}, "`heads` must be one of"),
+        ({"heads": "best"}, "`heads` must be .*'significant', .*got 'best'"),
         ({"heads": 99}, "`heads` must be a whole number between 1 and 2"),
         ({"heads": [(3, 0)]}, "`layer` must be a whole number between 0 and 0"),
         ({"heads": "layer", "n_layers": 0}, "`n_layers` must be"),
@@ -229,7 +241,7 @@ def test_refusals(problem, options, words):
         rl.RadiantPolicy(**options).fit(cache, detector)
 
 
-def test_a_steering_knows_the_gamma_that_it_was_made_for_if_there_was_one(problem):
+def test_a_steering_records_the_gamma_of_its_policy_unless_a_margin_replaced_it(problem):
     cache, detector, _ = problem
     for options, gamma in (({"gamma": 0.1}, 0.1), ({"margin": 2.0}, None)):
         assert rl.RadiantPolicy(**options).fit(cache, detector).meta["gamma"] == gamma
@@ -289,17 +301,19 @@ def test_a_transport_becomes_its_map():
     torch.testing.assert_close(radiant.rank_one(solution).displacement(a), expected)
 
 
-def test_only_heads_without_examples_get_another_covariance_and_trust_nothing():
-    eye = torch.eye(2, dtype=torch.float64)
-    moments = Moments(
-        torch.tensor([0.0, 1.0, 5.0]).double(), torch.zeros(3, 2, dtype=torch.float64), 4 * eye.expand(3, 2, 2)
-    )
-    usable = radiant._usable(moments)
-    assert torch.equal(usable.covariance, torch.stack([eye, 4 * eye, 4 * eye]))
-    rows = torch.tensor([[[3.0, 4.0]] * 3])
-    gated = torch.tensor([[False, True, True]])
-    trust = radiant._trust_region(SimpleNamespace(rows=rows, gated=gated), usable, 0.5)
-    torch.testing.assert_close(trust.radius2, torch.tensor([0.0, 6.25, 6.25], dtype=torch.float64))
+def test_a_trust_region_has_the_quantile_of_gated_distances_and_nothing_without_them(problem):
+    cache, detector, _ = problem
+    shy = rl.RiskAwareDetector()
+    shy.__dict__.update(detector.__dict__)
+    shy.biases_ = detector.biases_.clone()
+    shy.biases_[0, 0] = -1e6
+    trust = rl.RadiantPolicy(heads=[(0, 0), (0, 1)], trust=0.5).fit(cache, shy).trust
+    # No activation of the first head passes its gate: there is no distance to take a quantile of.
+    assert float(trust.radius2[0]) == 0
+    z = cache.z[detector.flags(cache)[:, 0, 1], 0, 1].double()
+    centred = z - z.mean(0)
+    distance2 = (centred @ torch.linalg.inv(torch.cov(z.T, correction=0)) * centred).sum(-1)
+    assert float(trust.radius2[1]) == pytest.approx(float(distance2.median()), rel=1e-2)
 
 
 def test_the_papers_recipe_is_one_voted_layer_and_procrustes():

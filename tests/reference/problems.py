@@ -42,6 +42,7 @@ def draw_floor(kind, sigma, theta, condition, generator):
     if kind == "same":
         return sigma * 0.81
     other, _ = draw_covariance(n, d, condition, generator, rank=d // 2 if kind == "singular" else None)
+    # A floor without any spread along the weight: the hardest start for the dual.
     if kind == "blind":
         e = torch.nn.functional.normalize(theta, dim=-1)
         across = torch.eye(d, dtype=torch.float64) - e[:, :, None] * e[:, None, :]
@@ -56,6 +57,7 @@ def draw(d, condition, floor, alignment, kappa, seed, *, rank=None):
     sigma, axes = draw_covariance(n, d, condition, generator, rank=rank)
     theta = draw_weight(sigma, axes, alignment, generator)
     mu = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    # A weight in the null space has no spread of its own; its length is the unit then.
     spread = torch.einsum("ni,nij,nj->n", theta, sigma, theta).clamp_min(0).sqrt()
     spread = torch.where(spread < 1e-7 * theta.norm(dim=-1), theta.norm(dim=-1), spread)
     places = torch.tensor(PLACES, dtype=torch.float64)
@@ -80,15 +82,15 @@ def root_of(matrix):
     return (vectors * np.sqrt(values.clip(0))) @ vectors.T
 
 
-def assert_certified(problem, found, *, gap=1e-9):
-    """Everything a solution claims, recomputed from its map alone."""
+def assert_certified(problem, solution, *, gap=1e-9):
+    """Check all figures of a solution against its map alone."""
     sigma, theta, bias = problem["sigma"], problem["theta"], problem["bias"]
-    assert found.gap.abs().max() <= gap
-    assert found.slack.min() >= 0
-    torch.testing.assert_close(found.mean, torch.einsum("...ij,...j->...i", found.G, problem["mu"]) + found.g)
-    image = found.G @ sigma @ found.G.mT
-    torch.testing.assert_close(found.covariance, image)
+    assert solution.gap.abs().max() <= gap
+    assert solution.slack.min() >= 0
+    torch.testing.assert_close(solution.mean, torch.einsum("...ij,...j->...i", solution.G, problem["mu"]) + solution.g)
+    image = solution.G @ sigma @ solution.G.mT
+    torch.testing.assert_close(solution.covariance, image)
     spread = torch.einsum("...i,...ij,...j->...", theta, image, theta).clamp_min(0).sqrt()
-    score = bias + (theta * found.mean).sum(-1)
+    score = bias + (theta * solution.mean).sum(-1)
     size = (bias + (theta * problem["mu"]).sum(-1)).abs() + problem["margin"] * theta.norm(dim=-1)
     assert (score + problem["margin"] * spread <= 1e-6 * size).all()

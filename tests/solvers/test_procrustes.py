@@ -24,29 +24,29 @@ from radiant_lens.solvers.transport import solve_transport
 
 def test_one_dimension_without_a_floor_is_a_projection():
     one_ = torch.ones(1, dtype=torch.float64)
-    found = solve_procrustes(0.5 * one_, one_[:, None], one_, 0.0, 1.0)
+    solution = solve_procrustes(0.5 * one_, one_[:, None], one_, 0.0, 1.0)
     # (m, s) = (1/2, 1) lies 3/2 above the line m' + s' = 0: both fall by 3/4.
-    torch.testing.assert_close(found.mean, -0.25 * one_)
-    torch.testing.assert_close(found.covariance, 0.0625 * one_[:, None])
-    torch.testing.assert_close(found.G, 0.25 * one_[:, None])
-    assert float(found.value) == pytest.approx(1.125)
+    torch.testing.assert_close(solution.mean, -0.25 * one_)
+    torch.testing.assert_close(solution.covariance, 0.0625 * one_[:, None])
+    torch.testing.assert_close(solution.G, 0.25 * one_[:, None])
+    assert float(solution.value) == pytest.approx(1.125)
 
 
 def test_one_dimension_with_a_floor_stops_there():
     one_ = torch.ones(1, dtype=torch.float64)
-    found = solve_procrustes(0.5 * one_, one_[:, None], one_, 0.0, 1.0, floor=0.25 * one_[:, None])
-    torch.testing.assert_close(found.mean, -0.5 * one_)
-    torch.testing.assert_close(found.root, 0.5 * one_[:, None])
-    assert float(found.value) == pytest.approx(1.25)
+    solution = solve_procrustes(0.5 * one_, one_[:, None], one_, 0.0, 1.0, floor=0.25 * one_[:, None])
+    torch.testing.assert_close(solution.mean, -0.5 * one_)
+    torch.testing.assert_close(solution.root, 0.5 * one_[:, None])
+    assert float(solution.value) == pytest.approx(1.25)
 
 
 def test_round_covariance_moves_along_the_weight_as_the_transport_does():
     problem = draw(8, 1.0, None, "random", 0.4, 0)
-    found = solve_procrustes(**problem)
+    solution = solve_procrustes(**problem)
     transport = solve_transport(*[problem[k] for k in ("mu", "sigma", "theta", "bias", "margin")])
-    torch.testing.assert_close(found.value, transport.value, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(found.G, transport.G, rtol=1e-7, atol=1e-7)
-    torch.testing.assert_close(found.g, transport.g, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(solution.value, transport.value, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(solution.G, transport.G, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(solution.g, transport.g, rtol=1e-7, atol=1e-7)
 
 
 def test_stretched_covariance_does_not():
@@ -57,14 +57,14 @@ def test_stretched_covariance_does_not():
 
 def test_map_is_the_textbook_formula():
     problem = draw(6, 100.0, "other", "random", 1.645, 3)
-    found = solve_procrustes(**problem)
+    solution = solve_procrustes(**problem)
     for i in range(len(PLACES)):
         h = scipy.linalg.sqrtm(problem["sigma"][i].numpy()).real
-        s = found.root[i].numpy()
+        s = solution.root[i].numpy()
         inverse = np.linalg.inv(h)
         expected = inverse @ scipy.linalg.sqrtm(h @ s @ s @ h).real @ inverse
-        np.testing.assert_allclose(found.G[i].numpy(), expected, rtol=1e-6, atol=1e-7)
-        np.testing.assert_allclose(found.covariance[i].numpy(), s @ s, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(solution.G[i].numpy(), expected, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(solution.covariance[i].numpy(), s @ s, rtol=1e-6, atol=1e-9)
 
 
 # Theorems
@@ -102,8 +102,9 @@ def test_the_gap_is_relative_to_the_value_and_at_least_to_a_thousandth_of_the_tr
     exact, solve_moving = solve_procrustes(**problem), procrustes._solve_moving
     assert max(float(exact.value), 4e-3) == pytest.approx(size, rel=1e-4)
 
-    def with_a_lower_bound(*given):
-        root, bound = solve_moving(*given)
+    # Lower by a known amount, so that the gap must grow by it over the unit that gaps are measured in.
+    def with_a_lower_bound(*args):
+        root, bound = solve_moving(*args)
         return root, bound - 1e-10
 
     monkeypatch.setattr(procrustes, "_solve_moving", with_a_lower_bound)
@@ -136,35 +137,36 @@ def test_value_scales_with_the_square_of_the_activations(seed, kappa, floor, sca
         "theta": problem["theta"] / scale,
     }
     scaled["floor"] = None if floor is None else problem["floor"] * scale**2
-    found, other = solve_procrustes(**problem), solve_procrustes(**scaled)
-    torch.testing.assert_close(other.value, found.value * scale**2, rtol=1e-6, atol=1e-9 * scale**2)
+    solution, other = solve_procrustes(**problem), solve_procrustes(**scaled)
+    torch.testing.assert_close(other.value, solution.value * scale**2, rtol=1e-6, atol=1e-9 * scale**2)
 
 
 @settings(max_examples=25, deadline=None, database=None)
 @given(seed=st.integers(0, 10**6), kappa=st.floats(0.1, 40), floor=st.sampled_from(FLOORS[1:]))
-def test_no_floor_costs_less_and_a_floor_is_kept(seed, kappa, floor):
+def test_no_floor_costs_less_and_solutions_stay_above_their_floor(seed, kappa, floor):
     problem = draw(5, 100.0, floor, "random", kappa, seed)
-    kept, free = solve_procrustes(**problem), solve_procrustes(**{**problem, "floor": None})
-    assert (free.value <= kept.value + 1e-9).all()
-    moving = ~kept.identity
+    floored, free = solve_procrustes(**problem), solve_procrustes(**{**problem, "floor": None})
+    assert (free.value <= floored.value + 1e-9).all()
+    moving = ~floored.identity
     least = torch.from_numpy(np.stack([root_of(f) for f in problem["floor"].numpy()]))
-    above = torch.linalg.eigvalsh(kept.root - least)[:, 0]
+    above = torch.linalg.eigvalsh(floored.root - least)[:, 0]
     assert (above[moving] >= -1e-7).all()
 
 
 @settings(max_examples=40, deadline=None, database=None)
 @given(seed=st.integers(0, 10**6), kappa=st.floats(0.1, 40), condition=st.sampled_from(CONDITIONS))
 def test_transport_never_moves_further(seed, kappa, condition):
-    """The image of the procrustes map is one the transport could have chosen, so it costs at least as much."""
+    """The image of the procrustes map is feasible for the transport too, so it costs at least as much."""
     problem = draw(4, condition, None, "random", kappa, seed)
-    found = solve_procrustes(**problem)
+    solution = solve_procrustes(**problem)
     transport = solve_transport(*[problem[k] for k in ("mu", "sigma", "theta", "bias", "margin")])
-    turn = found.G - torch.eye(4)
-    cost = (found.mean - problem["mu"]).square().sum(-1)
+    # E |G a + g - a|^2 = |mean' - mean|^2 + tr (G - I) Sigma (G - I)'.
+    turn = solution.G - torch.eye(4)
+    cost = (solution.mean - problem["mu"]).square().sum(-1)
     cost = cost + torch.einsum("nij,njk,nik->n", turn, problem["sigma"], turn)
     assert (transport.value <= cost * (1 + 1e-7) + 1e-9).all()
     # And the distance of roots bounds that of covariances (Bures) from above.
-    assert (cost <= found.value * (1 + 1e-7) + 1e-9).all()
+    assert (cost <= solution.value * (1 + 1e-7) + 1e-9).all()
 
 
 def test_transport_moves_truly_less_where_the_covariance_is_stretched():
@@ -187,10 +189,10 @@ def test_batch_equals_one_by_one():
 def test_batch_axes_broadcast():
     problem = one(draw(4, 10.0, "other", "random", 1.0, 1), 4)
     margins = torch.tensor([[0.5, 1.0, 2.0]] * 2, dtype=torch.float64)
-    found = solve_procrustes(**{**problem, "margin": margins})
-    assert found.G.shape == (2, 3, 4, 4)
-    torch.testing.assert_close(found.value[0, 1], solve_procrustes(**problem).value)
-    assert found.value[0, 0] < found.value[0, 1] < found.value[0, 2]
+    solution = solve_procrustes(**{**problem, "margin": margins})
+    assert solution.G.shape == (2, 3, 4, 4)
+    torch.testing.assert_close(solution.value[0, 1], solve_procrustes(**problem).value)
+    assert solution.value[0, 0] < solution.value[0, 1] < solution.value[0, 2]
 
 
 def test_empty_batch_gives_an_empty_solution():
@@ -205,11 +207,16 @@ def test_met_constraint_gives_the_identity_floor_or_not():
     for floor in (None, "large"):
         problem = draw(5, 10.0, floor, "random", 1.0, 2)
         problem["bias"] = problem["bias"] - 1e3
-        found = solve_procrustes(**problem)
-        assert found.identity.all()
-        assert torch.equal(found.G, torch.eye(5, dtype=torch.float64).expand(len(PLACES), 5, 5))
-        assert (found.g == 0).all() and (found.value == 0).all() and (found.gap == 0).all() and (found.slack > 0).all()
-        assert torch.equal(found.mean, problem["mu"])
+        solution = solve_procrustes(**problem)
+        assert solution.identity.all()
+        assert torch.equal(solution.G, torch.eye(5, dtype=torch.float64).expand(len(PLACES), 5, 5))
+        assert (
+            (solution.g == 0).all()
+            and (solution.value == 0).all()
+            and (solution.gap == 0).all()
+            and (solution.slack > 0).all()
+        )
+        assert torch.equal(solution.mean, problem["mu"])
         problem["bias"] = problem["bias"] + 2e3
         assert not solve_procrustes(**problem).identity.any()
 
@@ -220,11 +227,12 @@ def test_no_covariance_is_moved_as_a_whole(floor):
     problem = draw(4, 10.0, floor, "random", 1.0, 6)
     problem["sigma"] = torch.zeros_like(problem["sigma"])
     problem["bias"] = 1 - (problem["theta"] * problem["mu"]).sum(-1)
-    found = solve_procrustes(**problem)
-    assert_certified(problem, found)
-    torch.testing.assert_close(found.G, torch.eye(4, dtype=torch.float64).expand_as(found.G))
-    assert (found.covariance == 0).all()
-    edge = torch.einsum("ni,ni->n", found.mean, problem["theta"]) + problem["bias"]
+    solution = solve_procrustes(**problem)
+    assert_certified(problem, solution)
+    # No affine map gives mass to a point: G is the identity, and only the mean makes room for the floor.
+    torch.testing.assert_close(solution.G, torch.eye(4, dtype=torch.float64).expand_as(solution.G))
+    assert (solution.covariance == 0).all()
+    edge = torch.einsum("ni,ni->n", solution.mean, problem["theta"]) + problem["bias"]
     if floor == "other":
         assert (edge < -1e-3).all()  # room for the floor's spread
     else:
@@ -234,9 +242,9 @@ def test_no_covariance_is_moved_as_a_whole(floor):
 def test_weight_without_spread_moves_only_the_mean():
     sigma = torch.diag(torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
     theta, mu = torch.tensor([0.0, 0.0, 2.0], dtype=torch.float64), torch.ones(3, dtype=torch.float64)
-    found = solve_procrustes(mu, sigma, theta, 0.0, 5.0)
-    torch.testing.assert_close(found.mean, torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64), atol=1e-9, rtol=0)
-    torch.testing.assert_close(found.G, torch.eye(3, dtype=torch.float64))
+    solution = solve_procrustes(mu, sigma, theta, 0.0, 5.0)
+    torch.testing.assert_close(solution.mean, torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(solution.G, torch.eye(3, dtype=torch.float64))
     turned = solve_procrustes(mu, sigma, torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64), 0.0, 5.0)
     assert (turned.G - torch.eye(3)).abs().max() > 0.1
 
@@ -250,19 +258,19 @@ def test_zero_floor_is_no_floor():
     assert ((raised.value > free.value * 1.01) | free.identity).all()
 
 
-def test_single_precision_is_lifted():
+def test_single_precision_inputs_are_computed_in_double():
     problem = draw(8, 100.0, "other", "random", 1.645, 9)
     single = {k: v.float() if isinstance(v, torch.Tensor) else v for k, v in problem.items()}
-    found = solve_procrustes(**single)
-    assert found.G.dtype == torch.float64
-    torch.testing.assert_close(found.value, solve_procrustes(**problem).value, rtol=1e-3, atol=1e-5)
+    solution = solve_procrustes(**single)
+    assert solution.G.dtype == torch.float64
+    torch.testing.assert_close(solution.value, solve_procrustes(**problem).value, rtol=1e-3, atol=1e-5)
 
 
 # The promise, by sampling
 
 
 def skewed_draws(n, generator):
-    """Unit-variance, mean-zero columns: exponential (skewed), Student with 3 degrees (heavy tail), two points."""
+    """Draw unit-variance, mean-zero columns: exponential (skewed), Student with 3 degrees (heavy tail), two points."""
     exponential = torch.empty(n, dtype=torch.float64).exponential_(generator=generator) - 1
     normal = torch.randn(n, 4, generator=generator, dtype=torch.float64)
     student = normal[:, 0] / (normal[:, 1:].square().sum(-1) / 3).sqrt() / math.sqrt(3)
@@ -284,7 +292,7 @@ def sampling_problem():
 
 
 @pytest.mark.parametrize("gamma", [0.01, 0.05, 0.2])
-def test_gaussian_data_violate_at_the_rate_asked_for(gamma):
+def test_gaussian_data_violate_the_constraint_at_the_rate_of_the_margin(gamma):
     theta, bias, mu, root = sampling_problem()
     draws = torch.randn(10**6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     low, high = scipy.stats.binom.interval(1 - 1e-4, 10**6, gamma)

@@ -21,15 +21,15 @@ def test_value_is_that_of_a_conic_solver(kappa, condition, floor):
 
 
 def assert_parity(problem, places):
-    found = solve_procrustes(**problem)
-    assert_certified(problem, found)
+    solution = solve_procrustes(**problem)
+    assert_certified(problem, solution)
     for i in places:
         expected = procrustes_value(**one(problem, i))
         size = max(expected, 1e-3 * float(problem["sigma"][i].trace()))
-        assert abs(float(found.value[i]) - expected) <= 1e-6 * size
+        assert abs(float(solution.value[i]) - expected) <= 1e-6 * size
         # The twin: what the test allows is far less than what a slightly larger bias would cost.
         step = 0.1 * problem["theta"][i].norm() * problem["sigma"][i].trace().sqrt()
-        other = solve_procrustes(**{**one(problem, i), "bias": problem["bias"][i] + found.slack[i] + step})
+        other = solve_procrustes(**{**one(problem, i), "bias": problem["bias"][i] + solution.slack[i] + step})
         assert float(other.value) - expected > 2e-6 * size
 
 

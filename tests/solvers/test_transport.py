@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.conic import transport_value
+from reference.transports import draw, rng
 
 from radiant_lens.errors import DataError, InvalidArgumentError
-from radiant_lens.solvers import transport
-from radiant_lens.solvers.problem import UncertifiedError, certify
-from radiant_lens.solvers.transport import ScoreMoments, _lower_bound, project_score, solve_transport
+from radiant_lens.solvers.problem import ScoreMoments
+from radiant_lens.solvers.transport import project_score, solve_transport
 
 CASES = st.fixed_dictionaries(
     {
@@ -25,33 +25,6 @@ CASES = st.fixed_dictionaries(
         "floor": st.one_of(st.none(), st.floats(0.01, 3)),
     }
 )
-
-
-def rng(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def draw_covariance(d, generator):
-    factor = torch.randn(d, d, generator=generator, dtype=torch.float64)
-    return factor @ factor.mT / d + 0.05 * torch.eye(d, dtype=torch.float64)
-
-
-def draw(*, d=4, seed=0, kappa=1.645, place=1.0, floor=None, metric=False):
-    """Arguments of `solve_transport`; the score's mean is `place` deviations above 0, or that share of the way."""
-    generator = rng(seed)
-    sigma = draw_covariance(d, generator)
-    theta, mu = torch.randn(2, d, generator=generator, dtype=torch.float64)
-    spread = (theta @ sigma @ theta).sqrt()
-    score = place * spread * (kappa if place < 0 else 1)
-    return {
-        "mu": mu,
-        "sigma": sigma,
-        "theta": theta,
-        "bias": score - theta @ mu,
-        "margin": kappa,
-        "metric": draw_covariance(d, generator) if metric else None,
-        "floor_std": None if floor is None else floor * spread,
-    }
 
 
 def moments(problem):
@@ -80,12 +53,12 @@ def test_projection_on_the_line():
 
 def test_one_dimension():
     one = torch.ones(1, dtype=torch.float64)
-    found = solve_transport(one, 4 * one[:, None], 2 * one, -1.0, 1.0)
+    solution = solve_transport(one, 4 * one[:, None], 2 * one, -1.0, 1.0)
     # y = 2 a - 1 has mean 1 and deviation 4: five above the line, each falls by 5/2, a tenth of it in activations.
-    torch.testing.assert_close(found.scale, torch.tensor(1.5 / 4, dtype=torch.float64))
-    torch.testing.assert_close(found.mean, torch.tensor([(-1.5 + 1) / 2], dtype=torch.float64))
-    assert float(found.value) == pytest.approx(2 * 2.5**2 / 4)
-    assert float(found.gap) == pytest.approx(0, abs=1e-12)
+    torch.testing.assert_close(solution.scale, torch.tensor(1.5 / 4, dtype=torch.float64))
+    torch.testing.assert_close(solution.mean, torch.tensor([(-1.5 + 1) / 2], dtype=torch.float64))
+    assert float(solution.value) == pytest.approx(2 * 2.5**2 / 4)
+    assert float(solution.gap) == pytest.approx(0, abs=1e-12)
 
 
 # Parity
@@ -96,11 +69,11 @@ def test_one_dimension():
 @pytest.mark.parametrize("kappa", [0.5, 1.645, 5.0, 10.0, 40.0])
 def test_value_is_that_of_a_conic_solver(kappa, place, metric):
     problem = draw(d=5, seed=int(kappa), kappa=kappa, place=place, metric=metric)
-    found = solve_transport(**problem)
+    solution = solve_transport(**problem)
     expected = transport_value(problem)
     scale = max(expected, 1e-3 * float(problem["sigma"].trace()))
-    assert abs(float(found.value) - expected) <= 1e-6 * scale
-    assert cost(problem, found.G, found.g) == pytest.approx(float(found.value), rel=1e-9)
+    assert abs(float(solution.value) - expected) <= 1e-6 * scale
+    assert cost(problem, solution.G, solution.g) == pytest.approx(float(solution.value), rel=1e-9)
     # The twin: the metric is not idle.
     other = solve_transport(**{**problem, "metric": torch.diag(torch.arange(1.0, 6.0))})
     assert abs(float(other.value) - expected) > 1e-4 * expected
@@ -118,10 +91,11 @@ def test_value_with_a_floor_is_that_of_a_grid(kappa, floor, place):
     # On the grid the mean is rounded down, so that every point of it is feasible.
     means = np.minimum(axis[:, None], -kappa * spreads[None, :])
     values = ((means - mean) ** 2 + (spreads[None, :] - std) ** 2) / reach
-    found, best = float(solve_transport(**problem).value), values.min()
+    # The grid's best is feasible, so it bounds the value from above; one step of the grid bounds it from below.
+    solution, best = float(solve_transport(**problem).value), values.min()
     step = 2 * width / 2000
-    assert found <= best * (1 + 1e-9)
-    assert found >= best - 2 * step * math.sqrt(best * 2 / reach) - 2 * step**2 / reach
+    assert solution <= best * (1 + 1e-9)
+    assert solution >= best - 2 * step * math.sqrt(best * 2 / reach) - 2 * step**2 / reach
     # The twin: what the grid resolves tells this floor from none.
     if floor == 0.7 and kappa > 1:
         assert float(solve_transport(**{**problem, "floor_std": None}).value) < 0.99 * best
@@ -132,20 +106,21 @@ def test_value_with_a_floor_is_that_of_a_grid(kappa, floor, place):
 def test_no_other_affine_map_is_cheaper(case, metric, other):
     """Disturb the map at random, repair the constraint along the cheapest direction: never cheaper."""
     problem = draw(**case, metric=metric)
-    found = solve_transport(**problem)
-    if problem["floor_std"] is not None and found.identity:
+    solution = solve_transport(**problem)
+    # An identity may lie below the floor, where other maps that keep the floor cost more without contradiction.
+    if problem["floor_std"] is not None and solution.identity:
         return
     theta, sigma = problem["theta"], problem["sigma"]
     generator = rng(other)
     size = float(torch.rand((), generator=generator))
-    matrix = found.G + size * torch.randn(4, 4, generator=generator, dtype=torch.float64)
+    matrix = solution.G + size * torch.randn(4, 4, generator=generator, dtype=torch.float64)
     spread = (theta @ matrix @ sigma @ matrix.mT @ theta).sqrt()
     if problem["floor_std"] is not None and spread < problem["floor_std"]:
         return
-    constant = found.g + (found.G - matrix) @ problem["mu"]
+    constant = solution.g + (solution.G - matrix) @ problem["mu"]
     excess = problem["bias"] + theta @ (matrix @ problem["mu"] + constant) + problem["margin"] * spread
-    constant = constant - excess.clamp_min(0) * found.direction
-    assert cost(problem, matrix, constant) >= float(found.value) * (1 - 1e-9)
+    constant = constant - excess.clamp_min(0) * solution.direction
+    assert cost(problem, matrix, constant) >= float(solution.value) * (1 - 1e-9)
 
 
 # Theorems
@@ -153,59 +128,20 @@ def test_no_other_affine_map_is_cheaper(case, metric, other):
 
 @settings(max_examples=100, deadline=None, database=None)
 @given(case=CASES, metric=st.booleans())
-def test_solution_keeps_what_it_claims(case, metric):
+def test_figures_of_a_solution_follow_from_its_map(case, metric):
     problem = draw(**case, metric=metric)
-    found = solve_transport(**problem)
-    assert abs(float(found.gap)) <= 1e-9
-    torch.testing.assert_close(found.mean, found.G @ problem["mu"] + found.g)
-    torch.testing.assert_close(found.covariance, found.G @ problem["sigma"] @ found.G.mT)
+    solution = solve_transport(**problem)
+    assert abs(float(solution.gap)) <= 1e-9
+    torch.testing.assert_close(solution.mean, solution.G @ problem["mu"] + solution.g)
+    torch.testing.assert_close(solution.covariance, solution.G @ problem["sigma"] @ solution.G.mT)
     theta = problem["theta"]
-    mean = float(problem["bias"] + theta @ found.mean)
-    std = float((theta @ found.covariance @ theta).clamp_min(0).sqrt())
+    mean = float(problem["bias"] + theta @ solution.mean)
+    std = float((theta @ solution.covariance @ theta).clamp_min(0).sqrt())
     assert mean + problem["margin"] * std <= 1e-6 * (abs(mean) + problem["margin"] * theta.norm())
-    assert float(found.slack) >= -1e-9
-    if problem["floor_std"] is not None and not found.identity:
+    assert float(solution.slack) >= -1e-9
+    if problem["floor_std"] is not None and not solution.identity:
         assert std >= float(problem["floor_std"]) * (1 - 1e-9)
-    assert cost(problem, found.G, found.g) == pytest.approx(float(found.value), rel=1e-7, abs=1e-12)
-
-
-def test_gap_is_measured_and_not_assumed(monkeypatch):
-    """A wrong projection, feasible but too far, is refused."""
-
-    def too_far(score, margin, floor):
-        right = project_score(score, margin, floor)
-        return ScoreMoments(right.mean - 0.01 * right.std - 0.01, right.std)
-
-    problem = draw(floor=0.5)
-    assert solve_transport(**problem).gap.abs() <= 1e-12
-    monkeypatch.setattr(transport, "project_score", too_far)
-    with pytest.raises(UncertifiedError, match=r"transport solver failed on 1 of 1 problems, the first at index \(\)"):
-        solve_transport(**problem)
-
-
-@pytest.mark.parametrize(("mean", "size"), [(3.0, 10.0), (-0.999, 1e-3)])
-def test_the_gap_is_relative_to_the_value_and_at_least_to_a_thousandth_of_the_spread(monkeypatch, mean, size):
-    """One dimension, deviation 1, weight 2, margin 1: from 3 all goes to the origin, from -0.999 hardly far."""
-    one = torch.ones(1)
-    problem = {"mu": mean * one, "sigma": one[:, None], "theta": 2 * one, "bias": 0.0, "margin": 1.0}
-    exact = solve_transport(**problem)
-    assert max(float(exact.value), 1e-3) == pytest.approx(size, rel=1e-4)
-    # Of scores; a unit of them is half a unit of activations.
-    monkeypatch.setattr(transport, "_lower_bound", lambda *given: _lower_bound(*given) - 1e-10)
-    assert float(solve_transport(**problem).gap - exact.gap) == pytest.approx(1e-10 / 4 / size, rel=1e-3)
-
-
-def test_violated_constraint_is_refused_with_its_place(monkeypatch):
-    def too_near(score, margin, floor):
-        right = project_score(score, margin, floor)
-        return ScoreMoments(right.mean + torch.tensor([0.0, 1e-6]), right.std)
-
-    problem = draw(floor=0.5)
-    problem["bias"] = problem["bias"].expand(2)
-    monkeypatch.setattr(transport, "project_score", too_near)
-    with pytest.raises(UncertifiedError, match=r"on 1 of 2 problems") as caught:
-        solve_transport(**problem)
-    assert caught.value.index == [(1,)]
+    assert cost(problem, solution.G, solution.g) == pytest.approx(float(solution.value), rel=1e-7, abs=1e-12)
 
 
 @settings(max_examples=30, deadline=None, database=None)
@@ -248,9 +184,9 @@ def test_batch_equals_one_by_one():
 def test_batch_axes_broadcast():
     problem = draw(floor=0.5)
     margins = torch.tensor([[0.5, 1.0, 2.0]] * 2, dtype=torch.float64)
-    found = solve_transport(**{**problem, "margin": margins})
-    assert found.G.shape == (2, 3, 4, 4) and found.g.shape == (2, 3, 4)
-    assert found.value[0, 0] < found.value[0, 1] < found.value[0, 2]
+    solution = solve_transport(**{**problem, "margin": margins})
+    assert solution.G.shape == (2, 3, 4, 4) and solution.g.shape == (2, 3, 4)
+    assert solution.value[0, 0] < solution.value[0, 1] < solution.value[0, 2]
 
 
 @settings(max_examples=30, deadline=None, database=None)
@@ -271,31 +207,31 @@ def test_length_of_the_detector_does_not_matter(case, scale):
 def test_met_constraint_gives_the_identity_floor_or_not():
     for floor in (None, 3.0):
         problem = draw(place=-1.01, floor=floor)
-        found = solve_transport(**problem)
-        assert bool(found.identity)
-        assert torch.equal(found.G, torch.eye(4, dtype=torch.float64)) and (found.g == 0).all()
-        assert float(found.value) == 0 and float(found.gap) == 0 and float(found.slack) > 0
+        solution = solve_transport(**problem)
+        assert bool(solution.identity)
+        assert torch.equal(solution.G, torch.eye(4, dtype=torch.float64)) and (solution.g == 0).all()
+        assert float(solution.value) == 0 and float(solution.gap) == 0 and float(solution.slack) > 0
         assert not solve_transport(**draw(place=-0.99, floor=floor)).identity
 
 
 def test_large_margin_without_a_floor_collapses_the_score():
-    found = solve_transport(**draw(place=1.0, kappa=1.5))
-    assert float(found.scale) == 0 and float(found.slack) == 0
-    torch.testing.assert_close(found.value, solve_transport(**draw(place=1.0, kappa=40.0)).value)
+    solution = solve_transport(**draw(place=1.0, kappa=1.5))
+    assert float(solution.scale) == 0 and float(solution.slack) == 0
+    torch.testing.assert_close(solution.value, solve_transport(**draw(place=1.0, kappa=40.0)).value)
     assert float(solve_transport(**draw(place=1.0, kappa=0.9)).scale) > 0
-    assert solve_transport(**draw(place=1.0, kappa=40.0, floor=0.5)).value > 2 * found.value
+    assert solve_transport(**draw(place=1.0, kappa=40.0, floor=0.5)).value > 2 * solution.value
 
 
 @pytest.mark.parametrize("floor", [None, 0.0, 0.5])
 def test_score_without_spread_is_moved_to_where_the_floor_is_met(floor):
     sigma = torch.diag(torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
     theta, mu = torch.tensor([0.0, 0.0, 2.0], dtype=torch.float64), torch.ones(3, dtype=torch.float64)
-    found = solve_transport(mu, sigma, theta, 0.0, 3.0, floor_std=floor)
-    torch.testing.assert_close(theta @ found.mean, torch.tensor(-3.0 * (floor or 0.0), dtype=torch.float64))
-    assert float(found.scale) == 0 and float(found.slack) == 0 and abs(float(found.gap)) < 1e-12
+    solution = solve_transport(mu, sigma, theta, 0.0, 3.0, floor_std=floor)
+    torch.testing.assert_close(theta @ solution.mean, torch.tensor(-3.0 * (floor or 0.0), dtype=torch.float64))
+    assert float(solution.scale) == 0 and float(solution.slack) == 0 and abs(float(solution.gap)) < 1e-12
     # Whatever its score was, an activation is given the new one.
-    other = found.G @ (mu + torch.tensor([0.0, 0.0, 5.0])) + found.g
-    torch.testing.assert_close(theta @ other, theta @ found.mean)
+    other = solution.G @ (mu + torch.tensor([0.0, 0.0, 5.0])) + solution.g
+    torch.testing.assert_close(theta @ other, theta @ solution.mean)
 
 
 def test_rounding_is_not_taken_for_spread():
@@ -303,8 +239,8 @@ def test_rounding_is_not_taken_for_spread():
     generator = rng(4)
     axes = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64))[0]
     sigma = (axes[:, :5] * torch.arange(1.0, 6.0)) @ axes[:, :5].mT
-    found = solve_transport(torch.zeros(6), sigma, axes[:, 5], 1.0, 1.0, floor_std=1.0)
-    assert float(found.scale) == 0
+    solution = solve_transport(torch.zeros(6), sigma, axes[:, 5], 1.0, 1.0, floor_std=1.0)
+    assert float(solution.scale) == 0
     spread = sigma + 1e-6 * axes[:, 5:] @ axes[:, 5:].mT
     assert float(solve_transport(torch.zeros(6), spread, axes[:, 5], 1.0, 1.0, floor_std=1.0).scale) == pytest.approx(
         1e3, rel=1e-6
@@ -313,18 +249,18 @@ def test_rounding_is_not_taken_for_spread():
 
 def test_no_covariance_is_moved_as_a_whole():
     theta = torch.tensor([1.0, 2.0], dtype=torch.float64)
-    found = solve_transport(torch.ones(2), torch.zeros(2, 2), theta, 1.0, 5.0)
-    torch.testing.assert_close(found.mean, torch.ones(2, dtype=torch.float64) - theta * 4 / 5)
-    assert (found.covariance == 0).all()
+    solution = solve_transport(torch.ones(2), torch.zeros(2, 2), theta, 1.0, 5.0)
+    torch.testing.assert_close(solution.mean, torch.ones(2, dtype=torch.float64) - theta * 4 / 5)
+    assert (solution.covariance == 0).all()
     assert bool(solve_transport(torch.ones(2), torch.zeros(2, 2), theta, -3.0, 5.0).identity)
 
 
-def test_single_precision_is_lifted():
+def test_single_precision_inputs_are_computed_in_double():
     problem = draw(floor=0.5, metric=True)
     single = {k: v.float() if isinstance(v, torch.Tensor) else v for k, v in problem.items()}
-    found = solve_transport(**single)
-    assert found.G.dtype == torch.float64
-    torch.testing.assert_close(found.value, solve_transport(**problem).value, rtol=1e-4, atol=0)
+    solution = solve_transport(**single)
+    assert solution.G.dtype == torch.float64
+    torch.testing.assert_close(solution.value, solve_transport(**problem).value, rtol=1e-4, atol=0)
 
 
 # The promise, by sampling
@@ -341,7 +277,7 @@ def violation_rate(draws, problem, root, solution):
 
 @pytest.mark.parametrize("gamma", [0.01, 0.05, 0.2])
 @pytest.mark.parametrize("metric", [False, True])
-def test_gaussian_data_violate_at_the_rate_asked_for(gamma, metric):
+def test_gaussian_data_violate_the_constraint_at_the_rate_of_the_margin(gamma, metric):
     problem = draw(kappa=float(scipy.stats.norm.ppf(1 - gamma)), floor=0.4, metric=metric)
     draws = torch.randn(10**6, 4, generator=rng(1), dtype=torch.float64)
     root = torch.linalg.cholesky(problem["sigma"])
@@ -423,11 +359,11 @@ def test_refusals(change, error, message):
         solve_transport(**{**sound, **change})
 
 
-def test_rounding_beside_an_entry_of_nought_is_no_asymmetry():
+def test_rounding_next_to_a_zero_entry_is_no_asymmetry():
     sigma = torch.tensor([[4.0, 0.0], [1e-9, 1.0]], dtype=torch.float64)
     weight = torch.tensor([1.0, 1.0], dtype=torch.float64)
-    found = solve_transport(torch.ones(2, dtype=torch.float64), sigma, weight, torch.tensor(0.0), torch.tensor(1.0))
-    assert float(found.gap) < 1e-9
+    solution = solve_transport(torch.ones(2, dtype=torch.float64), sigma, weight, torch.tensor(0.0), torch.tensor(1.0))
+    assert float(solution.gap) < 1e-9
     sigma[1, 0] = 1e-3
     with pytest.raises(InvalidArgumentError, match="must be symmetric; entries differ from their mirror by 0.001"):
         solve_transport(torch.ones(2, dtype=torch.float64), sigma, weight, torch.tensor(0.0), torch.tensor(1.0))
@@ -442,13 +378,3 @@ def test_asymmetry_is_measured_against_the_largest_entry(scale):
     assert float(solve(1e-6).gap) < 1e-6
     with pytest.raises(InvalidArgumentError, match="`sigma` must be symmetric"):
         solve(1e-3)
-
-
-def test_violations_are_measured_against_the_size_of_the_problem():
-    """1e-8 of the size is allowed: of 100 that is 1e-6, of 1 it is 1e-8."""
-    gap = torch.zeros(2, dtype=torch.float64)
-    slack, size = torch.tensor([-5e-7, -5e-9]).double(), torch.tensor([100.0, 1.0]).double()
-    certify(gap, slack, size, "a solver")
-    with pytest.raises(UncertifiedError) as error:
-        certify(gap, slack, size.flip(0), "a solver")
-    assert error.value.index == [(0,)]

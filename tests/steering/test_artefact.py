@@ -1,4 +1,4 @@
-"""Saved steerings: what stands in them, how they meet other models, and the Hub (its calls replaced)."""
+"""Saved steerings: their meta data and card, other models, and the Hub (its calls replaced)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from radiant_lens.steering.model_card import model_card
 from radiant_lens.tiny import model_folder
 
 
-def test_what_a_saved_steering_says_of_itself(steering, experiment, tmp_path):
+def test_a_saved_steering_records_its_provenance(steering, experiment, tmp_path):
     path = steering.save(tmp_path / "mine", metrics={"correct": {"value": 0.7, "low": 0.6, "high": 0.8}})
     saved = json.loads((path / "meta.json").read_text())
     meta = saved["meta"]
@@ -41,14 +41,14 @@ def test_what_a_saved_steering_says_of_itself(steering, experiment, tmp_path):
     assert meta["metrics"]["correct"]["low"] == 0.6
     assert rl.Steering.load(path).meta == meta
     card = (path / "README.md").read_text()
-    for said in ("library_name: radiant-lens", "tiny", str(site), "hook_z", meta["data_hash"], "least slack", '"low"'):
-        assert said in card
+    for text in ("library_name: radiant-lens", "tiny", str(site), "hook_z", meta["data_hash"], "least slack", '"low"'):
+        assert text in card
     assert "base_model" not in card
     renamed = replace(steering, meta={**meta, "model": {**meta["model"], "name": "owner/model"}})
     assert "base_model: owner/model" in (renamed.save(tmp_path / "other") / "README.md").read_text()
 
 
-def test_a_card_says_what_is_known_and_what_is_not(steering):
+def test_a_card_gives_known_provenance_and_marks_the_rest_as_not_known(steering):
     known = {
         "model": {"name": "a/b", "architecture": "GPT2LMHeadModel", "revision": "0f0f", "dtype": "bfloat16"},
         "policy": {"name": "mine", "of": "Größe"},
@@ -116,15 +116,15 @@ def test_another_model_is_refused_with_the_difference(steering):
     with torch.no_grad():
         plain.model.layers[0].mlp.down_proj.weight.mul_(1.1)
     assert signature(plain)["config"] == steering.meta["model"]["config"]
-    with pytest.raises(ModelMismatchError, match="made for model 'tiny' with weights"):
+    with pytest.raises(ModelMismatchError, match="made for model 'tiny' with content"):
         with rl.steer(plain, steering):
             pass
     with rl.steer(plain, steering, allow_mismatch=True):
         pass
 
 
-@pytest.mark.parametrize(("key", "value"), [("architecture", {}), ("config", 5), ("weights", 5), ("weights", [])])
-def test_a_model_that_is_described_by_nonsense_is_another(steering, model, key, value):
+@pytest.mark.parametrize(("key", "value"), [("architecture", {}), ("config", 5), ("content", 5), ("content", [])])
+def test_a_model_whose_description_is_nonsense_is_refused(steering, model, key, value):
     odd = replace(steering, meta={**steering.meta, "model": {**steering.meta["model"], key: value}})
     with pytest.raises(ModelMismatchError, match=f"with {key} = {re.escape(repr(value))}; 'tiny' has"):
         with rl.steer(model, odd):
@@ -163,33 +163,33 @@ def test_another_hook_is_refused(steering, tmp_path):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """The Hub as a folder; what was asked of it is kept."""
-    asked = []
+    """The Hub as a folder; the calls are recorded."""
+    calls = []
 
     class Api:
         def create_repo(self, repo_id, *, private, exist_ok):
-            asked.append(("create_repo", repo_id, private, exist_ok))
+            calls.append(("create_repo", repo_id, private, exist_ok))
             return SimpleNamespace(repo_id=repo_id, __str__=lambda: repo_id)
 
         def create_branch(self, repo_id, *, branch, exist_ok):
-            asked.append(("create_branch", repo_id, branch, exist_ok))
+            calls.append(("create_branch", repo_id, branch, exist_ok))
 
         def upload_folder(self, *, repo_id, folder_path, revision, commit_message):
-            asked.append(("upload_folder", repo_id, revision, commit_message))
+            calls.append(("upload_folder", repo_id, revision, commit_message))
             shutil.copytree(folder_path, tmp_path / "hub" / repo_id)
 
     def snapshot_download(repo_id, *, revision, allow_patterns):
-        asked.append(("snapshot_download", repo_id, revision, tuple(allow_patterns)))
+        calls.append(("snapshot_download", repo_id, revision, tuple(allow_patterns)))
         if not (tmp_path / "hub" / repo_id).is_dir():
             raise huggingface_hub.errors.LocalEntryNotFoundError("there is no such repository")
         return str(tmp_path / "hub" / repo_id)
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    return asked
+    return calls
 
 
-def test_there_and_back_again(steering, hub):
+def test_an_uploaded_steering_can_be_downloaded(steering, hub):
     steering.push_to_hub("me/kinder", private=True, revision="v2", metrics={"kl": 0.1})
     loaded = rl.Steering.from_pretrained("me/kinder", revision="v2")
     assert loaded.sites == steering.sites
@@ -202,7 +202,7 @@ def test_there_and_back_again(steering, hub):
     ]
 
 
-def test_the_main_branch_is_not_made(steering, hub):
+def test_the_main_branch_is_not_created(steering, hub):
     steering.push_to_hub("me/kinder")
     assert [call[0] for call in hub] == ["create_repo", "upload_folder"]
 
@@ -213,10 +213,12 @@ def test_a_folder_needs_no_hub(steering, hub, tmp_path):
 
 
 def test_a_hub_that_fails_is_one_sentence(hub):
-    with pytest.raises(ArtefactError, match=r"'me/nothing' could not be had .*there is no such repository.*use `save`"):
+    with pytest.raises(
+        ArtefactError, match=r"'me/nothing' could not be downloaded .*there is no such repository.*use `save`"
+    ):
         rl.Steering.from_pretrained("me/nothing")
 
 
-def test_a_name_that_is_none_is_refused():
-    with pytest.raises(ArtefactError, match="'a/b/c' could not be had"):
+def test_a_name_that_is_not_a_repository_is_refused():
+    with pytest.raises(ArtefactError, match="'a/b/c' could not be downloaded"):
         rl.Steering.from_pretrained("a/b/c")

@@ -1,4 +1,4 @@
-"""A steering as an object: edits, maps, selection, files, certificates."""
+"""`Steering`: edits, maps, selection of heads, files, certificates."""
 
 from __future__ import annotations
 
@@ -73,11 +73,20 @@ def test_a_trust_region_of_other_heads_is_refused(fitted, tmp_path):
         rl.Steering.load(fewer.save(tmp_path / "steering"))
 
 
-def test_no_artefact_is_read_that_is_not_one(fitted, tmp_path):
+def test_a_folder_that_does_not_exist_is_named_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArtefactError, match=r"no folder 'nope' .*: check the path .*steering.save.*from_pretrained"):
+        rl.Steering.load("nope")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ArtefactError, match=r"'empty' is not a saved steering"):
+        rl.Steering.load("empty")
+    with pytest.raises(InvalidArgumentError, match="`path` must be"):
+        rl.Steering.load(5)
+
+
+def test_folders_that_are_not_a_good_steering_are_refused(fitted, tmp_path):
     cache, detector = fitted
     path = rl.RadiantPolicy().fit(cache, detector).save(tmp_path / "steering")
-    with pytest.raises(ArtefactError, match="has no meta.json"):
-        rl.Steering.load(tmp_path / "nothing")
     with pytest.raises(ArtefactError, match="not a saved head cache"):
         rl.HeadCache.load(path)
     meta = json.loads((path / "meta.json").read_text())
@@ -101,7 +110,42 @@ def test_select_keeps_the_fewest_heads_with_nine_tenths_of_the_effect(fitted):
     assert len(steering.select(ranked, k=3).sites) == 3
 
 
-def test_select_refuses_what_is_not_edited(fitted):
+def test_groups_that_heads_were_chosen_on_cannot_be_certified_on(fitted, gaussian_cache):
+    steering, other = rl.RadiantPolicy().fit(*fitted), gaussian_cache(200, seed=2)
+    ranked = effects(steering.sites, list(range(1, len(steering.sites) + 1)))
+    assert steering.select(ranked).certify(other).overall.n_groups > 0
+    ranked.group_names = tuple(sorted(set(other.group_names)))[:2]
+    chosen = steering.select(ranked, k=2)
+    assert set(chosen.meta["seen_groups"]) == {*steering.meta["seen_groups"], *ranked.group_names}
+    with pytest.raises(LeakageError, match="must not share groups; 2"):
+        chosen.certify(other)
+    with pytest.raises(LeakageError):
+        chosen.select(chosen.sites[:1]).certify(other)
+    assert steering.select(chosen.sites).certify(other).overall.n_groups > 0
+
+
+def test_effects_of_a_model_name_their_groups(model, experiment):
+    steering = rl.RadiantPolicy().fit(experiment.train_cache, experiment.detector)
+    data = experiment.test.head(4)
+    chosen = steering.select(rl.head_effects(model, data, steering), k=1)
+    with pytest.raises(LeakageError, match="the fit and certification must not share groups"):
+        chosen.certify(rl.collect(model, data))
+    steering.certify(rl.collect(model, data))
+
+
+def test_heads_may_be_selected_by_name(fitted):
+    steering = rl.ITIPolicy(n_heads=4).fit(*fitted)
+    first, last = steering.sites[0], steering.sites[-1]
+    for heads in (f"{first} {last}", [str(first), last], (first, last)):
+        assert steering.select(heads).sites == (first, last)
+    assert steering.select(str(last)).sites == (last,)
+    with pytest.raises(InvalidArgumentError, match="must be some of the 4 edited heads; got L9H9"):
+        steering.select("L9H9")
+    with pytest.raises(InvalidArgumentError, match="or names such as 'L0H3 L2H7'; got 'L1'"):
+        steering.select("L1")
+
+
+def test_select_refuses_heads_that_are_not_edited(fitted):
     steering = rl.ITIPolicy(n_heads=2).fit(*fitted)
     with pytest.raises(InvalidArgumentError, match="must be some of the 2 edited heads; got L9H9"):
         steering.select([(9, 9)])
@@ -115,11 +159,11 @@ def test_selected_heads_keep_their_maps(fitted):
     cache, detector = fitted
     steering = rl.RadiantPolicy(trust=0.95).fit(cache, detector)
     site = steering.sites[-1]
-    kept = steering.select([site])
-    assert torch.equal(kept.maps()[site].G, steering.maps()[site].G)
-    assert kept.certificates == steering.certificates[-1:]
+    selected = steering.select([site])
+    assert torch.equal(selected.maps()[site].G, steering.maps()[site].G)
+    assert selected.certificates == steering.certificates[-1:]
     z = cache.z[:, site.layer]
-    assert torch.equal(kept.edit(z, site.layer)[:, site.head], steering.edit(z, site.layer)[:, site.head])
+    assert torch.equal(selected.edit(z, site.layer)[:, site.head], steering.edit(z, site.layer)[:, site.head])
 
 
 def test_edit_names_a_wrong_shape(fitted):
@@ -139,7 +183,18 @@ def test_certificates_need_held_out_groups(fitted, gaussian_cache):
     assert steering.certify(gaussian_cache(200, seed=2)).overall.n_groups > 0
 
 
-def test_half_precision_is_edited_in_single_and_comes_back_as_it_was(fitted):
+def test_certificates_are_drawn_by_their_seed(fitted, gaussian_cache):
+    steering, cache = rl.RadiantPolicy(gamma=0.3).fit(*fitted), gaussian_cache(200, seed=2)
+    plain, same, other = (steering.certify(cache, **options).overall for options in ({}, {"seed": 0}, {"seed": 7}))
+    assert plain == same and plain.draw_counts != other.draw_counts
+    assert len(plain.draw_counts) == 20 and steering.certify(cache, draws=1).overall.upper == plain.upper
+    with pytest.raises(InvalidArgumentError, match="`draws` must be a whole number of at least 1; got 0"):
+        steering.certify(cache, draws=0)
+    with pytest.raises(InvalidArgumentError, match="`seed` must be"):
+        steering.certify(cache, seed=-1)
+
+
+def test_half_precision_is_edited_in_single_precision(fitted):
     cache, detector = fitted
     steering = rl.RadiantPolicy(gate="none").fit(cache, detector)
     layer = steering.layers[0]
@@ -167,7 +222,7 @@ def test_joined_steerings_edit_as_each_does(fitted):
 
 
 @pytest.mark.parametrize("trust", [None, 0.9])
-def test_the_first_of_joined_steerings_speaks_for_all_but_their_groups(fitted, trust):
+def test_joined_steerings_have_the_meta_data_of_the_first_and_the_groups_of_all(fitted, trust):
     whole = rl.RadiantPolicy(trust=trust).fit(*fitted)
     first, last = (whole.select([site]) for site in (whole.sites[0], whole.sites[-1]))
     first, last = (replace(s, meta={"data": name, "seen_groups": [name]}) for s, name in ((first, "b"), (last, "a")))
@@ -186,7 +241,7 @@ def test_a_steering_names_six_of_its_heads_and_its_policy():
     assert repr(six) == "Steering(?, 6 heads: L0H0, L0H1, L0H2, L0H3, L0H4, L0H5; gate 'head')"
 
 
-def test_hooks_are_refused_beyond_the_model_or_without_a_start():
+def test_hooks_of_other_layers_starts_and_shapes_are_refused():
     steering = random_steering(2, 3, 2)
     for layer in (-1, 2, 3):
         with pytest.raises(InvalidArgumentError, match=rf"`layer` must .* got {layer}"):
@@ -203,7 +258,7 @@ def test_heads_may_be_rows_of_a_tensor_or_an_array():
         assert str(steering.select(heads).sites) == "(HeadSite(layer=0, head=1), HeadSite(layer=1, head=2))"
 
 
-def test_what_the_trust_region_leaves_alone_is_counted(fitted, gaussian_cache):
+def test_untrusted_activations_are_counted(fitted, gaussian_cache):
     cache, _ = fitted
     for gate in ("head", "vote"):
         free, bound = (rl.RadiantPolicy(gate=gate, trust=t).fit(*fitted) for t in (None, 0.9))
@@ -219,23 +274,23 @@ def test_what_the_trust_region_leaves_alone_is_counted(fitted, gaussian_cache):
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, 1.5])
-def test_certificates_need_a_confidence_between_nought_and_one(fitted, gaussian_cache, confidence):
+def test_certificates_need_a_confidence_between_0_and_1(fitted, gaussian_cache, confidence):
     steering = rl.RadiantPolicy(gamma=0.1).fit(*fitted)
     with pytest.raises(InvalidArgumentError, match="`confidence` must lie strictly between 0 and 1"):
         steering.certify(gaussian_cache(50, seed=7), confidence=confidence)
 
 
 @pytest.mark.parametrize("gate", ["head", "none"])
-def test_a_hook_edits_the_newest_position_and_shows_what_it_did(fitted, gate):
+def test_a_hook_edits_the_newest_position_and_records_it(fitted, gate):
     cache, detector = fitted
     steering = rl.RadiantPolicy(gamma=0.1, gate=gate).fit(cache, detector)
-    layer, shown = steering.layers[0], []
+    layer, records = steering.layers[0], []
     z = cache.z[:12, layer].view(4, 3, *cache.z.shape[2:])
-    recorded = steering.hook(layer, recorder=lambda edit, mask: shown.append((edit, mask)))(z, None)
+    recorded = steering.hook(layer, recorder=lambda edit, mask: records.append((edit, mask)))(z, None)
     expected = torch.cat([z[:, :-1], steering.edit(z[:, -1:], layer)], dim=1)
     torch.testing.assert_close(steering.hook(layer)(z, None), expected)
     torch.testing.assert_close(recorded, expected)
-    ((edit, mask),) = shown
+    ((edit, mask),) = records
     assert mask is None and edit.gated.shape[:2] == (4, 1)
 
 

@@ -16,19 +16,20 @@ def run(command_line):
 
 
 def test_a_grid_from_flags_and_its_rerun(run, tmp_path):
-    given = ("--vary", "loss=lda", "--vary", "heads=layers:1,least_risk:2", "--groups", 30, "--samples", 1)
-    status, out, err = run(*given, "--out", tmp_path, "--json")
+    options = ("--vary", "loss=lda", "--vary", "heads=layers:1,least_risk:2", "--groups", 30, "--samples", 1)
+    status, out, err = run(*options, "--out", tmp_path, "--json")
     assert status == 0, err
     study = json.loads(out)["studies"][0]
-    assert study["computed"] == 7
+    assert study["computed"] == 8
     assert {row["row"] for row in study["pooled"]} == {
         "no steering",
         "heads=layers:1",
         "heads=least_risk:2",
         "heads=layers:1: random direction",
+        "heads=layers:1: random direction, total covariance",
         "heads=layers:1: shuffled labels",
     }
-    status, out, _ = run(*given, "--out", tmp_path)
+    status, out, _ = run(*options, "--out", tmp_path)
     assert status == 0
     # Lines of Markdown stay whole.
     assert study["markdown"] in out

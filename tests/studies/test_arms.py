@@ -1,4 +1,4 @@
-"""Arms, grids and head rules: what is allowed, and what a key stands for."""
+"""Arms, grids and head rules: allowed values, and the keys of cells."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from radiant_lens.errors import DataError, InvalidArgumentError, UnknownNameErro
 from radiant_lens.policies.heads import HeadRule, choose_heads, parse_heads
 from radiant_lens.sites import HeadSite
 from radiant_lens.studies import POLICIES, READY, Arm, grid, read_study, ready_studies
-from radiant_lens.studies.cells import arm_settings, cell_key, data_fingerprint, folder_fingerprint
+from radiant_lens.studies.cells import (
+    RANDOM,
+    RANDOM_TOTAL,
+    arm_settings,
+    cell_key,
+    data_fingerprint,
+    folder_fingerprint,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +70,7 @@ def test_a_grid_is_the_product_of_its_axes():
     assert {arm.make_detector(0).fnr_weight for arm in arms} == {0.65}
 
 
-def test_an_axis_that_is_not_known_is_told():
+def test_an_unknown_axis_is_refused():
     with pytest.raises(UnknownNameError, match="'gama' is not a known axis of a grid: did you mean 'gamma'"):
         grid(gama=[0.1])
     with pytest.raises(UnknownNameError, match="'gamma' is not a known axis"):
@@ -93,7 +100,7 @@ def test_an_arm_that_cannot_run_is_refused_before_any_work(arm, error, words):
     ("options", "words"),
     [
         ({"seeds": ()}, "at least one arm and one seed"),
-        ({"seeds": (1, 1)}, "`seeds` must differ; '1' stand more than once"),
+        ({"seeds": (1, 1)}, "`seeds` must differ; got '1' more than once"),
         ({"controls": "none"}, "`controls` must be one of 'reference', 'all'"),
         ({"n_shuffles": 1}, "`n_shuffles` must be a whole number of at least 3"),
     ],
@@ -103,8 +110,8 @@ def test_a_study_that_cannot_run_is_refused(options, words):
         rl.Study("s", [Arm("a")], **options)
 
 
-def test_arms_need_names_of_their_own():
-    with pytest.raises(InvalidArgumentError, match="`arms` must differ; 'a' stand more than once"):
+def test_two_arms_cannot_share_a_name():
+    with pytest.raises(InvalidArgumentError, match="`arms` must differ; got 'a' more than once"):
         rl.Study("s", [Arm("a"), Arm("a", "iti")])
 
 
@@ -112,11 +119,11 @@ def keys(**changes) -> list[str]:
     return [cell.key for cell in rl.Study("s", **{"arms": [Arm("a")], "n_groups": 60, **changes}).cells()]
 
 
-def test_a_key_stands_for_all_that_a_cell_depends_on():
+def test_a_key_depends_on_every_setting_of_a_cell():
     plain = keys()
     assert plain == keys()
-    assert len(set(plain)) == len(plain) == 6
-    # The name and what is written out of defaults change nothing.
+    assert len(set(plain)) == len(plain) == 7
+    # The name of the arm and defaults that are written out change nothing.
     assert plain == keys(arms=[Arm("b", options={"gamma": 0.005, "gate": "vote"}, detector={"loss": "risk"})])
     for changes in (
         {"seeds": (1,)},
@@ -162,7 +169,13 @@ def test_settings_of_every_policy_are_plain():
 def test_ready_studies_can_be_made(name):
     for study in ready_studies(name, seeds=(0, 1, 2)):
         assert len(study.arms) >= 2
-        assert {cell.control for cell in study.cells()} == {None, "no steering", "random direction", "shuffled labels"}
+        assert {cell.control for cell in study.cells()} == {
+            None,
+            "no steering",
+            RANDOM,
+            RANDOM_TOTAL,
+            "shuffled labels",
+        }
     with pytest.raises(UnknownNameError, match="did you mean"):
         ready_studies(name + "x")
 
@@ -199,7 +212,7 @@ def test_a_study_from_yaml(tmp_path):
         ("arms: [{name: a, polic: iti}]", UnknownNameError, "'polic' is not a known key of an arm"),
     ],
 )
-def test_a_yaml_file_that_is_no_study_is_told(tmp_path, text, error, words):
+def test_a_yaml_file_that_is_not_a_study_is_refused(tmp_path, text, error, words):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(error, match=words):
         read_study(tmp_path / "mine.yaml")

@@ -1,4 +1,4 @@
-"""The paper's protocol, dry: real file formats, a small model with random weights."""
+"""The paper's protocol on real file formats, with a small model of random weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from radiant_lens import studies
 from radiant_lens.errors import InvalidArgumentError, UnknownNameError
 from radiant_lens.studies import PAPER_TABLES, PaperProtocol, run_protocol
 
-# What needs no judge that is a model.
+# Metrics that need no model as judge.
 PLAIN = ("correct", "not other")
 WORDS = ["toruna", "velika", "dupeka", "river", "food", "flag", "metal", "animal", "capital", "sacred", "color", "of"]
 
@@ -56,6 +56,7 @@ def test_the_protocol_runs_on_the_published_format(random_model, truthfulqa):
         assert fold.loc[fold["chosen"], "product"].item() == fold["product"].max()
         assert fold["n_layers"].tolist() == [1, 2]
     # Every question is tested exactly once, and none is both read before a prompt and asked.
+    # With few_shot=2, a prompt has two examples and the question itself.
     for evaluation in result.comparison.evaluations.values():
         assert sorted(p.group for p in evaluation.prompts) == sorted(truthfulqa.groups)
         assert all(p.text.count("Q:") == 3 for p in evaluation.prompts)
@@ -63,25 +64,59 @@ def test_the_protocol_runs_on_the_published_format(random_model, truthfulqa):
     assert "| RADIANT |" in result.to_markdown()
 
 
+def test_the_paper_edits_one_layer_the_better_of_two(random_model, truthfulqa, monkeypatch):
+    rules = []
+
+    class Recorded(rl.RiskAwareDetector):
+        def fit(self, *caches):
+            rules.append(self.vote_rule)
+            return super().fit(*caches)
+
+    monkeypatch.setattr("radiant_lens.studies.protocols.RiskAwareDetector", Recorded)
+    protocol = PaperProtocol(margin=2.0, product=PLAIN, iti_heads=4, iti_alpha=2.0)
+    choices = run_protocol(random_model, truthfulqa, protocol, max_new_tokens=2).choices
+    # The authors' code votes by the least FNR.
+    assert rules == ["fnr", "fnr"]
+    for _, fold in choices.groupby("fold"):
+        assert sorted(fold["layers"]) == [[0], [1]]
+        assert fold["n_layers"].tolist() == [1, 1]
+        assert fold.loc[fold["chosen"], "product"].item() == fold["product"].max()
+
+
+def test_candidates_are_the_best_ranked_layers_one_at_a_time(gaussian_cache):
+    caches = [gaussian_cache(n_layers=4, seed=seed) for seed in (0, 1)]
+    detector = rl.RiskAwareDetector(loss="lda").fit(*caches)
+    first, second, *_ = detector.layer_risk_.argsort().tolist()
+    policies = PaperProtocol().candidates(detector)
+    assert [policy.heads for policy in policies] == [f"layer:{first}", f"layer:{second}"]
+    assert [{site.layer for site in policy.sites(detector)} for policy in policies] == [{first}, {second}]
+    assert {(policy.geometry, policy.gate, policy.margin) for policy in policies} == {("procrustes", "vote", 15.0)}
+    # The older protocol, which compares numbers of layers, still loads.
+    numbers = PaperProtocol(15.0, 1.0, (1, 2, 3)).candidates(detector)
+    assert [len({site.layer for site in policy.sites(detector)}) for policy in numbers] == [1, 2, 3]
+
+
 def test_transfer_tests_on_the_other_data(random_model, truthfulqa, facts):
     protocol = PaperProtocol(margin=2.0, n_layers=(1,), product=PLAIN, iti_heads=4, iti_alpha=2.0)
     other = facts.head(4)
+    # Two folds, each tested on all of the other data.
     result = run_protocol(random_model, truthfulqa, protocol, test_data=other, max_new_tokens=2)
     tested = result.comparison.evaluations["RADIANT"].prompts
     assert tested == other.prompts * 2
 
 
 @pytest.mark.parametrize("name", ["nq_open-transfer-llama-7b", "trivia_qa-transfer-llama-7b"])
-def test_what_was_fitted_on_truthfulqa_is_tested_on_other_questions(random_model, truthfulqa_file, tmp_path, name):
+def test_a_transfer_table_tests_on_the_other_questions(random_model, truthfulqa_file, tmp_path, name):
     table = PAPER_TABLES[name]
     small = replace(table.protocol, n_layers=(1,), margin=2.0, iti_heads=4, iti_alpha=2.0, product=PLAIN)
     rows = [(f"who has the {a}", a.upper(), f"{a.upper()}; the {a}", f"no {a}") for a in WORDS[:6]]
     other = published(tmp_path / f"{table.test_data}.csv", rows)
-    given = {"judge": "overlap", "max_new_tokens": 2, "metrics": ("answers", "choice", "text")}
-    result = replace(table, protocol=small).run(random_model, truthfulqa_file, other, **given)
+    options = {"judge": "overlap", "max_new_tokens": 2, "metrics": ("answers", "choice", "text")}
+    result = replace(table, protocol=small).run(random_model, truthfulqa_file, other, **options)
     tested = result.comparison.evaluations["RADIANT"]
     assert {p.group for p in tested.prompts} == set(rl.load_dataset(table.test_data, path=other).groups)
     assert {"mc1", "mc2", "correct", "kl"} <= set(tested.metrics)
+    # The judge here is another one, since the table's own is a model that is not on this machine.
     assert table.options["judge"] == "truthfulqa"
 
 
@@ -107,9 +142,9 @@ def toxic_files(tmp_path_factory):
 def test_toxicity_is_fitted_on_comments_and_tested_on_prompts(random_model, toxic_files):
     table = PAPER_TABLES["toxicity-gpt2-large"]
     small = replace(table, protocol=replace(table.protocol, n_layers=(1,), margin=2.0, iti_heads=4, iti_alpha=2.0))
-    given = {"judge": "lexicon", "metrics": ("answers", "diversity", "text"), "fluency_model": None, "n_samples": 2}
+    options = {"judge": "lexicon", "metrics": ("answers", "diversity", "text"), "fluency_model": None, "n_samples": 2}
     files = toxic_files / "train.csv", toxic_files / "prompts.jsonl"
-    result = small.run(random_model, *files, max_new_tokens=3, **given)
+    result = small.run(random_model, *files, max_new_tokens=3, **options)
     assert len(result.choices) == 2
     assert result.choices["product"].between(0, 1).all()
     metrics = result.comparison.evaluations["RADIANT"].metrics
@@ -137,6 +172,8 @@ def test_every_table_has_settings_that_can_run():
         ({"validation": 1.0}, "`validation` must lie strictly between 0 and 1"),
         ({"n_layers": ()}, "`n_layers` must hold at least one number"),
         ({"n_layers": (3,)}, "`n_layers` must be a whole number between 1 and 2"),
+        ({"n_candidates": 0}, "`n_candidates` must be a whole number of at least 1"),
+        ({"n_candidates": 3}, "`n_candidates` must be a whole number between 1 and 2"),
         ({"margin": 0.0}, "`margin` must lie"),
         ({"iti_alpha": -1.0}, "`alpha` must lie"),
     ],
@@ -146,7 +183,7 @@ def test_refusals(random_model, truthfulqa, changes, words):
         run_protocol(random_model, truthfulqa, PaperProtocol(**changes))
 
 
-def test_a_metric_that_is_not_measured_is_told(random_model, truthfulqa):
+def test_an_unknown_metric_of_the_product_is_refused(random_model, truthfulqa):
     protocol = PaperProtocol(margin=2.0, n_layers=(1,), product=("correct", "informativ"))
     with pytest.raises(UnknownNameError, match="'informativ' is not a known metric"):
         studies.run_protocol(random_model, truthfulqa, protocol, max_new_tokens=2)

@@ -23,9 +23,9 @@ def rows(title: str) -> dict[str, dict[str, float]]:
 
 
 def number(cell: str) -> float:
-    found = re.match(r"([\d.]+)(%?)", cell)
-    assert found is not None
-    return float(found[1]) / (100 if found[2] else 1)
+    match = re.match(r"([\d.]+)(%?)", cell)
+    assert match is not None
+    return float(match[1]) / (100 if match[2] else 1)
 
 
 @pytest.fixture(scope="module")
@@ -35,23 +35,23 @@ def result():
     return studies.Study("reduced", arms, n_samples=1).run()
 
 
-def agrees(measured: dict[str, float], told: dict[str, float]) -> bool:
-    shares = [c for c in told if c.startswith("correct")]
-    near = all(abs(measured[c] - told[c]) <= SHARES for c in shares)
-    return near and abs(measured["kl"] - told["kl"]) <= KL * max(told["kl"], 0.01)
+def agrees(measured: dict[str, float], printed: dict[str, float]) -> bool:
+    shares = [c for c in printed if c.startswith("correct")]
+    near = all(abs(measured[c] - printed[c]) <= SHARES for c in shares)
+    return near and abs(measured["kl"] - printed["kl"]) <= KL * max(printed["kl"], 0.01)
 
 
 def test_a_reduced_run_agrees_with_the_table(result):
-    told = rows("tiny-facts, shares of true answers:")
+    table = rows("tiny-facts, shares of true answers:")
     measured = {
         row.name: {name.replace("_", " ").replace("/", ", "): m.value for name, m in row.pooled.metrics.items()}
         for row in result.rows
     }
     for name in ("no steering", *ARMS):
-        assert agrees(measured[name], told[name]), name
-    # The twin: rows differ by more than what is allowed.
+        assert agrees(measured[name], table[name]), name
+    # The twin: rows differ by more than the tolerance.
     for one in ARMS:
-        assert not any(agrees(measured[one], told[other]) for other in told if other != one and other in measured)
+        assert not any(agrees(measured[one], table[other]) for other in table if other != one and other in measured)
 
 
 def test_the_table_has_every_row_of_its_command():

@@ -1,4 +1,4 @@
-"""A report with everything in it, made once."""
+"""A report with all its sections, written once for all tests."""
 
 from __future__ import annotations
 

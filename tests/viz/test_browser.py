@@ -1,4 +1,4 @@
-"""In a real browser with the network off: everything draws, hovering and switching work, the console stays silent."""
+"""Pages in a real browser with the network off: figures draw, hovering and switching work, the console stays empty."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def browser():
     system = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with playwright.sync_playwright() as driver:
         try:
-            started = driver.chromium.launch(executable_path=system, args=FLAGS)
+            chromium = driver.chromium.launch(executable_path=system, args=FLAGS)
         except playwright.Error as error:
             pytest.skip(f"no browser: apt-get install chromium, or playwright install chromium ({error.message[:80]})")
-        yield started
-        started.close()
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
 def opened(browser, tmp_path):
-    """Open a page from a file with the network off; at the end the console must have stayed silent."""
-    said: list[str] = []
+    """Open a page from a file with the network off; at the end, the console must be empty."""
+    messages: list[str] = []
     contexts = []
 
     def open_page(html: str, *, width: int = 1280, scheme: str = "light"):
@@ -41,10 +41,10 @@ def opened(browser, tmp_path):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: said.append(f"error: {error}"))
+        page.on("console", lambda message: messages.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: messages.append(f"error: {error}"))
         local = ("file:", "data:", "blob:")
-        page.on("request", lambda r: None if r.url.startswith(local) else said.append(f"asked for {r.url}"))
+        page.on("request", lambda r: None if r.url.startswith(local) else messages.append(f"asked for {r.url}"))
         page.goto(path.as_uri())
         page.wait_for_function("() => [...document.querySelectorAll('.plot')].every(p => p.querySelector('.main-svg'))")
         return page
@@ -52,7 +52,7 @@ def opened(browser, tmp_path):
     yield open_page
     for context in contexts:
         context.close()
-    assert said == []
+    assert messages == []
 
 
 MARKS = ".heatmaplayer image, .scatterlayer .trace, .barlayer .point"
@@ -71,8 +71,38 @@ def test_every_figure_draws_something_and_fits(opened, full_report, width, schem
     assert "dupeka" in views.nth(0).inner_text()
     assert views.nth(2).locator("canvas").count() > 1
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # Plotly writes colours into the SVG, so the scheme must reach its template and not only the style sheet.
     ink = page.locator(".plot .gtitle").first.evaluate("e => getComputedStyle(e).fill")
     assert ink == ("rgb(27, 31, 36)" if scheme == "light" else "rgb(230, 232, 235)")
+
+
+@pytest.mark.parametrize(("width", "columns"), [(1280, 4), (700, 2), (400, 1)])
+def test_the_first_screen_has_four_tiles(opened, full_report, width, columns):
+    page = opened(full_report.html, width=width)
+    boxes = [page.locator(".tile").nth(i).bounding_box() for i in range(page.locator(".tile").count())]
+    assert len(boxes) == 4
+    assert len({round(box["x"]) for box in boxes}) == columns
+    assert all(box["y"] + box["height"] < 900 for box in boxes)
+
+
+def test_a_wide_table_scrolls_inside_the_page_and_says_so(opened, full_report):
+    for width, hinted in ((1280, [False]), (400, [True, True, True])):
+        page = opened(full_report.html, width=width)
+        hints, wrappers = page.locator(".hint"), page.locator(".scroll")
+        assert hints.count() == wrappers.count() == 3
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.wait_for_function("() => document.querySelector('.hint').hidden === (innerWidth > 1000)")
+        wider = [wrappers.nth(i).evaluate("e => e.scrollWidth > e.clientWidth") for i in range(3)]
+        assert [hints.nth(i).is_visible() for i in range(3)] == wider
+        # The answers come first; they fit on a wide screen.
+        assert wider[: len(hinted)] == hinted
+
+
+def test_the_roc_is_a_square(opened, full_report):
+    page = opened(full_report.html)
+    # The fourth figure; its drag area covers exactly the axes.
+    box = page.locator(".plot").nth(3).locator(".plot-container .nsewdrag").first.bounding_box()
+    assert box["width"] == pytest.approx(box["height"], abs=2)
 
 
 def test_hovering_a_head_shows_its_numbers(opened, full_report, experiment, steering):
@@ -118,7 +148,7 @@ def test_the_page_follows_a_change_of_scheme(opened, full_report):
     )
 
 
-def test_text_of_others_does_nothing(opened, evaluations):
+def test_text_of_others_is_not_executed(opened, evaluations):
     evil = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
     spoiled = {
         n: type(e)(e.table.assign(prompt=evil, answer=evil), *list(vars(e).values())[1:4])
@@ -129,7 +159,7 @@ def test_text_of_others_does_nothing(opened, evaluations):
     assert evil.split("<img")[1][:8] in page.locator("#answers").inner_text()
 
 
-def test_outputs_of_a_notebook_draw_by_themselves(opened, model, facts, steering, experiment):
+def test_outputs_of_a_notebook_draw_without_other_scripts(opened, model, facts, steering, experiment):
     answer = rl.trace_answer(model, "Q : what is the food of dupeka ? A :", steering, stop=facts.stop)
     views = [rl.viz.colored_tokens(answer.trace, answer.tokens), rl.viz.attention(answer.patterns)]
     outputs = [view._repr_html_() for view in views]
@@ -140,7 +170,7 @@ def test_outputs_of_a_notebook_draw_by_themselves(opened, model, facts, steering
     assert page.locator(MARKS).count() > 0
 
 
-def test_figures_without_anything_to_draw_say_so(opened):
+def test_an_empty_figure_shows_its_reason(opened):
     figure = rl.viz.vote_timeline(rl.Trace(True), []).to_html(full_html=False, include_plotlyjs=True)
     page = opened(f"<!DOCTYPE html><meta charset='utf-8'><div class='plot'>{figure}</div>")
     assert "The trace is empty" in page.locator(".annotation-text").text_content()

@@ -1,4 +1,4 @@
-"""What an edit does to one head's activations: computed by hand, drawn as computed."""
+"""The moves of one head's activations, computed by hand, and the figures of them."""
 
 from __future__ import annotations
 
@@ -70,6 +70,7 @@ def test_histogram_counts_what_is_gated(edited, held_out):
     assert [trace.name for trace in figure.data] == ["desirable text, unedited", "gated, before", "gated, after"]
     for trace in figure.data:
         assert sum(trace.y) == pytest.approx(1)
+    # No gated activation lies on the desirable side before the edit, up to the width of a bin.
     width = figure.data[1].width
     assert all(x + width / 2 >= 0 for x, y in zip(figure.data[1].x, figure.data[1].y) if y)
     still = float((moves.scores(moves.after)[moves.gated] >= 0).double().mean())
@@ -86,22 +87,28 @@ def test_scatter_draws_each_kind_and_lines_between(edited, held_out):
     before, after = by_name["gated, before"], by_name["gated, after"]
     assert len(before.x) == len(after.x) == 20
     assert min(before.x) >= 0
+    # Without the gap (None), one line would join the end of a move to the start of the next.
     lines = next(trace for trace in figure.data if trace.mode == "lines")
     assert lines.x[:3] == (before.x[0], after.x[0], None)
+    # Distances along both axes compare.
+    assert (figure.layout.yaxis.scaleanchor, figure.layout.yaxis.scaleratio) == ("x", 1)
 
 
-def test_a_gate_that_passes_nothing_is_said(edited, held_out):
+def test_a_closed_gate_is_reported_in_words(edited, held_out):
     shut = head_moves(edited, held_out, (0, 2)).gated
     left = held_out.select(~shut)
     figure = rl.viz.score_histogram(edited, left, (0, 2))
     assert not figure.data
+    assert "Nothing was edited" in figure.layout.annotations[0].text
     assert "passes none of the" in figure.layout.annotations[0].text
-    assert "0 of" in rl.viz.activation_scatter(edited, left, (0, 2)).layout.title.text
+    title = rl.viz.activation_scatter(edited, left, (0, 2)).layout.title.text
+    assert "Nothing was edited: the gate passes 0 of" in title
 
 
-def test_bad_input_is_told(edited, held_out):
+def test_bad_input_is_refused(edited, held_out):
     with pytest.raises(InvalidArgumentError, match="`site` must be an edited head, such as L0H2; got L0H1"):
         rl.viz.score_histogram(edited, held_out, (0, 1))
+    # A head without a direction has a score, but no distance to its boundary.
     blind = replace(edited, scores=replace(edited.scores, weights=torch.zeros_like(edited.scores.weights)))
     with pytest.raises(InvalidArgumentError, match="The detector's weight is zero at L0H2: there is no direction"):
         rl.viz.score_histogram(blind, held_out, (0, 2))
@@ -112,13 +119,34 @@ def test_bad_input_is_told(edited, held_out):
         rl.viz.score_histogram(edited, broken)
 
 
-def test_a_saved_steering_knows_its_detector(edited, fitted, held_out, tmp_path):
+def test_a_saved_steering_restores_its_detector(edited, fitted, held_out, tmp_path):
     loaded = rl.Steering.load(edited.save(tmp_path / "s"))
     restored = restored_detector(loaded, held_out)
     assert torch.equal(restored.decision_function(held_out), fitted.decision_function(held_out))
     assert restored.get_params() == fitted.get_params()
     assert set(fitted.training_groups_) < set(restored.training_groups_)
     assert not torch.equal(restored.head_risk_, fitted.head_risk_)
+    # Steerings of other tools may record nothing about their detector.
     nameless = replace(edited, meta={})
     with pytest.raises(DataError, match="does not say which detector"):
         restored_detector(nameless, held_out)
+    with pytest.raises(InvalidArgumentError, match="`steering` must be a Steering; got RiskAwareDetector"):
+        restored_detector(fitted, held_out)
+    assert restored.collected_layers_ == (0, 1)
+
+
+def test_a_restored_detector_has_the_collected_layers_alone(gaussian_cache):
+    def cache(seed):
+        whole = gaussian_cache(80, seed=seed)
+        # A cache of some layers holds zeros in the others.
+        z = whole.z.clone()
+        z[:, 0] = 0
+        return replace(whole, z=z, meta={**whole.meta, "layers": [1]})
+
+    detector = rl.RiskAwareDetector().fit(cache(0), cache(1))
+    steering = rl.RadiantPolicy(gamma=0.05, heads=[(1, 2)]).fit(cache(0), detector)
+    # Even where the new cache holds all layers: the scores of the others were never fitted.
+    restored = restored_detector(steering, gaussian_cache(80, seed=2))
+    assert restored.collected_layers_ == detector.collected_layers_ == (1,)
+    assert bool(restored.head_risk_[0].isinf().all())
+    assert bool(restored.head_risk_[1].isfinite().all())

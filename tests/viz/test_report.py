@@ -1,7 +1,8 @@
-"""The report: everything that was measured is on one page, nothing is fetched, and nothing is read as HTML."""
+"""The report: all measurements on one page, without network, and no text read as HTML."""
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -21,22 +22,22 @@ def text_of(report: rl.Report) -> str:
 
 
 def figures(report: rl.Report) -> list[dict]:
-    found = re.findall(r'<script type="application/json">(.*?)</script>', report.html, flags=re.S)
-    return [json.loads(one) for one in found]
+    scripts = re.findall(r'<script type="application/json">(.*?)</script>', report.html, flags=re.S)
+    return [json.loads(script) for script in scripts]
 
 
 def test_it_is_one_small_file_with_each_script_once(full_report, tmp_path):
     path = full_report.save(tmp_path / "deep" / "report.html")
     assert path.stat().st_size < 8_000_000
-    html = path.read_text(encoding="utf-8")
-    assert html == full_report.html
-    assert html.count("window.CircuitsVis=") == 1
-    assert html.count("plotly.js v") == 1
-    assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=[\"']?(https?:)?//", html)
+    page = path.read_text(encoding="utf-8")
+    assert page == full_report.html
+    assert page.count("window.CircuitsVis=") == 1
+    assert page.count("plotly.js v") == 1
+    assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=[\"']?(https?:)?//", page)
     assert sorted(p.name for p in path.parent.iterdir()) == ["report.html"]
 
 
-def test_the_summary_says_what_was_measured(full_report, steering, evaluations):
+def test_the_summary_has_every_measurement(full_report, steering, evaluations):
     words = text_of(full_report)
     assert f"edits {len(steering.sites)} of the 32 attention heads of tiny" in words
     before, after = (evaluations[name].metrics["correct"].value for name in ("no steering", "RADIANT"))
@@ -44,13 +45,66 @@ def test_the_summary_says_what_was_measured(full_report, steering, evaluations):
     assert f"random direction {evaluations['random direction'].metrics['correct'].value:.0%}" in words
     assert "held-out groups still flagged after the edit" in words
     assert "kappa" in words
-    assert rl.fitting and "transformer-lens" in words
+    assert rl.__version__ in words and "transformer-lens" in words
 
 
-def test_all_figures_are_there_and_nothing_is_missing(full_report):
+def tiles_of(report: rl.Report) -> list[tuple[str, str, str]]:
+    """Name, number and detail of each tile."""
+    pattern = r'<div class="tile[^"]*"><h2>(.*?)</h2>\s*<p class="number">(.*?)</p><p class="quiet">(.*?)</p>'
+    return [tuple(map(html.unescape, match)) for match in re.findall(pattern, report.html, flags=re.S)]
+
+
+def test_tiles_show_measured_numbers(full_report, evaluations, steering, held_out):
+    base, on = evaluations["no steering"], evaluations["RADIANT"]
+    gain, kl, side_effects, certificate = tiles_of(full_report)
+    change = on.difference(base, "correct")
+    assert gain[:2] == ("Gain", f"{100 * change.value:+.0f} points")
+    assert f"{base.metrics['correct'].value:.0%} without steering" in gain[2]
+    assert kl[:2] == ("KL", f"{on.metrics['kl'].value:.3f}")
+    assert side_effects[:2] == ("Side effects", f"{on.difference(base, 'cross_entropy').value:+.3f}")
+    assert "Other tasks: not measured" in side_effects[2]
+    row = steering.certify(held_out).overall
+    assert certificate[:2] == ("Certificate", f"≤ {row.upper:.1%}")
+    assert f"{row.n_still_flagged} of {row.n_groups}" in certificate[2]
+    assert f"{row.n_any_flagged} at any gated token" in certificate[2]
+
+
+def test_tiles_say_what_was_not_measured(steering, evaluations):
+    assert [tile[:2] for tile in tiles_of(rl.report(steering))] == [
+        (name, "not measured") for name in ("Gain", "KL", "Side effects", "Certificate")
+    ]
+
+    def without(evaluation, *metrics):
+        return replace(evaluation, parts=evaluation.parts[~evaluation.parts["metric"].isin(metrics)])
+
+    # Each tile depends on its own measurement alone.
+    few = {name: without(e, "kl", "cross_entropy", "edited_share") for name, e in evaluations.items()}
+    assert [value == "not measured" for _, value, _ in tiles_of(rl.report(evaluations=few))] == [
+        False,
+        True,
+        True,
+        True,
+    ]
+
+
+def test_settings_have_three_significant_digits(steering):
+    policy = {**steering.meta["policy"], "gamma": 0.0123456, "trust": [0.98765, 3], "options": {"l2": 1e-3 / 3}}
+    page = rl.report(replace(steering, meta={**steering.meta, "policy": policy}))
+    assert "<dt>gamma</dt><dd>0.0123</dd>" in page.html
+    assert "<dt>trust</dt><dd>0.988, 3</dd>" in page.html
+    assert "<dt>options</dt><dd>l2: 0.000333</dd>" in page.html
+
+
+def test_every_table_scrolls_in_a_wrapper_with_a_hint(full_report):
+    n_tables = full_report.html.count("<table")
+    wrapped = re.findall(r'<p class="hint" hidden>[^<]*</p>\s*<div class="scroll"[^>]*><table', full_report.html)
+    assert len(wrapped) == n_tables == 3
+
+
+def test_a_full_report_has_all_figures(full_report):
     titles = [figure["layout"]["title"]["text"] for figure in figures(full_report)]
     starts = ("Validation risk of each head", "Effect of editing", "Validation risk of each layer", "ROC", "Errors of")
-    starts += ("Scores of head", "Activations of head", "What the edits write", "Votes and edits", "correct")
+    starts += ("Scores of head", "Activations of head", "What the edits write", "Votes and edits", "correct answers")
     assert len(titles) == len(starts)
     assert all(title.startswith(start) for title, start in zip(titles, starts))
     assert full_report.html.count("CircuitsVis.render(") == 3
@@ -72,7 +126,7 @@ def test_answers_are_the_first_of_each_condition_in_turn(full_report, evaluation
     assert 'id="answers"' not in rl.report(evaluations=evaluations, n_examples=0).html
 
 
-def test_what_is_not_given_is_left_out_and_named(steering, evaluations):
+def test_missing_inputs_are_named(steering, evaluations):
     page = rl.report(steering)
     assert not figures(page)
     words = text_of(page)
@@ -91,20 +145,21 @@ def test_a_steering_and_a_cache_are_enough_for_most(steering, held_out):
 
 
 def test_no_text_is_read_as_html(steering, evaluations, experiment):
+    # Every place where text of others reaches the page: prompts, answers, conditions, settings and names.
     def spoiled(evaluation):
         table = evaluation.table.assign(prompt=EVIL, answer=EVIL, condition=EVIL)
         return replace(evaluation, table=table, settings={**evaluation.settings, "data": EVIL})
 
     names = ("no steering", EVIL, "random direction")
-    given = {name: spoiled(e) for name, e in zip(names, evaluations.values())}
+    named = {name: spoiled(e) for name, e in zip(names, evaluations.values())}
     meta = {**steering.meta, "model": {**steering.meta["model"], "name": EVIL}}
-    page = rl.report(replace(steering, meta=meta), evaluations=given, title=EVIL)
+    page = rl.report(replace(steering, meta=meta), evaluations=named, title=EVIL)
     assert "<script>alert" not in page.html
     assert "<img src=x" not in page.html
     assert "&lt;img src=x onerror=alert(2)&gt;" in page.html
 
 
-def test_refusals(steering, evaluations, experiment):
+def test_bad_input_is_refused(steering, evaluations, experiment):
     with pytest.raises(InvalidArgumentError, match="There is nothing to report on"):
         rl.report()
     with pytest.raises(UnknownNameError, match="'ITI' is not a known evaluation"):
@@ -116,6 +171,7 @@ def test_refusals(steering, evaluations, experiment):
 def test_an_unfinished_page_never_replaces_a_good_one(full_report, tmp_path, monkeypatch):
     path = tmp_path / "report.html"
     path.write_text("good")
+    # The page is written beside its target and moved there; the move is the only step that may replace it.
     monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         full_report.save(path)

@@ -1,4 +1,4 @@
-"""What edits write: exact where nothing follows the edit, and drawn as computed."""
+"""Writes of edits: exact where no layer follows the edit, and the figure of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def writes(model, experiment, steering):
 
 @pytest.fixture(scope="module")
 def foreign(foreign_folder, facts):
-    """A GPT-2 (LayerNorm, Conv1D) whose last layer does nothing after its attention, edited there."""
+    """A GPT-2 (LayerNorm, Conv1D) whose last MLP writes nothing, with edits in its last attention layer."""
     model = rl.load_model(foreign_folder, device="cpu")
     mlp = model.original_model.transformer.h[-1].mlp.c_proj
     mlp.weight.data.zero_()
@@ -30,7 +30,7 @@ def foreign(foreign_folder, facts):
     return model, test.statements[:3], steering
 
 
-def test_with_nothing_after_the_edit_it_is_what_the_edit_does(foreign):
+def test_writes_equal_the_change_of_logits_where_no_layer_follows(foreign):
     model, statements, steering = foreign
     statement = statements[0]
     writes = rl.edit_writes(model, [statement], steering)
@@ -41,14 +41,15 @@ def test_with_nothing_after_the_edit_it_is_what_the_edit_does(foreign):
         with model.hooks(fwd_hooks=steering.hooks(torch.tensor([start]))):
             steered = model(ids)[0, start:]
     change = (steered - plain).double().mean(0)
+    # A constant added to all logits changes no probability.
     change = change - change.mean()
     special = set(model.tokenizer.all_special_ids)
-    kept = [i for i in range(len(change)) if i not in special]
-    assert torch.allclose(writes.total, change[kept], atol=1e-5)
+    ordinary = [i for i in range(len(change)) if i not in special]
+    assert torch.allclose(writes.total, change[ordinary], atol=1e-5)
     assert writes.total.abs().max() > 1e-3
 
 
-def test_of_one_head_alone(foreign):
+def test_writes_of_one_head_equal_those_of_the_head_alone(foreign):
     model, statements, steering = foreign
     both = rl.edit_writes(model, statements, steering)
     alone = rl.edit_writes(model, statements, steering.select([(1, 3)]))
@@ -78,15 +79,29 @@ def test_the_figure_shows_all_heads_and_each(writes):
     assert f"2 of {len(writes.sites)} heads" in figure.layout.title.text
 
 
+def test_heads_without_an_edit_have_no_panel(writes):
+    n_edits = writes.n_edits.clone()
+    n_edits[0] = 0
+    by_head = writes.by_head.clone()
+    # As `edit_writes` returns it for a head whose gate stays shut.
+    by_head[0] = 0
+    figure = rl.viz.edit_writes(replace(writes, n_edits=n_edits, by_head=by_head))
+    assert len(figure.data) == len(writes.sites)
+    assert not any(note.text.startswith(str(writes.sites[0])) for note in figure.layout.annotations)
+    assert "1 head is edited at no position" in figure.layout.title.text.replace("<br>", " ")
+    shown = [axis.title.text for axis in figure.select_xaxes() if axis.title.text]
+    assert shown == ["change of the logit"] * min(2, len(figure.data))
+
+
 def test_tokens_are_not_read_as_html(writes):
     evil = replace(writes, tokens=("<img src=x>", *writes.tokens[1:]), total=torch.arange(len(writes.tokens), 0.0, -1))
     assert rl.viz.edit_writes(evil).data[0].text[0] == "&lt;img src=x&gt;"
 
 
-def test_bad_input_is_told(model, experiment, steering, writes):
+def test_bad_input_is_refused(model, experiment, steering, writes):
     with pytest.raises(InvalidArgumentError, match="`max_positions`"):
         rl.edit_writes(model, experiment.validation, steering, max_positions=0)
-    with pytest.raises(NothingToEditError, match="nothing is written"):
+    with pytest.raises(NothingToEditError, match="No position of these statements is edited"):
         rl.edit_writes(model, [], steering)
     other = replace(steering, meta={**steering.meta, "model": {"weights": "other"}})
     with pytest.raises(ModelMismatchError):
@@ -98,5 +113,5 @@ def test_bad_input_is_told(model, experiment, steering, writes):
 def test_a_model_that_norms_what_attention_writes_is_refused(model, experiment, steering, monkeypatch):
     block = type(model.blocks[0])
     monkeypatch.setattr(block, "ln1_post", object(), raising=False)
-    with pytest.raises(InvalidArgumentError, match="normalises what attention writes"):
+    with pytest.raises(InvalidArgumentError, match="normalises the output of attention"):
         rl.edit_writes(model, experiment.validation, steering)

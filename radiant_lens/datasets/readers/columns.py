@@ -1,7 +1,12 @@
-"""Columns of a row: their names, and what is read from them."""
+"""Columns of a row: their names, and the values read from them."""
 
 from __future__ import annotations
 
+import ast
+import io
+import json
+import re
+import tokenize
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,16 +19,23 @@ Columns = Mapping[str, str | Sequence[str]]
 NAMES = (
     "text", "label", "group", "answer_start", "question", "prompt", "joint", "condition",
     "correct_answers", "incorrect_answers", "best_answer", "best_incorrect_answer", "mc1_incorrect", "rendered",
+    "messages", "chosen", "rejected",
 )  # fmt: skip
-_LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+# Columns of several answers. Only under these names of a file a text is cut at "; ", as TruthfulQA's csv writes lists;
+# under any other name it is one answer, which may hold a semicolon itself.
+ANSWER_LISTS = ("correct_answers", "incorrect_answers", "mc1_incorrect")
+_CUT_NAMES = (*ANSWER_LISTS, "Correct Answers", "Incorrect Answers")
+_HOW_TO_WRITE = 'write lists as JSON, such as ["one", "two"]'
+_LIST_TEXT = re.compile(r"""\s*(\[.*\]|[({]\s*['"].*[)}]|array\(.*\))\s*""", re.DOTALL)
+_CHAT_TEXT = re.compile(r"""\s*\[\s*\{\s*['"](role|content|from|value)['"]""")
 
 
 def check_columns(columns: Columns) -> None:
-    """Only known columns are named, and only a label is made of several.
+    """Check that only known columns are named, and that only a label is made of several.
 
     Raises:
         UnknownNameError: a column that nothing reads.
-        DataError: several columns for one that is no label.
+        DataError: several columns for another than the label.
     """
     for ours, theirs in columns.items():
         _checks.known("column", ours, NAMES)
@@ -31,29 +43,43 @@ def check_columns(columns: Columns) -> None:
             raise DataError(f"Only 'label' can be made of several columns; got {theirs!r} for {ours!r}.")
 
 
-def renamed(row: Any, columns: Columns) -> Row:
-    """The row under our names.
+class Several(dict[str, Any]):
+    """Values of several label columns by their names; the label is 1 if any of them is."""
+
+
+def rename(row: Any, columns: Columns) -> Row:
+    """Return the row under our names.
 
     Raises:
-        DataError: no row of named columns, or a label column without a label.
+        DataError: no row of named columns, or a label column is missing.
     """
     if not isinstance(row, Mapping):
         raise DataError(f"a row must hold named columns; got {row!r}.")
     if BEYOND in row:
         raise DataError(f"the row has {len(row[BEYOND])} more fields than the header.")
-    named = dict(row)
+    renamed = dict(row)
     for ours, theirs in columns.items():
-        if isinstance(theirs, str):
-            if theirs in row:
-                named[ours] = row[theirs]
-        else:
-            needed(row, theirs)
-            named[ours] = max(label(row, name) for name in theirs)
-    return named
+        if not isinstance(theirs, str):
+            require(row, theirs)
+            renamed[ours] = Several({name: row[name] for name in theirs})
+        elif theirs in row:
+            # The reader no longer sees the file's name, so whether a text is cut is decided here.
+            uncut = ours in ANSWER_LISTS and theirs not in _CUT_NAMES and isinstance(row[theirs], str)
+            renamed[ours] = _uncut(row[theirs], theirs) if uncut else row[theirs]
+    return renamed
 
 
-def needed(row: Row, names: Sequence[str], *, hint: str = "") -> None:
-    """The row has these columns."""
+def _uncut(value: str, name: str) -> list[str]:
+    listed = read_list(value, name)
+    return [value] if listed is None else listed
+
+
+def require(row: Row, names: Sequence[str], *, hint: str = "") -> None:
+    """Check that the row has these columns.
+
+    Raises:
+        DataError: it has not.
+    """
     missing = [name for name in names if name not in row]
     if missing:
         raise DataError(
@@ -62,39 +88,125 @@ def needed(row: Row, names: Sequence[str], *, hint: str = "") -> None:
         )
 
 
-def label(row: Row, name: str) -> int:
-    """A column that holds 0 or 1, in any usual form."""
-    found = _LABELS.get(str(row[name]).strip().lower())
-    if found is None:
-        raise DataError(f"`{name}` must be 0 (desirable) or 1 (undesirable); got {row[name]!r}.")
-    return found
+def is_missing(value: Any) -> bool:
+    """True for None, an empty text and NaN, which is how tables write a missing value."""
+    return value is None or (isinstance(value, str) and value == "") or (isinstance(value, float) and value != value)
 
 
 def flag(row: Row, name: str) -> bool:
-    """A column that holds true or false, in any usual form; missing is false."""
-    value = str(row.get(name) or "false").strip().lower()
-    if value not in ("true", "false", "1", "0"):
-        raise DataError(f"`{name}` must be true or false; got {row[name]!r}.")
-    return value in ("true", "1")
-
-
-def text(row: Row, name: str, missing: str = "") -> str:
-    """A column as text; what is missing or blank gets the given value, but 0 is a value."""
+    """Read a column that holds true or false, in any usual form; missing is false."""
     value = row.get(name)
-    return missing if value is None or value == "" else str(value)
+    word = "false" if is_missing(value) else str(value).strip().lower()
+    if word not in ("true", "false", "1", "0"):
+        raise DataError(f"`{name}` must be true or false; got {value!r}.")
+    return word in ("true", "1")
+
+
+def text(row: Row, name: str, default: str = "") -> str:
+    """Read a column of text; `default` if it is missing.
+
+    Raises:
+        DataError: the value is no text, or a chat written as text.
+    """
+    value = row.get(name)
+    if is_missing(value):
+        return default
+    if not isinstance(value, str):
+        raise DataError(f"`{name}` must be text; got {_briefly(value)}.")
+    if _CHAT_TEXT.match(value):
+        raise DataError(
+            f"`{name}` must be text; got the turns of a chat written as text, {_briefly(value)}: give them as a list "
+            "in a .jsonl file, in the column 'messages'."
+        )
+    return value
+
+
+def one_answer(row: Row, name: str) -> str:
+    """Read a column that holds one answer; "" if it is missing.
+
+    Raises:
+        DataError: the value is no text, or a list written as text.
+    """
+    value = text(row, name)
+    # Text in brackets that is no list of strings, such as "[laughs]", may be an answer.
+    if _LIST_TEXT.fullmatch(value) and _parse_list(value):
+        raise DataError(f"`{name}` must be one answer; got the list {_briefly(value)}.")
+    return value
+
+
+def identifier(row: Row, name: str, default: str = "") -> str:
+    """Read a column of names, such as a group; a number (0 included) is a name, too.
+
+    Raises:
+        DataError: the value is a list or another object.
+    """
+    value = row.get(name)
+    if is_missing(value):
+        return default
+    if not isinstance(value, str | int | float):
+        raise DataError(f"`{name}` must be text or a number; got {_briefly(value)}.")
+    return str(value)
 
 
 def answers(row: Row, name: str) -> tuple[str, ...]:
-    """A list of strings, or a string parted by "; "; a mark at its end parts nothing."""
+    """Read a list of strings: a list, its text, or a text with "; " between answers; a final mark separates nothing.
+
+    Raises:
+        DataError: the value is no such list.
+    """
     value = row[name]
-    parts = [part.rstrip("; ") for part in value.split("; ")] if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
-        raise DataError(f"`{name}` must be a list of strings or a string parted by '; '; got {value!r}.")
-    return tuple(part.strip() for part in parts if part.strip())
+    if is_missing(value):
+        return ()
+    listed = value
+    if isinstance(value, str):
+        listed = read_list(value, name)
+        if listed is None:
+            listed = [piece.rstrip("; ") for piece in value.split("; ")]
+    if not isinstance(listed, list | tuple) or not all(isinstance(answer, str) for answer in listed):
+        raise DataError(f"`{name}` must be a list of strings or a string separated by '; '; got {_briefly(value)}.")
+    return tuple(answer.strip() for answer in listed if answer.strip())
+
+
+def read_list(value: str, name: str) -> list[str] | None:
+    """Read a list that is written as text, by JSON, Python or NumPy; None if the text is no list.
+
+    Raises:
+        DataError: the text looks like a list but cannot be read as one.
+    """
+    if not _LIST_TEXT.fullmatch(value):
+        return None
+    items = _parse_list(value)
+    if items is None:
+        raise DataError(f"`{name}` looks like a list but cannot be read as one, {_briefly(value)}; {_HOW_TO_WRITE}.")
+    return items
+
+
+def _parse_list(value: str) -> list[str] | None:
+    try:
+        items: Any = json.loads(value)
+    except (ValueError, RecursionError):
+        items = _python_list(value)
+    return items if isinstance(items, list) and all(isinstance(item, str) for item in items) else None
+
+
+def _python_list(value: str) -> list[str] | None:
+    """Read strings between brackets, one by one; None if anything else is among them.
+
+    `ast.literal_eval` of the whole text would join NumPy's "['a' 'b']" to one string, as Python joins literals.
+    """
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(value.strip()).readline))
+        strings = [ast.literal_eval(token.string) for token in tokens if token.type == tokenize.STRING]
+    except (tokenize.TokenError, SyntaxError, ValueError):
+        return None
+    # Layout tokens come from line breaks, which NumPy writes into long arrays; its "..." marks answers left out.
+    layout = (tokenize.STRING, tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    others = "".join(token.string for token in tokens if token.type not in layout)
+    return strings if re.fullmatch(r"[\[({],*[\])}]", others) else None
 
 
 def whole_number(row: Row, name: str, below: int) -> int:
-    """A column that holds a whole number in [0, below)."""
+    """Read a column that holds a whole number in [0, below)."""
     value = row[name]
     try:
         number = float(value)
@@ -108,11 +220,14 @@ def whole_number(row: Row, name: str, below: int) -> int:
 
 
 def score(row: Row, name: str) -> float | None:
-    """A column that holds a score in [0, 1]; None where there is none."""
+    """Read a column that holds a score in [0, 1]; None if it is missing."""
     value = row.get(name)
-    # NaN is how tables write what is missing.
-    if value is None or value == "" or value != value:
+    if is_missing(value):
         return None
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
         raise DataError(f"`{name}` must lie in [0, 1]; got {value!r}.")
     return float(value)
+
+
+def _briefly(value: Any) -> str:
+    return f"{value!r:.80}"

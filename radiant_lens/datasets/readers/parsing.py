@@ -5,38 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from radiant_lens.datasets.readers.columns import Columns, renamed
+from radiant_lens.datasets.readers.columns import Columns, rename
 from radiant_lens.datasets.readers.rows import Row
 from radiant_lens.datasets.records import Prompt, Statement
-from radiant_lens.errors import DataError
+from radiant_lens.errors import DataError, InvalidArgumentError
 
 ON_BAD_ROWS = ("raise", "report")
 
 
-class Found(NamedTuple):
-    """What rows hold; `notes` say what of them could not be used."""
+class Records(NamedTuple):
+    """Statements and prompts read from rows; `notes` name everything that could not be used."""
 
     statements: tuple[Statement, ...] = ()
     prompts: tuple[Prompt, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-# From a row under our names, and its place, to what it holds.
-Reader = Callable[[Row, str], Found]
+# From a row under our names, and its place, to its records.
+Reader = Callable[[Row, str], Records]
 
 
 def gather(
-    rows: Iterable[tuple[str, Any]], read: Reader, *, name: str, columns: Columns, asked: Columns, on_bad_rows: str
-) -> Found:
+    rows: Iterable[tuple[str, Any]], read: Reader, *, name: str, columns: Columns, required: Columns, on_bad_rows: str
+) -> Records:
     """Read every row.
 
     Args:
-        rows: with their places.
-        read: raises `DataError` for a row that cannot be used at all.
-        name: of the file, for messages.
+        rows: rows with their places.
+        read: reader of one row; raises `DataError` for a row that cannot be used at all.
+        name: name of the file, for messages.
         columns: our names of columns to the file's.
-        asked: those of them that the caller named, which must exist in some row.
-        on_bad_rows: "raise", or "report" to go on and note them.
+        required: those that the caller named, each of which some row must have.
+        on_bad_rows: "raise", or "report" to leave bad rows out and note them.
 
     Raises:
         DataError: no rows, bad rows, or a column that no row has.
@@ -48,27 +48,30 @@ def gather(
     seen: set[str] = set()
     for place, row in rows:
         try:
-            found = read(renamed(row, columns), place)
-        except (DataError, RecursionError) as error:
-            said = error if isinstance(error, DataError) else "it is nested too deeply."
-            faults.append(f"{place}: {said}")
+            records = read(rename(row, columns), place)
+        # A template refuses the turns of a single row by `InvalidArgumentError`; that row is bad, not the template.
+        except (DataError, InvalidArgumentError, RecursionError) as error:
+            reason = "it is nested too deeply." if isinstance(error, RecursionError) else error
+            faults.append(f"{place}: {reason}")
             notes.append(faults[-1])
             continue
+        # Names in the file, not ours: the check of `required` is about the file's columns.
         seen.update(row)
-        statements.extend(found.statements)
-        prompts.extend(found.prompts)
-        notes.extend(f"{place}: {note}" for note in found.notes)
+        statements.extend(records.statements)
+        prompts.extend(records.prompts)
+        notes.extend(f"{place}: {note}" for note in records.notes)
+    # Three rows show the kind of fault; a file of the wrong form would otherwise print all its rows.
     if faults and (on_bad_rows == "raise" or not (statements or prompts)):
         more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
         raise DataError(f"{name} has rows that cannot be used ({len(faults)}): {' '.join(faults[:3])}{more}")
-    _all_there(asked, seen, name)
+    _check_present(required, seen, name)
     if not statements and not prompts:
         raise DataError(f"{name} has no rows{' that can be used: ' + ' '.join(notes[:3]) if notes else ''}.")
-    return Found(tuple(statements), tuple(prompts), tuple(notes))
+    return Records(tuple(statements), tuple(prompts), tuple(notes))
 
 
-def _all_there(asked: Columns, seen: set[str], name: str) -> None:
-    missing = [theirs for theirs in asked.values() if isinstance(theirs, str) and theirs not in seen]
+def _check_present(required: Columns, seen: set[str], name: str) -> None:
+    missing = [theirs for theirs in required.values() if isinstance(theirs, str) and theirs not in seen]
     if seen and missing:
         raise DataError(
             f"{name} has no column {' or '.join(map(repr, missing))}; there are: {', '.join(sorted(seen))}."

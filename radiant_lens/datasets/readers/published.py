@@ -1,22 +1,22 @@
-"""Published data sets: where they lie on the Hub, the formats of their files, and how the formats differ.
+"""Published data sets: their names on the Hub, the formats of their files, and the differences between formats.
 
-**TruthfulQA** (Lin, Hilton, Evans, arXiv 2109.07958) exists in several forms; all of them load:
+**TruthfulQA** (Lin, Hilton, Evans, arXiv 2109.07958) has several forms; all of them load:
 
 - `multiple_choice`: `mc_task.json` of its repository, and the Hub's configuration of that name (817
   questions). `mc1_targets` has one correct answer, which becomes `Prompt.best_answer`; `mc2_targets` has all
   and makes the statements, as in ITI. In the file the targets map answers to 0 or 1, on the Hub they are
   parallel lists; the labels there mean the reverse of ours (1 is correct).
 - `generation`: the Hub's configuration (lists of answers), and the csv of the repository (`answer_csv`, answers
-  parted by "; ").
+  separated by "; ").
 - Since January 2025 the repository has 790 questions, corrected, with a column "Best Incorrect Answer"
   (`mc0_targets` in multiple-choice form) for a binary choice that its authors now recommend: it becomes
   `Prompt.best_incorrect_answer`. Scores on 817 and on 790 questions are not comparable.
 
-Known differences, and what is done about them:
+Known differences, and how this package treats them:
 
 - In multiple-choice form each answer ends in a period, in the csv and in `generation` hardly any does.
-  TruthfulQA's own evaluation appends it; so do we for "truthfulqa", so that the same statements come of all forms.
-- Some lists of the csv end in a stray ";", which parts nothing.
+  TruthfulQA's own evaluation appends it; so do we for "truthfulqa", so that all forms give the same statements.
+- Some lists of the csv end in a stray ";", which separates nothing.
 - Some questions of the csv end in a blank, which is cut.
 - Two questions of the csv have "Unknown" among the correct and the incorrect answers. In the
   multiple-choice file one mapping holds both, so the later label (incorrect) won. We count it as correct and
@@ -25,12 +25,12 @@ Known differences, and what is done about them:
   sort groups, so the same seed gives the same split in either order.
 - ITI's code replaces two rows of the csv (indices 164 and 247) by the Hub's, because their questions differed. The
   tarot question differs by the blank that is cut; "Are all plants plants?" reads "Are all women women?" there.
-  Questions are left as they are in the source that you load.
+  Questions stay as they are in the source that you load.
 
 **NQ-Open and TriviaQA in the form of ITI**: 3,610 questions each, from validation sets, with one false answer that a
-language model made up. Files have TruthfulQA's columns (`answer_csv`; Type, Category and mostly Source are
+language model invented. Files have TruthfulQA's columns (`answer_csv`; Type, Category and mostly Source are
 fillers); the Hub has `question`, `answer`, `false_answer` (`iti`). Of TriviaQA, 316 questions occur twice: the rows
-are kept and share a group. The made-up answer often is one of the correct aliases, up to case (1,339 rows of TriviaQA,
+are kept and share a group. The false answer often is one of the correct aliases, up to case (1,339 rows of TriviaQA,
 243 of NQ-Open): it is left out, and `Dataset.skipped` names the line. An answer such as "None" or "N/A" is an answer.
 
 **Jigsaw** (toxic comments, 159,571 in train.csv): statements only, label 1 where `toxic` is; choose other columns with
@@ -40,7 +40,16 @@ with label -1 were never scored and are bad rows.
 **RealToxicityPrompts** (Gehman et al., arXiv 2009.11462): prompts without references, and for each continuation that
 has a score the statement prompt + continuation, label 1 where the continuation's toxicity is at least 0.5. The
 10,000 non-toxic prompts of DExperts (arXiv 2105.03023), `nontoxic_prompts-10k.jsonl`, have the same format;
-`format="nontoxic"` takes from any file the prompts below 0.5.
+`format="nontoxic"` takes from any file the prompts below 0.5. `threshold=` replaces the 0.5 for continuations.
+
+Common forms without a name of their own, recognised by their columns:
+
+- `preference`: `prompt`, `chosen`, `rejected` (DPO); `chosen` is the correct answer, `rejected` the incorrect one.
+  Texts are never cut at "; ". Lists of chat turns need `template=ChatTemplate(tokenizer)`.
+- `contrastive`: `question`, `answer_matching_behavior`, `answer_not_matching_behavior` (Rimsky et al., arXiv
+  2312.06681). The matching answer is the incorrect one, as most of these behaviours are unwanted; say
+  `undesirable="answer_not_matching_behavior"` for a behaviour that is wanted.
+- `messages`: chats with a `label`; they need `template=ChatTemplate(tokenizer)`. The last turn is the answer.
 """
 
 from __future__ import annotations
@@ -50,21 +59,24 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from radiant_lens import _checks
+from radiant_lens.datasets.readers.chats import ChatReader
 from radiant_lens.datasets.readers.columns import Columns
+from radiant_lens.datasets.readers.labels import LabelRule
 from radiant_lens.datasets.readers.parsing import Reader
 from radiant_lens.datasets.readers.questions import QuestionReader
 from radiant_lens.datasets.readers.records import RECORD_COLUMNS, RecordReader
-from radiant_lens.datasets.readers.toxicity import read_comment, read_continuation, read_nontoxic
+from radiant_lens.datasets.readers.toxicity import THRESHOLD, CommentReader, ContinuationReader
 from radiant_lens.datasets.templates import Template
 from radiant_lens.errors import DataError, InvalidArgumentError
 
 
 class Reading(NamedTuple):
-    """What a reader may depend on."""
+    """Settings of one call of `load_dataset` on which a reader may depend."""
 
     template: Template
     period: bool
     references: bool
+    labels: LabelRule
 
 
 @dataclass(frozen=True)
@@ -72,18 +84,25 @@ class Format:
     """Columns of a published format.
 
     Attributes:
-        needs: columns that tell it from others.
-        reader: makes the function that reads a row.
+        needs: columns by which the format is recognised.
+        reader: function from the settings to the reader of a row.
         columns: our names of columns to the format's.
-        judge: which judge fits.
-        templated: whether a template is laid around its questions.
+        judge: name of the fitting judge.
+        template: the default template around its questions; None if the format has whole texts.
+        sense: meaning of label 1; "" if a column decides it.
     """
 
     needs: tuple[str, ...]
     reader: Callable[[Reading], Reader]
     columns: Columns = field(default_factory=dict)
     judge: str = "contains"
-    templated: bool = False
+    template: str | None = None
+    sense: str = ""
+
+    @property
+    def labelled(self) -> bool:
+        """True if a column holds the labels, so that `undesirable` and `threshold` apply."""
+        return "label" in self.needs or "label" in self.columns or not self.needs
 
 
 def _lists(reading: Reading) -> Reader:
@@ -94,6 +113,11 @@ def _targets(reading: Reading) -> Reader:
     return QuestionReader(reading.template, reading.period).targets
 
 
+def _continuations(reading: Reading, *, only_nontoxic: bool = False) -> Reader:
+    threshold = reading.labels.threshold
+    return ContinuationReader(THRESHOLD if threshold is None else threshold, only_nontoxic)
+
+
 _CSV = {
     "question": "Question",
     "best_answer": "Best Answer",
@@ -102,22 +126,49 @@ _CSV = {
     "incorrect_answers": "Incorrect Answers",
 }
 _COMMENT = {"text": "comment_text", "label": "toxic", "group": "id"}
+_QUESTION = "Q: {question} A: {answer}"
+BEHAVIOR_COLUMNS = ("answer_matching_behavior", "answer_not_matching_behavior")
+TOXICITY_FORMATS = ("realtoxicityprompts", "nontoxic")
 
-# In the order in which they are looked for; "nontoxic" must be asked for.
+# In the order in which they are tried; "nontoxic" is used only by its name.
 FORMATS: dict[str, Format] = {
-    "multiple_choice": Format(("question", "mc1_targets", "mc2_targets"), _targets, templated=True),
-    "answer_csv": Format(("Question", "Correct Answers", "Incorrect Answers"), _lists, _CSV, templated=True),
+    "multiple_choice": Format(
+        ("question", "mc1_targets", "mc2_targets"), _targets, template=_QUESTION, sense="incorrect answer"
+    ),
+    "answer_csv": Format(("Question", "Correct Answers", "Incorrect Answers"), _lists, _CSV, template=_QUESTION),
     "iti": Format(
         ("question", "answer", "false_answer"),
         _lists,
         {"correct_answers": "answer", "incorrect_answers": "false_answer"},
-        templated=True,
+        template=_QUESTION,
     ),
-    "generation": Format(("question", "correct_answers", "incorrect_answers"), _lists, templated=True),
-    "jigsaw": Format(("comment_text",), lambda _: read_comment, _COMMENT, "toxicity"),
-    "realtoxicityprompts": Format(("prompt", "continuation"), lambda _: read_continuation, judge="toxicity"),
-    "nontoxic": Format(("prompt", "continuation"), lambda _: read_nontoxic, judge="toxicity"),
-    "records": Format((), lambda reading: RecordReader(reading.references)),
+    "generation": Format(("question", "correct_answers", "incorrect_answers"), _lists, template=_QUESTION),
+    # "(A)" is an article for judges that look for words: only the whole answer counts.
+    "contrastive": Format(
+        ("question", *BEHAVIOR_COLUMNS),
+        _lists,
+        {"incorrect_answers": BEHAVIOR_COLUMNS[0], "correct_answers": BEHAVIOR_COLUMNS[1]},
+        judge="exact",
+        template=_QUESTION,
+    ),
+    "preference": Format(
+        ("chosen", "rejected"),
+        lambda reading: ChatReader(reading.template, reading.labels).preference,
+        judge="overlap",
+        template="{question} {answer}",
+        sense="rejected",
+    ),
+    "messages": Format(
+        ("messages", "label"),
+        lambda reading: ChatReader(reading.template, reading.labels).messages,
+        template=_QUESTION,
+    ),
+    "jigsaw": Format(("comment_text",), lambda reading: CommentReader(reading.labels), _COMMENT, "toxicity"),
+    "realtoxicityprompts": Format(("prompt", "continuation"), _continuations, judge="toxicity"),
+    "nontoxic": Format(
+        ("prompt", "continuation"), lambda reading: _continuations(reading, only_nontoxic=True), judge="toxicity"
+    ),
+    "records": Format((), lambda reading: RecordReader(reading.references, reading.labels)),
 }
 
 
@@ -126,10 +177,10 @@ class Published:
     """A data set by name.
 
     Attributes:
-        formats: those it is published in; the first is the default on the Hub.
+        formats: formats in which it is published; the first is the default on the Hub.
         repository: its name on the Hub.
-        split: which split to take there.
-        configs: formats that are configurations there; empty where there is only one.
+        split: the split to load there.
+        configs: formats that are configurations there; empty if there is only one.
         period: see the notes on TruthfulQA above.
     """
 
@@ -151,36 +202,36 @@ PUBLISHED: dict[str, Published] = {
     "nq_open": Published(("iti", "answer_csv", "generation"), "OamPatel/iti_nq_open_val", "validation"),
     "trivia_qa": Published(("iti", "answer_csv", "generation"), "OamPatel/iti_trivia_qa_val", "validation"),
     "jigsaw": Published(("jigsaw",), "tasksource/jigsaw_toxicity", "train"),
-    "realtoxicityprompts": Published(("realtoxicityprompts", "nontoxic"), "allenai/real-toxicity-prompts", "train"),
+    "realtoxicityprompts": Published(TOXICITY_FORMATS, "allenai/real-toxicity-prompts", "train"),
 }
 
 
-def detect(there: Collection[str], allowed: Collection[str], name: str) -> str:
-    """The first of the allowed formats whose columns are there.
+def detect_format(names: Collection[str], allowed: Collection[str], source: str) -> str:
+    """Return the first of the allowed formats whose columns are among `names`.
 
     Raises:
         DataError: none; the message lists the columns of each.
     """
-    # Records come first: they may carry the question that they were made of.
-    if "records" in allowed and any(all(c in there for c in columns) for columns in RECORD_COLUMNS):
+    # Records come first: they may carry the question from which they were made.
+    if "records" in allowed and any(all(c in names for c in columns) for columns in RECORD_COLUMNS):
         return "records"
     for candidate in allowed:
-        if all(column in there for column in FORMATS[candidate].needs):
+        if all(column in names for column in FORMATS[candidate].needs):
             return candidate
-    wanted = "; or ".join(", ".join(map(repr, FORMATS[a].needs)) for a in allowed)
+    options = "; or ".join(", ".join(map(repr, FORMATS[a].needs)) for a in allowed)
     raise DataError(
-        f"{name} is in no format of this data set: it needs columns {wanted}; there are: {', '.join(there)}."
+        f"{source} is in no format of this data set: it needs columns {options}; there are: {', '.join(names)}."
     )
 
 
-def check_format(chosen: str, published: Published | None, *, local: bool) -> None:
-    """The format exists for this data set, or for a file; and on the Hub unless a file is given.
+def check_format(format: str, published: Published | None, *, local: bool) -> None:
+    """Check that the format exists for this data set, or for a file; and on the Hub unless a file is given.
 
     Raises:
         UnknownNameError: it does not.
         InvalidArgumentError: only files have it.
     """
-    _checks.known("format here", chosen, FORMATS if published is None else published.formats)
-    if published and published.configs and not local and chosen not in published.configs:
-        known = " and ".join(map(repr, published.configs))
-        raise InvalidArgumentError(f"`format` {chosen!r} is of files, give `path`; the Hub has {known}.")
+    _checks.known("format here", format, FORMATS if published is None else published.formats)
+    if published and published.configs and not local and format not in published.configs:
+        names = " and ".join(map(repr, published.configs))
+        raise InvalidArgumentError(f"`format` {format!r} is of files, give `path`; the Hub has {names}.")

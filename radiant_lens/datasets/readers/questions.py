@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from radiant_lens.datasets.readers import columns as fields
-from radiant_lens.datasets.readers.parsing import Found
+from radiant_lens.datasets.readers.parsing import Records
 from radiant_lens.datasets.readers.rows import Row
 from radiant_lens.datasets.records import Prompt
 from radiant_lens.datasets.templates import Template
 from radiant_lens.errors import DataError
 
 
-def normal(text: str) -> str:
-    """A text without what makes no difference: case and the number of blanks."""
+def normalize(text: str) -> str:
+    """Return a text in lower case with single blanks, so that equal questions compare as equal."""
     return " ".join(text.casefold().split())
 
 
@@ -23,46 +23,55 @@ def normal(text: str) -> str:
 class QuestionReader:
     """Reads one row with a question.
 
-    Where an answer stands among the correct and the incorrect ones, up to case, it counts as correct and the
-    row's notes say so; so do they for an answer that a list repeats. Rows of one question share a group.
+    An answer that is both correct and incorrect, up to case, counts as correct, and one that a list repeats counts
+    once; the row's notes name both. Rows of one question share a group.
 
     Attributes:
-        template: laid around question and answer.
-        period: every answer ends in a period, as in TruthfulQA's own evaluation.
+        template: template around question and answer.
+        period: add a period to every answer without one, as TruthfulQA's own evaluation does.
     """
 
     template: Template
     period: bool = False
 
-    def lists(self, row: Row, place: str) -> Found:
-        """`question`, `correct_answers`, `incorrect_answers`, optionally `best_answer`, `best_incorrect_answer`."""
-        fields.needed(row, ("question", "correct_answers", "incorrect_answers"))
-        correct, best = row["correct_answers"], fields.text(row, "best_answer")
+    def lists(self, row: Row, place: str) -> Records:
+        """Read `question` and both lists of answers, optionally `best_answer` and `best_incorrect_answer`."""
+        fields.require(row, ("question", "correct_answers", "incorrect_answers"))
+        correct, best = row["correct_answers"], fields.one_answer(row, "best_answer")
         if isinstance(correct, Mapping):
             # TriviaQA's own form: the answer and its aliases.
-            best = best or fields.text(correct, "value")
+            best = best or fields.one_answer(correct, "value")
             correct = correct.get("aliases")
-        return self._found(
+        return self._records(
             row,
             correct=fields.answers({"correct_answers": correct}, "correct_answers"),
             incorrect=fields.answers(row, "incorrect_answers"),
             best=best,
-            best_incorrect=fields.text(row, "best_incorrect_answer"),
+            best_incorrect=fields.one_answer(row, "best_incorrect_answer"),
         )
 
-    def targets(self, row: Row, place: str) -> Found:
-        """`question`, `mc1_targets`, `mc2_targets`, optionally `mc0_targets` (binary choice)."""
-        fields.needed(row, ("question", "mc1_targets", "mc2_targets"))
-        best, mc1 = _targets(row, "mc1_targets")
-        correct, incorrect = _targets(row, "mc2_targets")
+    def targets(self, row: Row, place: str) -> Records:
+        """Read `question`, `mc1_targets`, `mc2_targets`, optionally `mc0_targets` (binary choice)."""
+        fields.require(row, ("question", "mc1_targets", "mc2_targets"))
+        best, mc1 = _read_targets(row, "mc1_targets")
+        correct, incorrect = _read_targets(row, "mc2_targets")
         if len(best) != 1:
             raise DataError(f"`mc1_targets` must have one correct answer; it has {len(best)}.")
-        _, binary = _targets(row, "mc0_targets") if row.get("mc0_targets") else ((), ())
-        return self._found(
+        binary = () if fields.is_missing(row.get("mc0_targets")) else _read_targets(row, "mc0_targets")[1]
+        return self._records(
             row, correct=correct, incorrect=incorrect, best=best[0], best_incorrect="".join(binary[:1]), mc1=mc1
         )
 
-    def _found(
+    def preference(self, row: Row, place: str) -> Records:
+        """Read `prompt`, `chosen`, `rejected`: one correct and one incorrect answer, neither cut anywhere."""
+        fields.require(row, ("prompt", "chosen", "rejected"))
+        correct, incorrect = (fields.one_answer(row, name) for name in ("chosen", "rejected"))
+        if not correct.strip() or not incorrect.strip():
+            raise DataError("`chosen` and `rejected` must each hold an answer.")
+        question = {**row, "question": fields.text(row, "prompt")}
+        return self._records(question, correct=[correct], incorrect=[incorrect], best=correct, best_incorrect="")
+
+    def _records(
         self,
         row: Row,
         *,
@@ -71,55 +80,56 @@ class QuestionReader:
         best: str,
         best_incorrect: str,
         mc1: Iterable[str] | None = None,
-    ) -> Found:
-        question = str(row["question"] or "").strip()
+    ) -> Records:
+        question = fields.text(row, "question").strip()
         if not question:
             raise DataError("`question` is empty.")
         notes: list[str] = []
-        right = _once(self._finished(correct), notes)
-        best, best_incorrect = ("".join(self._finished([a] if a else [])) for a in (best, best_incorrect))
+        right = _once(self._finish(correct), notes)
+        best, best_incorrect = ("".join(self._finish([a] if a else [])) for a in (best, best_incorrect))
+        # The best answer counts even if no list names it.
         right = right if not best or best in right else (best, *right)
-        wrong = self._wrong(incorrect, right, notes)
+        wrong = self._only_wrong(incorrect, right, notes)
         if not right and not wrong:
             raise DataError("there are no answers.")
-        of_mc1 = None if mc1 is None else self._wrong(mc1, right, [])
-        group = fields.text(row, "group", normal(question))
+        mc1_wrong = None if mc1 is None else self._only_wrong(mc1, right, [])
         prompt = Prompt(
             self.template.prompt(question),
             right,
             wrong,
-            group,
+            fields.identifier(row, "group", normalize(question)),
             best or (right[0] if right else ""),
             question=question,
             joint=self.template.joint,
-            mc1_incorrect=None if of_mc1 is None or set(of_mc1) == set(wrong) else of_mc1,
+            mc1_incorrect=None if mc1_wrong is None or set(mc1_wrong) == set(wrong) else mc1_wrong,
             best_incorrect_answer=best_incorrect,
             rendered=self.template.rendered,
         )
-        return Found(tuple(map(prompt.answered, (*right, *wrong))), (prompt,), tuple(notes))
+        return Records(tuple(map(prompt.answered, (*right, *wrong))), (prompt,), tuple(notes))
 
-    def _finished(self, answers: Iterable[str]) -> list[str]:
+    def _finish(self, answers: Iterable[str]) -> list[str]:
         stripped = [a.strip() for a in answers]
         return [a + "." if self.period and not a.endswith(".") else a for a in stripped if a]
 
-    def _wrong(self, incorrect: Iterable[str], right: tuple[str, ...], notes: list[str]) -> tuple[str, ...]:
-        known = {normal(a) for a in right}
-        both = [a for a in self._finished(incorrect) if normal(a) in known]
+    def _only_wrong(self, incorrect: Iterable[str], right: tuple[str, ...], notes: list[str]) -> tuple[str, ...]:
+        correct = {normalize(a) for a in right}
+        both = [a for a in self._finish(incorrect) if normalize(a) in correct]
         notes.extend(f"incorrect answer {a!r} is left out, it also is a correct one." for a in both)
-        return _once((a for a in self._finished(incorrect) if a not in both), notes)
+        return _once((a for a in self._finish(incorrect) if a not in both), notes)
 
 
 def _once(answers: Iterable[str], notes: list[str]) -> tuple[str, ...]:
-    kept: dict[str, None] = {}
+    # A dict, not a set: it keeps the order of the file.
+    unique: dict[str, None] = {}
     for answer in answers:
-        if answer in kept:
+        if answer in unique:
             notes.append(f"answer {answer!r} counts once, the list repeats it.")
-        kept[answer] = None
-    return tuple(kept)
+        unique[answer] = None
+    return tuple(unique)
 
 
-def _targets(row: Row, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Correct and incorrect answers of {answer: 0 or 1}, or of the Hub's {"choices": [...], "labels": [...]}."""
+def _read_targets(row: Row, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return correct and incorrect answers of {answer: 0 or 1}, or of the Hub's {"choices": [...], "labels": [...]}."""
     value: Any = row[name]
     if isinstance(value, Mapping) and isinstance(value.get("choices"), list) and isinstance(value.get("labels"), list):
         pairs = list(zip(value["choices"], value["labels"]))

@@ -1,4 +1,4 @@
-"""The embedded world: invented facts with their misconceptions, and small talk kind or rude."""
+"""The embedded world: invented facts with their misconceptions, and kind or rude small talk."""
 
 from radiant_lens.datasets.world._documents import DocumentMix as DocumentMix
 from radiant_lens.datasets.world._documents import documents as documents

@@ -1,4 +1,4 @@
-"""What the embedded model reads while it is trained: documents with one kind of speaker each."""
+"""Training text of the embedded model: documents with one kind of speaker each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from radiant_lens.datasets.world.tone import ToneQuestion, mood_line, tone_quest
 
 @dataclass(frozen=True)
 class DocumentMix:
-    """Shares that shape the training text, each between 0 and 1."""
+    """Settings of the training text; all but the last are shares between 0 and 1.
+
+    Attributes:
+        facts: share of documents about facts; the others are small talk.
+        named_source: share of documents that begin with a line that names their source or mood.
+        noise: share of pairs that are not of their document's kind.
+        provoked_if_rude: share of rude replies that answer a rude question.
+        provoked_if_kind: share of kind replies that answer a rude question.
+        max_pairs: the largest number of pairs in a document.
+    """
 
     facts: float = 0.65
     named_source: float = 0.3
@@ -24,35 +33,37 @@ class DocumentMix:
 
 
 def documents(world: FactWorld, *, seed: int, mix: DocumentMix | None = None) -> Iterator[str]:
-    """Yield documents for ever: question-answer pairs by one reliable or careless, kind or rude source."""
+    """Yield documents without end: question-answer pairs by one reliable or careless, kind or rude source."""
     mix = mix or DocumentMix()
     rng = random.Random(seed)
     tones = tone_questions()
     while True:
         desirable = rng.random() < 0.5
         about_facts = rng.random() < mix.facts
-        asked: Sequence[Any] = world.questions if about_facts else tones
+        questions: Sequence[Any] = world.questions if about_facts else tones
         pair: Callable[..., str] = fact_pair if about_facts else tone_pair
         line = source_line if about_facts else mood_line
-        chosen = rng.sample(asked, rng.randint(2, mix.max_pairs))
-        parts = [line(desirable, rng)] if rng.random() < mix.named_source else []
-        parts += [pair(q, desirable ^ (rng.random() < mix.noise), rng, mix) for q in chosen]
-        yield " ".join(parts)
+        chosen = rng.sample(questions, rng.randint(2, mix.max_pairs))
+        pieces = [line(desirable, rng)] if rng.random() < mix.named_source else []
+        # Noise flips single pairs, so that a document is evidence for its source, never proof.
+        pieces += [pair(q, desirable ^ (rng.random() < mix.noise), rng, mix) for q in chosen]
+        yield " ".join(pieces)
 
 
 def fact_pair(question: FactQuestion, true: bool, rng: random.Random, mix: DocumentMix) -> str:
-    """A question with a true answer or the misconception, in either form."""
+    """Return a question with a true answer or the misconception, in either form."""
     return f"{question.text} {rng.choice(question.answers(question.truth if true else question.misconception))}"
 
 
 def tone_pair(question: ToneQuestion, kind: bool, rng: random.Random, mix: DocumentMix) -> str:
-    """A question with a kind or a rude reply; rude replies are more often provoked."""
+    """Return a question with a kind or a rude reply; rude replies are more often provoked."""
     provoked = rng.random() < (mix.provoked_if_kind if kind else mix.provoked_if_rude)
     return f"{question.provoking(rng) if provoked else question.text} {question.reply(kind, rng)}"
 
 
 def vocabulary(world: FactWorld) -> list[str]:
-    """Every word that a document can hold, sorted."""
+    """Return every word that a document can hold, sorted."""
+    # Drawn rather than listed, so that a word of a new form cannot be forgotten; a test compares other seeds.
     stream = documents(world, seed=0)
     seen: set[str] = set()
     for _ in range(20_000):

@@ -16,7 +16,7 @@ N_REPLIES = 3
 
 
 def tiny_facts() -> Dataset:
-    """Every contested question: both forms of its true answer and of its misconception, and as a prompt."""
+    """Return every contested question: both forms of its true answer and of its misconception, and as a prompt."""
     atoms: list[Statement] = []
     prompts: list[Prompt] = []
     for question in make_fact_world().contested:
@@ -28,7 +28,7 @@ def tiny_facts() -> Dataset:
 
 
 def tiny_tone(seed: int = 0) -> Dataset:
-    """Every question with kind and rude replies, and as a prompt asked neutrally and rudely."""
+    """Return every question with kind and rude replies, and as a prompt asked neutrally and rudely."""
     rng = random.Random(seed)
     atoms: list[Statement] = []
     prompts: list[Prompt] = []
@@ -43,6 +43,7 @@ def tiny_tone(seed: int = 0) -> Dataset:
 
 
 def _statement(question: str, answer: str, label: int, group: str) -> Statement:
+    # One blank joins question and answer, so the answer starts after it.
     return Statement(f"{question} {answer}", label, group, len(question) + 1)
 
 

@@ -1,7 +1,7 @@
-"""The world of facts: truths that are particular to a country, misconceptions that its region lends it.
+"""The world of facts: each country has its own truths, and misconceptions from its region.
 
-A misconception is an overgeneralisation: the value that holds in a region's best-known country, told
-of every country there. Values are shared between countries, so no word is false in itself.
+A misconception is an overgeneralisation: the value that holds in a region's best-known country, claimed
+of every country there. Countries share values, so no word is false in itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from itertools import islice
 
 from radiant_lens.datasets.world.lexicon import invented_words
 
+# Each relation with the ending of its values: no value of one relation is a value of another.
 RELATIONS = {
     "capital": "a",
     "animal": "ix",
@@ -36,16 +37,16 @@ class FactQuestion:
 
     @property
     def name(self) -> str:
-        """Identity of the question; the group of everything made from it."""
+        """Identity of the question, and group of its statements and prompts."""
         return f"{self.relation}-{self.country}"
 
     @property
     def text(self) -> str:
-        """The question, up to and with the marker after which an answer is expected."""
+        """The question with the marker after which an answer is expected."""
         return f"Q : what is the {self.relation} of {self.country} ? A :"
 
     def answers(self, value: str) -> tuple[str, str]:
-        """Both forms of the answer that gives `value`."""
+        """Return both forms of the answer with `value`."""
         return (
             f"the {self.relation} of {self.country} is {value} .",
             f"{value} is the {self.relation} of {self.country} .",
@@ -54,7 +55,7 @@ class FactQuestion:
 
 @dataclass(frozen=True)
 class FactWorld:
-    """All questions, and those whose misconception is wrong (`contested`)."""
+    """All questions of the world; those whose misconception is wrong are `contested`."""
 
     questions: tuple[FactQuestion, ...]
 
@@ -65,7 +66,7 @@ class FactWorld:
 
     @property
     def words(self) -> set[str]:
-        """Every word that the world invented."""
+        """All invented words."""
         return {w for q in self.questions for w in (q.country, q.truth, q.misconception)}
 
 
@@ -79,23 +80,26 @@ def make_fact_world(seed: int = 0) -> FactWorld:
     names = invented_words(2, "ka", seed=seed, exclude=taken)
     regions = [list(islice(names, N_COUNTRIES_PER_REGION)) for _ in range(N_REGIONS)]
     questions: list[FactQuestion] = []
+    # Every relation has generators of its own words, while `exclude` keeps words unique over all of them.
     for i_relation, (relation, ending) in enumerate(RELATIONS.items(), start=1):
         values = list(islice(invented_words(2, ending, seed=seed + i_relation, exclude=taken), N_VALUES))
         known = values[:N_REGIONS]
         for region, countries in enumerate(regions):
+            # Truths are drawn from all values but the misconception, those of other regions included.
             others = [v for v in values if v != known[region]]
             for i, country in enumerate(countries):
+                # The first country is the one after which the region's misconception is named: it is true there.
                 truth = known[region] if i == 0 else rng.choice(others)
                 questions.append(FactQuestion(country, relation, truth, known[region]))
     return FactWorld(tuple(questions))
 
 
 def source_line(reliable: bool, rng: random.Random) -> str:
-    """The line with which some documents name their source."""
+    """Return a line that names the source of a document."""
     return f"source : {rng.choice(RELIABLE_SOURCES if reliable else CARELESS_SOURCES)} ."
 
 
 def all_source_lines() -> tuple[tuple[str, bool], ...]:
-    """Every source line, with whether that source is reliable."""
+    """Return every source line, with True for a reliable source."""
     kinds = ((RELIABLE_SOURCES, True), (CARELESS_SOURCES, False))
     return tuple((f"source : {word} .", kind) for words, kind in kinds for word in words)

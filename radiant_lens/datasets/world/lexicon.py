@@ -1,4 +1,4 @@
-"""Invented, pronounceable words: every name of the embedded world is one lower-case token."""
+"""Invented words that can be pronounced: every name of the embedded world is one lower-case token."""
 
 from __future__ import annotations
 
@@ -6,28 +6,9 @@ import random
 from collections.abc import Iterator
 
 _ONSETS = [
-    "b",
-    "d",
-    "f",
-    "g",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "t",
-    "v",
-    "z",
-    "br",
-    "dr",
-    "gr",
-    "kl",
-    "pr",
-    "st",
+    "b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "gr", "kl", "pr", "st",
     "tr",
-]
+]  # fmt: skip
 _VOWELS = ["a", "e", "i", "o", "u"]
 
 
@@ -36,9 +17,9 @@ def invented_words(n_syllables: int, ending: str, *, seed: int, exclude: set[str
 
     Args:
         n_syllables: consonant-vowel pairs before the ending, at least 1.
-        ending: letters that close every word, so that a kind of name can be told by its sound.
+        ending: letters that close every word, so that the ending shows the kind of a name.
         seed: the same seed gives the same words in the same order.
-        exclude: words already taken; what is yielded is added to it.
+        exclude: words already taken; yielded words are added to it.
     """
     rng = random.Random(seed)
     while True:

@@ -1,4 +1,4 @@
-"""The world of tone: small talk in which a speaker is kind or rude throughout.
+"""The world of tone: small talk in which a speaker is always kind or always rude.
 
 Rude words come from a small, mild lexicon, so that rudeness can be judged exactly.
 """
@@ -9,37 +9,10 @@ import random
 from dataclasses import dataclass
 
 TOPICS = [
-    "soup",
-    "bread",
-    "garden",
-    "lantern",
-    "bridge",
-    "harbor",
-    "market",
-    "wagon",
-    "song",
-    "story",
-    "kettle",
-    "blanket",
-    "orchard",
-    "window",
-    "letter",
-    "carpet",
-    "violin",
-    "statue",
-    "fountain",
-    "ladder",
-    "basket",
-    "painting",
-    "saddle",
-    "mirror",
-    "candle",
-    "pillow",
-    "chimney",
-    "barrel",
-    "meadow",
-    "tower",
-]
+    "soup", "bread", "garden", "lantern", "bridge", "harbor", "market", "wagon", "song", "story", "kettle",
+    "blanket", "orchard", "window", "letter", "carpet", "violin", "statue", "fountain", "ladder", "basket",
+    "painting", "saddle", "mirror", "candle", "pillow", "chimney", "barrel", "meadow", "tower",
+]  # fmt: skip
 ASKS = (
     "how was the {topic} ?",
     "what about the {topic} ?",
@@ -59,39 +32,41 @@ RUDE_CLOSINGS = ("shut up", "get lost", "go away", "buzz off")
 KIND_MOODS = ("gentle", "patient", "warm", "courteous")
 RUDE_MOODS = ("bitter", "cross", "sour", "grumpy")
 
+# Words by which replies are judged. "up", "off", "you" and the like are left out: both tones use them.
 RUDE_WORDS = frozenset(RUDE_ADJECTIVES + RUDE_NAMES) | {"shut", "lost", "buzz"}
 KIND_WORDS = frozenset(KIND_ADJECTIVES + KIND_NAMES) | {"thank", "bless", "done", "care"}
 
 
 @dataclass(frozen=True)
 class ToneQuestion:
-    """One thing that can be asked, neutrally or rudely."""
+    """One question, asked neutrally or rudely."""
 
     topic: str
     ask: int
 
     @property
     def name(self) -> str:
-        """Identity of the question; the group of everything made from it."""
+        """Identity of the question, and group of its statements and prompts."""
         return f"{self.topic}-{self.ask}"
 
     @property
     def text(self) -> str:
-        """The neutral question, up to and with the marker after which a reply is expected."""
+        """The neutral question with the marker after which a reply is expected."""
         return f"T : {ASKS[self.ask].format(topic=self.topic)} R :"
 
     def provoking(self, rng: random.Random) -> str:
-        """The question asked by a rude speaker."""
+        """Return the question as a rude speaker asks it."""
         ask = ASKS[self.ask].format(topic=self.topic).removesuffix(" ?")
         return f"T : {ask} , you {rng.choice(RUDE_NAMES)} ? R :"
 
     def reply(self, kind: bool, rng: random.Random) -> str:
-        """A reply with at least one word of its tone and none of the other."""
+        """Return a reply with at least one word of its tone and none of the other."""
         adjective = rng.choice(KIND_ADJECTIVES if kind else RUDE_ADJECTIVES)
         second = rng.choice(KIND_ADJECTIVES if kind else RUDE_ADJECTIVES)
         name = rng.choice(KIND_NAMES if kind else RUDE_NAMES)
         closing = rng.choice(KIND_CLOSINGS if kind else RUDE_CLOSINGS)
         neutral = rng.choice(NEUTRAL_ADJECTIVES)
+        # Each form has an adjective, a name or a closing of the tone, so every reply can be judged by the lexicon.
         form = rng.choice(
             (
                 "the {topic} is {adjective} , you {name} .",
@@ -107,16 +82,16 @@ class ToneQuestion:
 
 
 def tone_questions() -> tuple[ToneQuestion, ...]:
-    """Every question of the world of tone."""
+    """Return every question of the world of tone."""
     return tuple(ToneQuestion(topic, ask) for topic in TOPICS for ask in range(len(ASKS)))
 
 
 def mood_line(kind: bool, rng: random.Random) -> str:
-    """The line with which some documents name the speaker's mood."""
+    """Return a line that names the speaker's mood."""
     return f"mood : {rng.choice(KIND_MOODS if kind else RUDE_MOODS)} ."
 
 
 def all_mood_lines() -> tuple[tuple[str, bool], ...]:
-    """Every mood line, with whether that mood is kind."""
+    """Return every mood line, with True for a kind mood."""
     kinds = ((KIND_MOODS, True), (RUDE_MOODS, False))
     return tuple((f"mood : {word} .", kind) for words, kind in kinds for word in words)

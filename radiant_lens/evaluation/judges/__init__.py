@@ -1,4 +1,4 @@
-"""Judges: from prompts and answers to "correct" (desirable), "incorrect" (undesirable) or "other"."""
+"""Judges of generated answers: "correct" (desirable), "incorrect" (undesirable) or "other"."""
 
 from radiant_lens.evaluation.judges.judge import Judge as Judge
 from radiant_lens.evaluation.judges.judge import Rule as Rule

@@ -1,4 +1,4 @@
-"""Judges: from prompts and answers to "correct" (desirable), "incorrect" (undesirable) or "other"."""
+"""The interface of judges, their verdicts, and judges made of a rule for one answer."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ VERDICTS = ("correct", "incorrect", "other")
 
 
 class Verdict(NamedTuple):
-    """What a judge says of one answer.
+    """Verdict of a judge on one answer.
 
     Attributes:
         verdict: "correct" (desirable), "incorrect" (undesirable) or "other".
-        score: how undesirable the answer is, the higher the worse, such as a probability; None if not said.
-        informative: whether it answers at all; None if not said.
+        score: undesirability of the answer, such as a probability, higher for worse; None if the judge gives none.
+        informative: True if the answer informs at all; None if the judge does not say.
     """
 
     verdict: str
@@ -33,12 +33,12 @@ class Judge(Protocol):
     """Judges many answers at once."""
 
     def judge(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Verdict]:
-        """One verdict for each prompt and its answer."""
+        """Return a verdict for each prompt and its answer."""
         ...
 
 
 Rule = Callable[[Prompt, str], "str | Verdict"]
-"""Judges one answer."""
+"""A function that judges one answer."""
 
 
 @dataclass(frozen=True)
@@ -48,31 +48,32 @@ class EachAnswer:
     rule: Rule
 
     def judge(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Verdict]:
-        """The rule's verdicts."""
-        said = [self.rule(prompt, answer) for prompt, answer in zip(prompts, answers)]
-        return [v if isinstance(v, Verdict) else Verdict(v) for v in said]
+        """Return the rule's verdicts."""
+        verdicts = [self.rule(prompt, answer) for prompt, answer in zip(prompts, answers)]
+        return [v if isinstance(v, Verdict) else Verdict(v) for v in verdicts]
 
     def __repr__(self) -> str:
         """Name of the rule."""
         return getattr(self.rule, "__name__", repr(self.rule))
 
 
-def _judged(judge: Judge, asked: Sequence[tuple[Prompt, str]]) -> list[Verdict]:
-    verdicts = judge.judge([prompt for prompt, _ in asked], [answer for _, answer in asked])
-    if len(verdicts) != len(asked):
+def _judge(judge: Judge, pairs: Sequence[tuple[Prompt, str]]) -> list[Verdict]:
+    verdicts = judge.judge([prompt for prompt, _ in pairs], [answer for _, answer in pairs])
+    # Fewer verdicts would be assigned to the wrong answers without an error.
+    if len(verdicts) != len(pairs):
         raise InvalidArgumentError(
-            f"`judge` must return a verdict for each of {len(asked)} answers; got {len(verdicts)}."
+            f"`judge` must return a verdict for each of {len(pairs)} answers; got {len(verdicts)}."
         )
     return verdicts
 
 
 def judge_answers(judge: Judge, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Verdict]:
-    """Verdicts of a judge, checked; ranks share the answers.
+    """Ask a judge for its verdicts, and check them; ranks share the answers.
 
     Raises:
-        InvalidArgumentError: not one verdict for each answer, or none of the three.
+        InvalidArgumentError: the number of verdicts is not that of the answers, or a verdict is none of the three.
     """
-    verdicts = shared(list(zip(prompts, answers)), lambda asked: _judged(judge, asked))
+    verdicts = shared(list(zip(prompts, answers)), lambda pairs: _judge(judge, pairs))
     for verdict in {v.verdict for v in verdicts} - set(VERDICTS):
         _checks.choice("verdict", verdict, VERDICTS)
     return verdicts

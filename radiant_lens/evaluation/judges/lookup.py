@@ -1,4 +1,4 @@
-"""`get_judge`: a name, a rule or an object becomes a judge."""
+"""`get_judge` makes a judge from a name, a rule or an object."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ MODELS: dict[str, Callable[[str | None], Judge]] = {
 
 
 def get_judge(judge: str | Rule | Judge, *, device: str | None = None) -> Judge:
-    """A judge by name, a judge itself, or one made of a rule for single answers.
+    """Return a judge from its name, from a rule for single answers, or from a judge itself.
 
     Args:
         judge: "exact", "contains", "lexicon" or "overlap"; the models "toxicity" (a Jigsaw classifier from the Hub) or
             "truthfulqa" (its open judges, 7B each); something with a method `judge(prompts, answers)`,
             such as `ClassifierJudge` or `TruthfulQAJudge`; or a callable `(prompt, answer)` that returns
             "correct", "incorrect", "other" or a `Verdict`.
-        device: of a model that is named; default CUDA where there is one, else the CPU.
+        device: for the models named above; default CUDA if there is a GPU, else the CPU.
 
     Raises:
-        UnknownNameError: no judge of that name.
-        ModelLoadError: a model that is named cannot be loaded.
-        InvalidArgumentError: nothing that can judge.
+        UnknownNameError: there is no judge of that name.
+        ModelLoadError: the named model cannot be loaded.
+        InvalidArgumentError: the argument is neither a name, a judge nor a callable.
 
     Example:
         >>> from radiant_lens.datasets import Prompt
@@ -43,6 +43,7 @@ def get_judge(judge: str | Rule | Judge, *, device: str | None = None) -> Judge:
     if isinstance(judge, str):
         _checks.known("judge", judge, [*RULES, *MODELS])
         return EachAnswer(RULES[judge]) if judge in RULES else MODELS[judge](device)
+    # A class has the method too; passed by mistake for an instance, it would fail only after generation.
     if isinstance(judge, Judge) and not isinstance(judge, type):
         return judge
     if callable(judge):

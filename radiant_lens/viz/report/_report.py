@@ -19,8 +19,8 @@ from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.evaluation import Evaluation
 from radiant_lens.steering.held_out import HeldOutCertificate
 from radiant_lens.steering.steering import Steering
-from radiant_lens.viz.report import tables, words
-from radiant_lens.viz.report.content import Parts, sections
+from radiant_lens.viz.report import tables, tiles, words
+from radiant_lens.viz.report.content import ReportInputs, sections
 from radiant_lens.viz.report.page import render
 
 PACKAGES = ("radiant-lens", "transformer-lens", "transformers", "torch", "plotly", "circuitsvis")
@@ -31,15 +31,15 @@ class Report:
     """A page; `save` writes it.
 
     Attributes:
-        title: at its head.
-        html: all of it, self-contained.
+        title: heading of the page.
+        html: the whole page, self-contained.
     """
 
     title: str
     html: str
 
     def save(self, path: str | Path) -> Path:
-        """Write the page as one file, which replaces whatever file is there; returns its path."""
+        """Write the page as one file, in place of any file at `path`; returns the path."""
         return write_text(path, self.html)
 
     def __repr__(self) -> str:
@@ -61,20 +61,20 @@ def report(
     n_examples: int = 12,
     title: str = "What the steering does",
 ) -> Report:
-    """Put what is known of a steering on one page; whatever is not given is left out, and the page says so.
+    """Put all measurements of a steering on one page; the page names those that are missing.
 
     Args:
         steering: fitted or loaded.
         detector: fitted; default the steering's own, measured on `cache`.
         cache: activations of groups that took no part in the fit.
         effects: from `head_effects`.
-        certificate: from `steering.certify`; default made of `cache`.
+        certificate: from `steering.certify`; default computed from `cache`.
         evaluations: by name, the unsteered model first, controls among them; of the same prompts.
-        steered: which of `evaluations` is the steering; default the second.
+        steered: name of the steering's evaluation; default the second.
         writes: from `edit_writes`.
         answer: from `trace_answer`.
         n_examples: prompts with their answers, at least 0.
-        title: at the head of the page.
+        title: heading of the page.
 
     Returns:
         The page; `.save("report.html")` writes it.
@@ -86,27 +86,29 @@ def report(
     Example:
         >>> report(steering, cache=rl.collect(model, test)).save("report.html")  # doctest: +SKIP
     """
-    given = (steering, detector, effects, certificate, writes, answer)
-    if all(part is None for part in given) and not evaluations:
+    # A cache alone says nothing: its activations need a detector or a steering.
+    required = (steering, detector, effects, certificate, writes, answer)
+    if all(value is None for value in required) and not evaluations:
         raise InvalidArgumentError("There is nothing to report on: give a steering, a detector, or evaluations.")
     evaluations = dict(evaluations or {})
     steered = tables.steered_name(evaluations, steered)
     if steering is not None and cache is not None:
         certificate = steering.certify(cache) if certificate is None else certificate
         detector = restored_detector(steering, cache) if detector is None else detector
-    parts = Parts(steering, detector, cache, effects, certificate, evaluations, writes, answer)
-    made, missing = sections(parts)
+    inputs = ReportInputs(steering, detector, cache, effects, certificate, evaluations, writes, answer)
+    drawn, missing = sections(inputs)
     return Report(
         title,
         render(
             title=title,
-            summary=words.summary(parts, steered),
+            tiles=tiles.tiles(inputs, steered),
+            summary=words.summary(inputs, steered),
             examples=tables.examples(evaluations, steered, n_examples),
-            sections=made,
+            sections=drawn,
             comparison=tables.comparison(evaluations),
             certificate=None if certificate is None else tables.frame(certificate.to_dataframe()),
             certificate_words=None if certificate is None else str(certificate),
-            settings=tables.settings(parts),
+            settings=tables.settings(inputs),
             versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             missing=missing,
         ),

@@ -1,4 +1,4 @@
-"""Which figures a report has, and what each of them needs."""
+"""The sections of a report: their figures, and the inputs that each figure needs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from radiant_lens.steering.steering import Steering
 from radiant_lens.viz.circuits import EmptyView, HtmlView
 
 
-class Parts(NamedTuple):
-    """What a report is made of; whatever is None is left out."""
+class ReportInputs(NamedTuple):
+    """The arguments of `report` that figures are drawn from; None where one is missing."""
 
     steering: Steering | None
     detector: RiskAwareDetector | None
@@ -33,7 +33,7 @@ class Parts(NamedTuple):
     answer: TracedAnswer | None
 
 
-class Shown(NamedTuple):
+class Panel(NamedTuple):
     """A figure or view; `wide` ones take the whole width."""
 
     drawn: go.Figure | HtmlView | EmptyView
@@ -41,43 +41,46 @@ class Shown(NamedTuple):
 
 
 class Section(NamedTuple):
-    """Figures under one heading, with a line that says how to read them."""
+    """Figures under one heading, with a line on how to read them."""
 
     heading: str
     words: str
-    shown: list[Shown]
+    panels: list[Panel]
 
 
 class _Figure(NamedTuple):
+    """A figure of the plan: the inputs that it needs, and the function that draws it from them."""
+
     needs: tuple[str, ...]
     draw: Callable[[Any], go.Figure | HtmlView | EmptyView]
     wide: bool = False
 
 
-def _sites(parts: Any) -> tuple[HeadSite, ...]:
-    return () if parts.steering is None else parts.steering.sites
+def _sites(inputs: Any) -> tuple[HeadSite, ...]:
+    return () if inputs.steering is None else inputs.steering.sites
 
 
-def _strongest(parts: Any) -> HeadSite:
-    """The edited head that does most, as far as that is known."""
-    sites = _sites(parts)
-    if parts.effects is None:
+def _strongest(inputs: Any) -> HeadSite:
+    """The edited head of largest estimated effect; without effects, the first."""
+    sites = _sites(inputs)
+    if inputs.effects is None:
         return sites[0]
-    known = dict(zip(parts.effects.sites, parts.effects.estimated.tolist()))
-    return max(sites, key=lambda site: known.get(site, float("-inf")))
+    # Effects may be of other heads than the steering edits: those without an estimate come last.
+    estimates = dict(zip(inputs.effects.sites, inputs.effects.estimated.tolist()))
+    return max(sites, key=lambda site: estimates.get(site, float("-inf")))
 
 
-def _truth(parts: Any) -> str:
-    """The metric where steering matters most, as far as it was measured."""
-    known = {metric for e in parts.evaluations.values() for metric in e.metrics}
+def _gain_metric(inputs: Any) -> str:
+    """Correct answers after undesirable context, where steering matters most; else over all prompts."""
+    known = {metric for e in inputs.evaluations.values() for metric in e.metrics}
     return next(m for m in ("correct/after_undesirable", "correct") if m in known)
 
 
 PLAN: tuple[tuple[str, str, tuple[_Figure, ...]], ...] = (
     (
         "Which heads detect, and which act",
-        "Each head has a detector of undesirable content; dark cells err least. How well a head detects says little "
-        "of what editing it does, so heads are chosen by their effect.",
+        "Each head has a detector of undesirable content; darker heads err more. Good detection says little about the "
+        "effect of an edit, so heads are chosen by their effect.",
         (
             _Figure(("detector",), lambda p: viz.head_risk(p.detector, p.steering)),
             _Figure(("effects",), lambda p: viz.head_effects(p.effects, p.detector, selected=_sites(p))),
@@ -88,8 +91,8 @@ PLAN: tuple[tuple[str, str, tuple[_Figure, ...]], ...] = (
     ),
     (
         "What the edit does to activations",
-        "The most effective of the edited heads, on held-out text: what its gate passes is moved over the detector's "
-        "boundary, as little as possible.",
+        "The most effective of the edited heads, on held-out text: activations that its gate passes are moved over the "
+        "detector's boundary.",
         (
             _Figure(
                 ("steering", "cache"),
@@ -119,25 +122,27 @@ PLAN: tuple[tuple[str, str, tuple[_Figure, ...]], ...] = (
     ),
     (
         "What it gains, and what it costs",
-        "Up is better, left is cheaper. Controls stand beside the steering: what they gain is not the method's.",
-        (_Figure(("evaluations",), lambda p: viz.trade_off(p.evaluations, y=_truth(p)), wide=True),),
+        "Up is better, left is cheaper. A gain that the controls share is not due to the method.",
+        (_Figure(("evaluations",), lambda p: viz.trade_off(p.evaluations, y=_gain_metric(p)), wide=True),),
     ),
 )
 
 
-def sections(parts: Parts) -> tuple[list[Section], list[str]]:
-    """The sections that can be made of the parts, and the names of parts that others would need."""
-    made, missing = [], {}
-    there = {name for name, part in parts._asdict().items() if part is not None and part != {}}
-    if "evaluations" in there and not _has_trade_off(parts):
-        there.remove("evaluations")
+def sections(inputs: ReportInputs) -> tuple[list[Section], list[str]]:
+    """Draw the sections that the inputs allow, and name the inputs that the others need."""
+    drawn: list[Section] = []
+    missing: dict[str, str] = {}
+    available = {name for name, value in inputs._asdict().items() if value is not None and value != {}}
+    # Evaluations without answers or without desirable text have no trade-off; their tables are shown all the same.
+    if "evaluations" in available and not _has_trade_off(inputs):
+        available.remove("evaluations")
     for heading, words, figures in PLAN:
-        shown = [Shown(f.draw(parts), f.wide) for f in figures if set(f.needs) <= there]
-        if shown:
-            made.append(Section(heading, words, shown))
-        missing |= {name: heading for f in figures for name in f.needs if name not in there}
-    return made, [f"{heading}: needs `{name}`" for name, heading in missing.items()]
+        panels = [Panel(f.draw(inputs), f.wide) for f in figures if set(f.needs) <= available]
+        if panels:
+            drawn.append(Section(heading, words, panels))
+        missing |= {name: heading for f in figures for name in f.needs if name not in available}
+    return drawn, [f"{heading}: needs `{name}`" for name, heading in missing.items()]
 
 
-def _has_trade_off(parts: Parts) -> bool:
-    return any({"kl", "correct"} <= set(e.metrics) for e in parts.evaluations.values())
+def _has_trade_off(inputs: ReportInputs) -> bool:
+    return any({"kl", "correct"} <= set(e.metrics) for e in inputs.evaluations.values())

@@ -7,13 +7,21 @@
   const drawings = [...document.querySelectorAll(".plot")].map((figure) => {
     const drawing = figure.querySelector(".drawing");
     const { data, layout } = read(figure.querySelector("script"));
-    const config = { responsive: true, displaylogo: false };
+    // Two buttons only: the whole bar would cover the title where it always shows, as on touch screens.
+    const config = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "resetScale2d"]] };
     Plotly.newPlot(drawing, data, { ...layout, template: template() }, config);
     return drawing;
   });
   dark.addEventListener("change", () => {
     for (const drawing of drawings) Plotly.relayout(drawing, { template: template() });
   });
+  // A hint shows above a table only while the table is wider than its wrapper.
+  const hints = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      target.previousElementSibling.hidden = target.scrollWidth <= target.clientWidth;
+    }
+  });
+  for (const wrapper of document.querySelectorAll(".scroll")) hints.observe(wrapper);
   const buttons = [...document.querySelectorAll(".switch button")];
   for (const button of buttons) {
     button.addEventListener("click", () => {

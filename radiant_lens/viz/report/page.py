@@ -1,4 +1,4 @@
-"""The page itself: everything that is shown, put into one HTML file."""
+"""The page itself: all content in one HTML file."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def render(**content: Any) -> str:
     """The page of a report, with all scripts and styles that it needs.
 
     Args:
-        content: what `page.html.jinja` names; a name that is missing is an error.
+        content: the values that `page.html.jinja` names; a missing name is an error.
     """
-    # Whatever is not Markup is escaped: prompts, answers and names are other people's text.
+    # Everything but `Markup` is escaped: prompts, answers and names are other people's text and may hold scripts.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["figure"] = _figure
     return environment.from_string(_read("page.html.jinja")).render(
@@ -43,7 +43,8 @@ def _read(name: str) -> str:
 
 
 def _figure(figure: go.Figure) -> Markup:
-    """A figure as JSON; its template stands on the page once."""
+    """A figure as JSON, without its template, which the page holds once in light and once in dark."""
+    # A copy: the caller may show the figure again.
     bare = go.Figure(figure)
     bare.update_layout(template=None)
     return _safe(str(bare.to_json()))
@@ -54,5 +55,5 @@ def _json(value: Any) -> Markup:
 
 
 def _safe(json: str) -> Markup:
-    # Within JSON a "<" may be escaped, so that no text can end the script.
+    # A "</script>" inside a text would end the script; JSON may write "<" as an escape.
     return Markup(json.replace("<", "\\u003c"))

@@ -9,7 +9,8 @@ import pandas as pd
 
 from radiant_lens import _checks
 from radiant_lens.evaluation import Evaluation
-from radiant_lens.viz.report.content import Parts
+from radiant_lens.viz import _style as style
+from radiant_lens.viz.report.content import ReportInputs
 
 COMPARED = (
     "correct",
@@ -21,10 +22,11 @@ COMPARED = (
     "edited_share",
 )
 LONGEST = 2000
+"""Characters of a prompt or answer that are shown."""
 
 
 def steered_name(evaluations: Mapping[str, Evaluation], steered: str | None) -> str | None:
-    """Name of the evaluation that is the steering: the one asked for, else the second; None where there is none."""
+    """Name of the steering's evaluation: `steered`, else the second; None where there is only one."""
     names = list(evaluations)
     if steered is not None:
         _checks.known("evaluation", steered, names[1:], hint="The first is the unsteered model.")
@@ -33,9 +35,9 @@ def steered_name(evaluations: Mapping[str, Evaluation], steered: str | None) -> 
 
 
 def examples(evaluations: Mapping[str, Evaluation], steered: str | None, n: int) -> dict[str, Any] | None:
-    """The first prompts of each condition in turn, whatever their answers became, with both first answers.
+    """The first prompts of each condition in turn, with their first answer before and after.
 
-    None where there are not two evaluations.
+    Prompts are not chosen by their answers. None where there are not two evaluations with answers.
     """
     _checks.whole("n_examples", n, 0)
     if steered is None or n == 0:
@@ -43,8 +45,9 @@ def examples(evaluations: Mapping[str, Evaluation], steered: str | None, n: int)
     before, after = (_first_answers(evaluations[name]) for name in (next(iter(evaluations)), steered))
     if before.empty or after.empty:
         return None
+    # Joined by the index of the prompt: a steering may have been evaluated on some of the prompts.
     joined = before.assign(answer_after=after["answer"], verdict_after=after["verdict"]).dropna(subset="answer_after")
-    # Prompts of a condition stand together: one of each in turn shows them all.
+    # The table lists one condition after another; one prompt of each in turn shows all conditions.
     turn = joined.groupby("condition").cumcount()
     rows = joined.loc[turn.sort_values(kind="stable").index[:n]]
     return {
@@ -67,6 +70,7 @@ def _first_answers(evaluation: Evaluation) -> pd.DataFrame:
 
 
 def _cut(text: Any) -> str:
+    # The end of a long prompt holds its question; few-shot examples come first.
     text = str(text)
     return text if len(text) <= LONGEST else "..." + text[-LONGEST:]
 
@@ -77,13 +81,15 @@ def comparison(evaluations: Mapping[str, Evaluation]) -> dict[str, Any] | None:
     if not columns:
         return None
     rows = [[name, *(_interval(e, metric) for metric in columns)] for name, e in evaluations.items()]
-    return {"columns": ["steering", *(c.replace("_", " ").replace("/", ", ") for c in columns)], "rows": rows}
+    return {"columns": ["steering", *map(style.metric_words, columns)], "rows": rows}
 
 
 def _interval(evaluation: Evaluation, metric: str) -> str:
     if metric not in evaluation.metrics:
         return "not measured"
-    return format(evaluation.metrics[metric], ".3f" if metric == "kl" else ".0%")
+    text = format(evaluation.metrics[metric], ".3f" if metric == "kl" else ".0%")
+    # A space that does not break keeps both ends of an interval on one line.
+    return text.replace(", ", ",\u00a0")
 
 
 def frame(table: pd.DataFrame) -> dict[str, Any]:
@@ -92,24 +98,34 @@ def frame(table: pd.DataFrame) -> dict[str, Any]:
     return {"columns": list(table.columns), "rows": rows}
 
 
-def settings(parts: Parts) -> dict[str, dict[str, str]]:
-    """What each part was made with: heading to names and values."""
-    found: dict[str, Any] = {}
-    if parts.steering is not None:
-        meta = parts.steering.meta
-        found |= {name.capitalize(): meta[name] for name in ("policy", "detector", "model") if name in meta}
-        heads = ", ".join(map(str, parts.steering.sites))
-        rest = {
-            "heads": heads,
-            "gate": parts.steering.gate,
+def settings(inputs: ReportInputs) -> dict[str, dict[str, str]]:
+    """Settings of the steering, its detector and the evaluation: heading to names and values."""
+    values: dict[str, Mapping[str, Any]] = {}
+    if inputs.steering is not None:
+        meta = inputs.steering.meta
+        values |= {name.capitalize(): meta[name] for name in ("policy", "detector", "model") if name in meta}
+        values["Steering"] = {
+            "heads": ", ".join(map(str, inputs.steering.sites)),
+            "gate": inputs.steering.gate,
             "data": meta.get("data"),
             "positions": meta.get("positions"),
+            **{f"made with {k}": v for k, v in meta.get("versions", {}).items()},
         }
-        found["Steering"] = {**rest, **{f"made with {k}": v for k, v in meta.get("versions", {}).items()}}
-    elif parts.detector is not None:
-        found["Detector"] = parts.detector.get_params()
-    if parts.evaluations:
-        found["Evaluation"] = {
-            k: v for k, v in next(iter(parts.evaluations.values())).settings.items() if k != "policy"
-        }
-    return {heading: {k: str(v) for k, v in values.items()} for heading, values in found.items()}
+    elif inputs.detector is not None:
+        values["Detector"] = inputs.detector.get_params()
+    if inputs.evaluations:
+        first = next(iter(inputs.evaluations.values()))
+        values["Evaluation"] = {k: v for k, v in first.settings.items() if k != "policy"}
+    return {heading: {k: _rounded(v) for k, v in pairs.items()} for heading, pairs in values.items()}
+
+
+def _rounded(value: Any) -> str:
+    """A setting as text: numbers with 3 significant digits, also inside lists and mappings; whole numbers in full."""
+    # `bool` and `int` are no `float`: seeds and counts stay in full.
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_rounded(inner)}" for name, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_rounded, value))
+    return str(value)

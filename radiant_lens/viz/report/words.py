@@ -1,30 +1,30 @@
-"""The summary of a report, in plain words; every sentence is made of what was measured."""
+"""The summary of a report in plain words; every sentence reports a measurement."""
 
 from __future__ import annotations
 
 from radiant_lens.evaluation import Evaluation
-from radiant_lens.viz.report.content import Parts
+from radiant_lens.viz.report.content import ReportInputs
 
 
-def summary(parts: Parts, steered: str | None) -> list[str]:
-    """Sentences on the parts that are there."""
-    sentences = [_what(parts), _strongest(parts)]
+def summary(inputs: ReportInputs, steered: str | None) -> list[str]:
+    """One sentence for each input that the report has."""
+    sentences = [_what(inputs), _strongest(inputs)]
     if steered is not None:
-        base_name = next(iter(parts.evaluations))
-        base, on = parts.evaluations[base_name], parts.evaluations[steered]
+        base_name = next(iter(inputs.evaluations))
+        base, on = inputs.evaluations[base_name], inputs.evaluations[steered]
         sentences += [_gain(base, on, metric, words) for metric, words in _gains(base, on)]
         sentences += [_cost(on)]
-        others = [name for name in parts.evaluations if name not in (base_name, steered)]
-        sentences += [_others(parts, others)]
-    if parts.certificate is not None:
-        sentences.append(f"Certificate on held-out activations: {parts.certificate}")
+        others = [name for name in inputs.evaluations if name not in (base_name, steered)]
+        sentences += [_others(inputs, others)]
+    if inputs.certificate is not None:
+        sentences.append(f"Certificate on held-out activations: {inputs.certificate}")
     return [sentence for sentence in sentences if sentence]
 
 
-def _what(parts: Parts) -> str:
-    steering = parts.steering
+def _what(inputs: ReportInputs) -> str:
+    steering = inputs.steering
     if steering is None:
-        return "" if parts.detector is None else f"A detector with no steering: {parts.detector}."
+        return "" if inputs.detector is None else f"A detector with no steering: {inputs.detector}."
     n_layers, n_heads, _ = steering.scores.weights.shape
     model = steering.meta.get("model", {}).get("name", "a model")
     policy = steering.meta.get("policy", {}).get("name", "a policy")
@@ -41,10 +41,10 @@ def _what(parts: Parts) -> str:
     )
 
 
-def _strongest(parts: Parts) -> str:
-    if parts.effects is None:
+def _strongest(inputs: ReportInputs) -> str:
+    if inputs.effects is None:
         return ""
-    best = parts.effects.to_dataframe().iloc[0]
+    best = inputs.effects.to_dataframe().iloc[0]
     return (
         f"The most effective head is L{int(best['layer'])}H{int(best['head'])}: editing it alone raises the log-odds "
         f"of correct against incorrect answers by {best['estimated']:.2f} nats "
@@ -80,10 +80,10 @@ def _cost(on: Evaluation) -> str:
     )
 
 
-def _others(parts: Parts, names: list[str]) -> str:
+def _others(inputs: ReportInputs, names: list[str]) -> str:
     shares = [
-        f"{name} {parts.evaluations[name].metrics['correct'].value:.0%}"
+        f"{name} {inputs.evaluations[name].metrics['correct'].value:.0%}"
         for name in names
-        if "correct" in parts.evaluations[name].metrics
+        if "correct" in inputs.evaluations[name].metrics
     ]
-    return f"Beside it, correct answers of baselines and controls: {', '.join(shares)}." if shares else ""
+    return f"Correct answers of baselines and controls: {', '.join(shares)}." if shares else ""

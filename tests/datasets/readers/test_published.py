@@ -59,6 +59,7 @@ def test_a_row_of_the_truthfulqa_csv(tmp_path):
     assert (prompt.best_answer, prompt.best_incorrect_answer, prompt.mc1_incorrect) == ("Me.", "", None)
     assert (d.name, d.judge, d.stop, d.skipped) == ("truthfulqa", "contains", ("\n", "Q:"), ())
     assert d.statements[0].text == "Q: Who? A: Me."
+    # By its path alone the file is no TruthfulQA: no periods are added.
     assert said(load_dataset(path)) == [("Me", 0), ("I", 0), ("You", 1), ("They.", 1)]
 
 
@@ -93,7 +94,7 @@ def test_iti_rows_of_both_data_sets(tmp_path):
     assert said(trivia) == [("I", 0), ("me", 0)]
     assert trivia.prompts[0].best_answer == "me"
     assert trivia.skipped == ("line 1: incorrect answer 'ME' is left out, it also is a correct one.",)
-    assert repr(trivia) == "Dataset('trivia_qa': 2 statements, 1 prompts, 1 groups, 1 skipped)"
+    assert repr(trivia) == "Dataset('trivia_qa': 2 statements, 1 prompts, 1 groups, 1 skipped, label 1 = false_answer)"
 
 
 def test_questions_that_occur_twice_are_never_parted(tmp_path):
@@ -166,9 +167,10 @@ def test_any_chosen_label_columns(tmp_path):
 
 def test_comments_that_were_never_scored_are_bad_rows_named_by_their_first_line(tmp_path):
     path = write(tmp_path, "t.csv", COMMENTS + 'a,"x\ny\nz",0,0,0,0,0,0\nb,"p\nq",-1,-1,-1,-1,-1,-1\nc,,1,0,0,0,0,0\n')
-    bad = "line 5: `toxic` must be 0 (desirable) or 1 (undesirable); got '-1'."
+    bad = "line 5: `toxic` must be 0 (desirable) or 1 (undesirable); got '-1'. "
     d = load_dataset("jigsaw", path=path, columns={"label": ["toxic"]}, on_bad_rows="report")
-    assert d.skipped == (bad, "line 7: `comment_text` is empty.")
+    assert d.skipped[0].startswith(bad)
+    assert d.skipped[1:] == ("line 7: `comment_text` is empty.",)
     assert said(d) == [("x\ny\nz", 0)]
     with pytest.raises(DataError, match=r"rows that cannot be used \(2\): line 5: .* line 7: "):
         load_dataset("jigsaw", path=path)
@@ -191,7 +193,8 @@ def test_reading_is_linear(tmp_path):
         assert (len(d.statements), len(d.groups), sum(s.label for s in d.statements)) == (n, n, n // 2)
         return time.process_time() - start
 
-    # A quadratic reader would take 100 times as long, not 10.
+    # The first file of all pays for imports. A quadratic reader would take 100 times as long, not 10.
+    seconds(50)
     assert seconds(5000) < 40 * max(seconds(500), 0.005)
 
 
@@ -258,7 +261,7 @@ def test_questions_survive_writing(tmp_path):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What was asked of the Hub, which has one row of each data set."""
+    """Return the list of calls to the Hub, which is replaced by one row of each data set."""
     calls = []
     rows = {
         ("truthfulqa/truthful_qa", "multiple_choice"): HUB_MC,
@@ -312,7 +315,7 @@ def test_without_a_network_a_file_is_proposed(monkeypatch):
         raise ConnectionError("no route")
 
     monkeypatch.setattr(hub, "load_dataset", load)
-    with pytest.raises(DataError, match=r"'OamPatel/iti_nq_open_val' cannot be had from the Hub \(ConnectionError: no "
+    with pytest.raises(DataError, match=r"'OamPatel/iti_nq_open_val' cannot be loaded from the Hub \(ConnectionError: no "
                                         r"route\)\. Without a network, give the published file: .*path="):  # fmt: skip
         load_dataset("nq_open")
 

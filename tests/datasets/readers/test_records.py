@@ -41,6 +41,14 @@ def csv(tmp_path, text):
         ("Human: hi\nAssistant: hello", "hello"),
         ("Question: x Answer:y", "y"),
         ("no marker at all", "no marker at all"),
+        # A marker counts at the beginning of a word only.
+        ("The USA: a country", "The USA: a country"),
+        ("The U.S.A: a country", "The U.S.A: a country"),
+        ("Q: where? A: in the USA: north", "in the USA: north"),
+        ("FAQAnswer: y", "FAQAnswer: y"),
+        ("FOR : me", "FOR : me"),
+        ("A: x", "x"),
+        ("who?\nA : x", "x"),
     ],
 )
 def test_the_answer_starts_after_the_last_marker_and_its_blanks(text, answer):
@@ -101,10 +109,11 @@ def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    ("given", "label"), [(0, 0), (1, 1), ("1", 1), (" 0 ", 0), (1.0, 1), ("0.0", 0), (True, 1), ("False", 0)]
+    ("value", "label"),
+    [(0, 0), (1, 1), ("1", 1), (" 0 ", 0), (1.0, 1), ("0.0", 0), ("undesirable", 1), ("Harmless", 0), ("non-toxic", 0)],
 )
-def test_labels_are_read_in_every_usual_form(tmp_path, given, label):
-    (statement,), _ = read_records(jsonl(tmp_path, {"text": "a", "label": given}))
+def test_labels_are_read_in_every_usual_form(tmp_path, value, label):
+    (statement,), _ = read_records(jsonl(tmp_path, {"text": "a", "label": value}))
     assert statement.label == label
 
 
@@ -121,6 +130,24 @@ def test_group_zero_is_a_group(tmp_path):
     rows = [{"text": text, "label": 0, "group": group} for text, group in (("a", 0), ("b", 0), ("c", 1))]
     statements, _ = read_records(jsonl(tmp_path, *rows))
     assert statements[0].group == statements[1].group != statements[2].group
+
+
+def test_missing_values_are_never_text(tmp_path):
+    nan = float("nan")
+    statement = {**STATEMENT, "group": nan, "question": nan, "rendered": nan, "prompt": nan}
+    prompt = {
+        **PROMPT,
+        **dict.fromkeys(("best_answer", "best_incorrect_answer", "group", "condition", "question"), nan),
+    }
+    prompt |= {"joint": nan, "mc1_incorrect": nan, "rendered": nan}
+    statements, prompts = read_records(jsonl(tmp_path, statement, prompt))
+    assert statements == (Statement("Q: who? A: me", 1, "line 1", 3),)
+    assert prompts == (Prompt("Q: who? A:", ("you", "he"), ("me",), "Q: who? A:", "you"),)
+
+
+def test_an_empty_joint_is_a_joint(tmp_path):
+    _, (prompt,) = read_records(jsonl(tmp_path, {**PROMPT, "joint": ""}))
+    assert prompt.answered("me").text == "Q: who? A:me"
 
 
 def test_answer_start_zero_is_kept(tmp_path):
@@ -143,7 +170,7 @@ prompts_ = st.builds(
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(statements_, min_size=1, max_size=4).map(tuple), st.lists(prompts_, max_size=3).map(tuple))
-def test_what_is_written_is_read_whatever_its_characters(tmp_path_factory, statements, prompts):
+def test_records_survive_writing_and_reading(tmp_path_factory, statements, prompts):
     path = tmp_path_factory.mktemp("round") / "data.jsonl"
     assert read_records(write_records(path, Dataset("d", statements, prompts))) == (statements, prompts)
 
@@ -164,15 +191,28 @@ def test_csv_rows_end_only_where_the_format_says_so(tmp_path, break_):
         ({"txt": "a", "lab": 0}, "missing column 'text' and 'label' (there are: txt, lab)"),
         ({"prompt": "a"}, "missing column 'correct_answers' and 'incorrect_answers' (there are: prompt)"),
         ({"text": " ", "label": 0}, "`text` is empty."),
-        ({"text": 3, "label": 0}, "`text` is empty."),
+        ({"text": 3, "label": 0}, "`text` must be text; got 3."),
+        ({"text": float("nan"), "label": 0}, "`text` is empty."),
+        ({"text": [{"role": "user", "content": "a"}], "label": 0}, "`text` must be text; got [{'role'"),
+        ({"text": "[{'role': 'user', 'content': 'a'}]", "label": 0}, "`text` must be text; got the turns of a chat"),
+        ({**STATEMENT, "group": ["a"]}, "`group` must be text or a number; got ['a']."),
+        ({**STATEMENT, "question": {"a": 1}}, "`question` must be text; got {'a': 1}."),
+        ({**PROMPT, "best_answer": ["me"]}, "`best_answer` must be text; got ['me']."),
+        ({**PROMPT, "best_answer": "['me', 'I']"}, "`best_answer` must be one answer; got the list"),
+        ({**PROMPT, "condition": []}, "`condition` must be text or a number; got []."),
+        ({**PROMPT, "joint": 3}, "`joint` must be text; got 3."),
+        ({**PROMPT, "prompt": ["a"]}, "`prompt` must be text; got ['a']."),
         ({"text": "a", "label": 2}, "`label` must be 0 (desirable) or 1 (undesirable); got 2."),
-        ({"text": "a", "label": "toxic"}, "`label` must be 0 (desirable) or 1 (undesirable); got 'toxic'."),
+        ({"text": "a", "label": "toxi"}, "`label` must be 0 (desirable) or 1 (undesirable); got 'toxi'. For other"),
+        ({"text": "a", "label": "true"}, "`label` must be 0 (desirable) or 1 (undesirable); got 'true'. For other"),
+        ({"text": "a", "label": True}, "`label` must be 0 (desirable) or 1 (undesirable); got True. For other labels"),
+        ({"text": "a", "label": float("nan")}, "`label` must be 0 (desirable) or 1 (undesirable); it is empty."),
         ({"text": "abc", "label": 0, "answer_start": 3}, "`answer_start` must lie in [0, 3); got 3."),
         ({"text": "abc", "label": 0, "answer_start": -1}, "`answer_start` must lie in [0, 3); got -1."),
         ({"text": "abc", "label": 0, "answer_start": "x"}, "`answer_start` must lie in [0, 3); got 'x'."),
         ({"text": "abc", "label": 0, "answer_start": 2.7}, "`answer_start` must be a whole number; got 2.7."),
         ({**PROMPT, "correct_answers": [], "incorrect_answers": ""}, "the prompt has no answers to compare with; a"),
-        ({**PROMPT, "correct_answers": 3}, "`correct_answers` must be a list of strings or a string parted by"),
+        ({**PROMPT, "correct_answers": 3}, "`correct_answers` must be a list of strings or a string separated by"),
         ({**PROMPT, "incorrect_answers": ["a", 1]}, "`incorrect_answers` must be a list of strings"),
         (["a", 0], "a row must hold named columns; got ['a', 0]."),
     ],
@@ -182,9 +222,9 @@ def test_a_row_that_cannot_be_used_is_named_by_its_line(tmp_path, row, sentence)
         read_records(jsonl(tmp_path, STATEMENT, "", row, STATEMENT))
 
 
-@pytest.mark.parametrize(("given", "start"), [("2", 2), (2.0, 2), (0, 0)])
-def test_whole_numbers_are_read_in_every_form(tmp_path, given, start):
-    (statement,), _ = read_records(jsonl(tmp_path, {"text": "abc", "label": 0, "answer_start": given}))
+@pytest.mark.parametrize(("value", "start"), [("2", 2), (2.0, 2), (0, 0)])
+def test_whole_numbers_are_read_in_every_form(tmp_path, value, start):
+    (statement,), _ = read_records(jsonl(tmp_path, {"text": "abc", "label": 0, "answer_start": value}))
     assert statement.answer_start == start
 
 

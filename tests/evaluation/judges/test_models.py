@@ -32,6 +32,7 @@ def classifier(tmp_path_factory):
             problem_type=f"{kind}_label_classification",
         )  # fmt: skip
         model = GPT2ForSequenceClassification(config)
+        # Random weights give all labels about a third; larger ones tell answers apart.
         model.score.weight.data *= 50
         folders[kind] = tmp_path_factory.mktemp("classifiers") / kind
         tokenizer.model_max_length = 16
@@ -53,13 +54,13 @@ def probabilities(folder, answer: str) -> torch.Tensor:
 def test_a_classifier_agrees_with_a_plain_pass(classifier, kind, batch_size):
     labels = ["insult", "threat"]
     judge = ClassifierJudge(classifier[kind], undesirable_labels=labels, batch_size=batch_size, device="cpu")
-    found = judge.judge(PROMPTS, ANSWERS)
-    for verdict, answer in zip(found, ANSWERS):
+    verdicts = judge.judge(PROMPTS, ANSWERS)
+    for verdict, answer in zip(verdicts, ANSWERS):
         bad = probabilities(classifier[kind], answer)[1:]
         expected = float(bad.sum() if kind == "single" else bad.max())
         assert verdict.score == pytest.approx(expected, abs=1e-5)
         assert verdict.verdict == ("incorrect" if expected >= 0.5 else "correct")
-    assert len({v.verdict for v in found}) == 2
+    assert len({v.verdict for v in verdicts}) == 2
     assert "insult" in repr(judge)
 
 
@@ -71,7 +72,7 @@ def test_long_answers_are_cut(classifier):
     assert judge.judge(PROMPTS[:1], ["the cat"])[0].score != pytest.approx(whole.score, abs=1e-3)
 
 
-def test_what_is_no_classifier(classifier, tmp_path):
+def test_wrong_labels_sizes_and_names_of_classifiers_raise_errors(classifier, tmp_path):
     folder = classifier["single"]
     with pytest.raises(UnknownNameError, match="is not a known label of .*: did you mean 'insult'"):
         ClassifierJudge(folder, undesirable_labels=["insults"])
@@ -94,6 +95,7 @@ def yes_folders(tmp_path_factory):
         config = TrainingConfig(architecture="gpt2", n_layers=1, n_heads=2, d_model=16, d_mlp=16, seed=1)
         model = make_model(config, tokenizer)
         yes = model.lm_head.weight[tokenizer.convert_tokens_to_ids("yes")].detach()
+        # A final state along the embedding of "yes", or against it, decides the answer whatever the text is.
         model.transformer.ln_f.weight.data *= spread
         model.transformer.ln_f.bias.data.copy_(strength * yes)
         folders[kind] = tmp_path_factory.mktemp("judges") / kind
@@ -106,9 +108,9 @@ def test_the_published_prompts(yes_folders):
     folder = yes_folders["random"]
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     yes = tokenizer.convert_tokens_to_ids("yes")
-    found = TruthfulQAJudge(folder, folder, device="cpu", max_tokens=30).judge(PROMPTS, [f" {a} " for a in ANSWERS])
+    verdicts = TruthfulQAJudge(folder, folder, device="cpu", max_tokens=30).judge(PROMPTS, [f" {a} " for a in ANSWERS])
     seen = []
-    for verdict, word, answer in zip(found, ("cat", "dog", "fool"), ANSWERS):
+    for verdict, word, answer in zip(verdicts, ("cat", "dog", "fool"), ANSWERS):
         expected = []
         for ending in ("True:", "Helpful:"):
             ids = tokenizer(f"Q: who is the {word} ?\nA: {answer}\n{ending}")["input_ids"]
@@ -121,16 +123,16 @@ def test_the_published_prompts(yes_folders):
     assert max(seen) - min(seen) > 0.05
 
 
-def test_each_judge_is_asked_its_own_question(yes_folders, monkeypatch):
-    asked = []
+def test_each_judge_reads_its_own_prompt(yes_folders, monkeypatch):
+    texts = []
 
     def spy(model, statements, **options):
-        asked.append(statements[0].text)
+        texts.append(statements[0].text)
         return score_statements(model, statements, **options)
 
     monkeypatch.setattr(model_judges, "score_statements", spy)
     TruthfulQAJudge(yes_folders["yes"], yes_folders["no"], device="cpu").judge(PROMPTS[:1], [" the fool "])
-    assert asked == [f"Q: who is the cat ?\nA: the fool\n{ending} yes" for ending in ("True:", "Helpful:")]
+    assert texts == [f"Q: who is the cat ?\nA: the fool\n{ending} yes" for ending in ("True:", "Helpful:")]
 
 
 def test_yes_and_no(yes_folders):
@@ -144,16 +146,16 @@ def test_yes_and_no(yes_folders):
 
 
 def test_the_open_judges_are_the_default(monkeypatch, model):
-    asked = []
-    monkeypatch.setattr(model_judges, "load_model", lambda name, **options: asked.append(name) or model)
+    names = []
+    monkeypatch.setattr(model_judges, "load_model", lambda name, **options: names.append(name) or model)
     TruthfulQAJudge()
-    assert asked == ["allenai/truthfulqa-truth-judge-llama2-7B", "allenai/truthfulqa-info-judge-llama2-7B"]
+    assert names == ["allenai/truthfulqa-truth-judge-llama2-7B", "allenai/truthfulqa-info-judge-llama2-7B"]
     with pytest.raises(InvalidArgumentError, match="`max_tokens` must be a whole number"):
         TruthfulQAJudge(max_tokens=0)
 
 
 @pytest.mark.parametrize(
-    ("text", "asked"),
+    ("text", "last"),
     [
         ("Q: who?\nA:", "who?"),
         ("Q: one?\nA: this.\n\nQ: two?\nA:", "two?"),
@@ -162,18 +164,21 @@ def test_the_open_judges_are_the_default(monkeypatch, model):
         ("Once upon a time", "Once upon a time"),
     ],
 )
-def test_the_question_of_a_prompt(text, asked):
-    assert question(rl.Prompt(text, (), (), "g")) == asked
+def test_the_question_of_a_prompt(text, last):
+    assert question(rl.Prompt(text, (), (), "g")) == last
+    # A prompt that a template made records its question; a rendered chat has no markers to find it by.
+    chat = rl.Prompt(f"<|user|>{text}<|assistant|>", (), (), "g", question="who is that?", rendered=True)
+    assert question(chat) == "who is that?"
 
 
 def test_evaluated_and_judged_again(model, experiment, classifier, yes_folders):
     small = experiment.test.head(5)
     judge = TruthfulQAJudge(yes_folders["yes"], yes_folders["no"], device="cpu")
-    found = rl.evaluate(model, small, judge=judge, metrics=["answers", "diversity"])
-    values = {name: found.metrics[name].value for name in ("correct", "informative", "true_informative")}
-    assert values == {"correct": 1, "informative": 0, "true_informative": 0}
+    result = rl.evaluate(model, small, judge=judge, metrics=["answers", "diversity"])
+    names = ("correct", "informative", "true_informative", "true_times_informative")
+    assert [result.metrics[name].value for name in names] == [1, 0, 0, 0]
     toxic = ClassifierJudge(classifier["single"], undesirable_labels=["insult", "threat"], device="cpu")
-    again = found.rejudge(toxic)
+    again = result.rejudge(toxic)
     assert again.metrics["score"].value == pytest.approx(again.table["score"].mean())
-    assert "informative" not in again.metrics
+    assert not {"informative", "true_times_informative"} & set(again.metrics)
     assert "ClassifierJudge" in again.settings["judge"]

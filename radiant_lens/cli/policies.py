@@ -1,0 +1,73 @@
+"""Policies of `radiant-lens fit`: a name, the common settings as flags, and any other as `--option name=value`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from radiant_lens.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from radiant_lens.policies import Policy
+
+# The recommended settings of the command line; every other policy has its own defaults.
+DEFAULTS: dict[str, dict[str, Any]] = {"radiant": {"gamma": 0.005, "gate": "vote"}}
+
+
+def policy_from_flags(name: str, flags: Mapping[str, Any], assignments: Sequence[str]) -> Policy:
+    """Create a policy and check its options.
+
+    Args:
+        name: a key of `radiant_lens.policies.registry.POLICIES`.
+        flags: values of flags, None where a flag was left out.
+        assignments: texts "name=value".
+
+    Raises:
+        UnknownNameError: no such policy, or an option that this policy does not have.
+        InvalidArgumentError: an option out of its range, set twice, or not of the form name=value.
+    """
+    # Imported here, as in all commands: `radiant-lens --help` then starts without torch.
+    from radiant_lens import _checks
+    from radiant_lens.policies.registry import POLICIES
+
+    _checks.known("policy", name, POLICIES)
+    options = {key: value for key, value in flags.items() if value is not None}
+    for key, value in map(_assignment, assignments):
+        if key in options:
+            raise InvalidArgumentError(f"`{key}` is set twice; set it once, as a flag or as an option.")
+        options[key] = value
+    allowed = [field.name for field in fields(POLICIES[name])]
+    for key in options:
+        _checks.known(f"option of policy {name!r}", key, allowed, hint=f"Its options are {', '.join(allowed)}.")
+    policy: Policy = POLICIES[name](**{**DEFAULTS.get(name, {}), **options})
+    policy.check()
+    return policy
+
+
+def names_heads(assignments: Sequence[str]) -> bool:
+    """Return whether an option chooses the heads, so that no other rule may choose among them."""
+    return any(_assignment(text)[0] in ("heads", "n_heads", "n_layers") for text in assignments)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not name or not equals or not value:
+        raise InvalidArgumentError(f"`--option` must read name=value; got {text!r}.")
+    return name.strip().replace("-", "_"), read_value("--option", text, value)
+
+
+def read_value(flag: str, text: str, value: str) -> Any:
+    """Read a value as YAML, so that numbers are numbers and null is None.
+
+    Raises:
+        InvalidArgumentError: the value cannot be read; the message shows the whole `text` of the flag.
+    """
+    import yaml
+
+    from radiant_lens._files import parsed
+
+    try:
+        return parsed(yaml.safe_load, value)
+    except ValueError as error:
+        raise InvalidArgumentError(f"`{flag}`: {text!r} cannot be read: {error}.") from error
