@@ -33,6 +33,7 @@ from .policies import AblationPolicy as AblationPolicy
 from .policies import IdentityPolicy as IdentityPolicy
 from .policies import ITIPolicy as ITIPolicy
 from .policies import LEACEPolicy as LEACEPolicy
+from .policies import LeastKLPolicy as LeastKLPolicy
 from .policies import LinearActPolicy as LinearActPolicy
 from .policies import MeanShiftPolicy as MeanShiftPolicy
 from .policies import MomentMatchingPolicy as MomentMatchingPolicy

@@ -62,9 +62,11 @@ def random_model(model_type: str, *, seed: int = 0, **changes: Any) -> PreTraine
     ids = tokenizer()
     special = {name: getattr(ids, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = AutoConfig.for_model(model_type, vocab_size=len(ids), **special, **{**SETTINGS[model_type], **changes})
+    # Eager attention, whose padding and masks are the same in all architectures.
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
+        # Biases and norms begin at 0 and 1, which would hide an edit of them.
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     model.config.architectures = [type(model).__name__]
@@ -132,6 +134,7 @@ def padded(rows: list[list[int]], side: str, pad: int) -> tuple[torch.Tensor, to
 
 def last_logits(model: Any, rows: list[list[int]], side: str = "left") -> torch.Tensor:
     """Logits after each row's last token."""
+    # A bridge makes its own positions from the mask.
     tokens, mask = padded(rows, side, 0)
     options = {} if hasattr(model, "cfg") else {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
     with torch.no_grad():

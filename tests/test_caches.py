@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -53,6 +55,29 @@ def test_groups_have_equal_codes_where_names_are_equal():
     codes = cache.groups.tolist()
     assert len(codes) == len(cache)
     assert {(a, b) for a, b in zip(names, codes)} == {(f"group {i}", i) for i in range(5)}
+
+
+# Layers
+
+
+def test_all_layers_are_collected_unless_meta_names_some(gaussian_cache):
+    cache = gaussian_cache(10, n_layers=4)
+    assert cache.collected_layers == (0, 1, 2, 3)
+    part = replace(cache, meta={**cache.meta, "layers": [3, 1]})
+    assert part.collected_layers == (1, 3)
+    assert part.select([0, 1]).collected_layers == part.split((0.5, 0.5))[0].collected_layers == (1, 3)
+
+
+@pytest.mark.parametrize("layers", [[4], [-1], ["1"], 1, [1.0]])
+def test_collected_layers_must_be_layers_of_the_cache(layers, gaussian_cache, tmp_path):
+    cache = gaussian_cache(10, n_layers=4)
+    with pytest.raises(InvalidArgumentError, match=re.escape("`meta['layers']` must")):
+        replace(cache, meta={"layers": layers})
+    path = cache.save(tmp_path / "cache")
+    meta = json.loads((path / "meta.json").read_text())
+    (path / "meta.json").write_text(json.dumps({**meta, "meta": {"layers": layers}}))
+    with pytest.raises(ArtefactError, match=re.escape("`meta['layers']` must")):
+        HeadCache.load(path)
 
 
 # select

@@ -1,13 +1,17 @@
-"""The command line: the same commands on the embedded model and on one's own, statuses, one JSON object."""
+"""The command line: the same commands on the embedded model and on the user's own, statuses, one JSON object."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 import radiant_lens as rl
 from radiant_lens.evaluation.judges.judge import EachAnswer
+from radiant_lens.policies.registry import POLICIES
+from radiant_lens.steering.steering import Steering
 
 
 @pytest.fixture
@@ -34,7 +38,7 @@ def own_data(tmp_path_factory, facts):
     return path
 
 
-def test_one_model_and_data_of_ones_own_through_all_commands(run, foreign_folder, own_data, tmp_path):
+def test_all_commands_on_the_users_own_model_and_data(run, foreign_folder, own_data, tmp_path):
     own = ("--model", foreign_folder, "--data", own_data)
     status, out, _ = run("doctor", foreign_folder, "--json")
     assert (status, json.loads(out)["ok"]) == (0, True)
@@ -60,9 +64,9 @@ def test_one_model_and_data_of_ones_own_through_all_commands(run, foreign_folder
     status, out, err = run("evaluate", *own, *chosen, "--out", tmp_path / "e.json", "--json")
     assert status == 0, err
     assert set(json.loads(out)["metrics"]) == {"mc1", "mc2", "perplexity"}
-    kept = rl.Evaluation.load(tmp_path / "e.json")
-    assert kept.settings == json.loads(out)["settings"]
-    assert kept.settings["judge"] == "overlap"
+    saved = rl.Evaluation.load(tmp_path / "e.json")
+    assert saved.settings == json.loads(out)["settings"]
+    assert saved.settings["judge"] == "overlap"
     status, out, err = run("evaluate", *own, "--out", tmp_path / "plain.json", "--json")
     status, out, err = run("evaluate", *own, *steered[2:4], "--out", tmp_path / "on.json", "--json")
     both = ("--evaluation", f"plain={tmp_path / 'plain.json'}", "--evaluation", f"on={tmp_path / 'on.json'}")
@@ -102,7 +106,7 @@ def test_the_demo(run, tmp_path):
     assert [str(s) for s in rl.Steering.load(tmp_path / "demo").sites] == sorted(row["head"] for row in result["heads"])
 
 
-def test_what_people_see(run):
+def test_doctor_and_help_for_people(run):
     status, out, _ = run("doctor")
     assert status == 0
     assert "hook_z is the input" in out
@@ -112,3 +116,117 @@ def test_what_people_see(run):
     for command in ("demo", "collect", "fit", "generate", "evaluate", "report", "doctor"):
         assert command in out
         assert "Example: radiant-lens" in run(command, "--help")[1]
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("command", [(), ("fit",), ("generate",)], ids=" ".join)
+def test_help_has_a_short_flag(flag, command, run):
+    status, out, _ = run(*command, flag)
+    assert status == 0
+    assert "Usage: radiant-lens" in out
+
+
+def test_the_version(run):
+    assert run("--version")[:2] == (0, f"radiant-lens {rl.__version__}\n")
+
+
+def test_help_does_not_load_torch():
+    code = "import sys, radiant_lens.cli.app; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Policies by name
+
+
+@pytest.fixture
+def fitted_policy(monkeypatch, run, tmp_path):
+    """The settings with which `fit` calls a policy; the rest of the command runs on a small detector."""
+
+    def fit(*arguments: object) -> dict[str, object]:
+        status, out, err = run("fit", "--out", tmp_path / "steering", *arguments, "--json")
+        assert status == 0, err
+        return rl.Steering.load(json.loads(out)["path"]).settings
+
+    return fit
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_is_fitted_by_its_name(policy, run, own_data, tmp_path):
+    assert f"'{policy}'" in " ".join(run("fit", "--help")[1].split())
+    line = ("--data", own_data, "--policy", policy, "--option", "heads=2", "--out", tmp_path / "steering", "--json")
+    status, out, err = run("fit", *line)
+    assert status == 0, err
+    assert len(json.loads(out)["heads"]) == 2
+    assert isinstance(rl.Steering.load(tmp_path / "steering"), Steering)
+
+
+def test_flags_and_options_reach_the_policy(fitted_policy, own_data):
+    line = (
+        "--data",
+        own_data,
+        "--policy",
+        "mean_shift",
+        "--alpha",
+        0.5,
+        "--option",
+        "gate=head",
+        "--option",
+        "heads=2",
+    )
+    settings = fitted_policy(*line)
+    assert (settings["alpha"], settings["gate"]) == (0.5, "head")
+    other = fitted_policy("--data", own_data, "--policy", "mean_shift", "--option", "heads=2")
+    assert (other["alpha"], other["gate"]) == (1.0, "none")
+
+
+# Generating
+
+
+@pytest.fixture(scope="module")
+def shift(tmp_path_factory, model, experiment):
+    """An ungated steering that changes what the model says."""
+    path = tmp_path_factory.mktemp("steering") / "shift"
+    rl.ITIPolicy(alpha=5.0, n_heads=24).fit(experiment.train_cache, experiment.detector).save(path)
+    return path
+
+
+def test_answers_with_and_without_steering_next_to_each_other(run, shift):
+    prompts = ("Q : what is the capital of dupeka ? A :", "Q : what is the food of dupeka ? A :")
+    options = ("--temperature", 0, "--samples", 2, "--json")
+    status, out, err = run("generate", "--steering", shift, "--compare", *options, *prompts)
+    assert status == 0, err
+    rows = json.loads(out)["answers"]
+    assert [list(row) for row in rows] == [["prompt", "plain", "steered"]] * 4
+    assert [row["prompt"] for row in rows] == [prompts[0]] * 2 + [prompts[1]] * 2
+    assert any(row["plain"] != row["steered"] for row in rows)
+    for column, steering in (("plain", ()), ("steered", ("--steering", shift))):
+        alone = json.loads(run("generate", *steering, *options, *prompts)[1])["answers"]
+        assert [row["answer"] for row in alone] == [row[column] for row in rows]
+
+
+def test_the_model_is_loaded_with_the_dtype_and_the_bos_that_are_named(run, monkeypatch, own_data, tmp_path):
+    from radiant_lens.models import loading
+
+    load, calls = loading.load_model, []
+
+    def recording(*arguments: object, **options: object) -> object:
+        calls.append((options["dtype"], options["prepend_bos"]))
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(loading, "load_model", recording)
+    named = ("--dtype", "float32", "--prepend-bos")
+    lines = [
+        ("collect", "--data", own_data, "--out", tmp_path / "cache", "--json"),
+        ("generate", "hello", "--json"),
+        ("evaluate", "--data", own_data, "--metrics", "answers", "--json"),
+        ("fit", "--data", own_data, "--policy", "iti", "--out", tmp_path / "s", "--json"),
+    ]
+    for line in lines:
+        assert run(*line, *named)[0] == 0
+    assert calls == [("float32", True)] * 4
+    assert run("generate", "hello", "--no-prepend-bos", "--json")[0] == 0
+    assert run("generate", "hello", "--json")[0] == 0
+    assert calls[4:] == [(None, False), (None, None)]
+    for command in ("demo", "report", "ablate"):
+        text = run(command, "--help")[1]
+        assert "--dtype" in text and "--no-prepend-bos" in text

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from launches import Launch, assert_all_once, write_data
 
 import radiant_lens as rl
 from radiant_lens import distributed as ranks
@@ -31,68 +26,6 @@ from radiant_lens.solvers.problem import UncertifiedError
 from radiant_lens.studies import Study, grid
 from radiant_lens.studies import study as study_module
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
-TWO = ["--standalone", "--nproc-per-node", "2"]
-
-# Commands of the package, with small shards, a log of what each rank computes, and a way to kill one of them.
-SCRIPT = """
-import os, signal, sys
-from radiant_lens import cli
-from radiant_lens.capture import run as runs
-from radiant_lens.distributed import launched
-from radiant_lens.capture.store import CacheStore
-from radiant_lens.studies.cells import CellStore
-
-log, how = os.environ["LOG"], os.environ["HOW"]
-rank, n_written = launched().number, 0
-runs.SHARD_BYTES = 100_000
-
-def logging(kind, method, name):
-    function = getattr(kind, method)
-    def logged(self, *args):
-        global n_written
-        if how == "die" and rank == 1 and n_written == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        function(self, *args)
-        n_written += 1
-        with open(f"{log}-{rank}", "a") as file:
-            file.write(f"{name(args[0])} ")
-    setattr(kind, method, logged)
-
-logging(CacheStore, "write", str)
-logging(CellStore, "save", str)
-cli.main()
-"""
-
-
-class Launch:
-    """Runs commands of the package in several processes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "script.py").write_text(SCRIPT)
-
-    def command(self, *arguments: object, launcher: list[str]) -> list[str]:
-        return [*launcher, str(self.folder / "script.py"), *map(str, arguments)]
-
-    def environment(self, how: str) -> dict[str, str]:
-        root = str(Path(rl.__file__).parents[1])
-        settings = {"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "LOG": str(self.folder / "log"), "HOW": how}
-        return {**os.environ, **settings}
-
-    def __call__(
-        self, *arguments: object, how: str = "live", launcher: list[str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        command = self.command(*arguments, launcher=launcher or [*TORCHRUN, *TWO])
-        return subprocess.run(
-            command, env=self.environment(how), capture_output=True, text=True, check=False, timeout=300
-        )
-
-    def done(self) -> list[list[str]]:
-        """Names of the results that each rank has computed, in all runs."""
-        logs = [self.folder / f"log-{rank}" for rank in (0, 1)]
-        return [log.read_text().split() if log.exists() else [] for log in logs]
-
 
 @pytest.fixture
 def launch(tmp_path):
@@ -101,20 +34,7 @@ def launch(tmp_path):
 
 @pytest.fixture
 def data(tmp_path, facts):
-    """Statements and prompts of some groups, as a file."""
-    few, path = facts.head(10), tmp_path / "few.jsonl"
-    rows = [asdict(s) for s in few.statements]
-    for p in few.prompts:
-        answers = {"correct_answers": p.correct_answers, "incorrect_answers": p.incorrect_answers}
-        rows.append({"prompt": p.text, "group": p.group, **answers})
-    path.write_text("\n".join(json.dumps(row) for row in rows))
-    return path
-
-
-def assert_all_once(done: list[list[str]], *, each: int = 1) -> None:
-    everything = [name for names in done for name in names]
-    assert len(set(everything)) == len(everything)
-    assert min(map(len, done)) >= each
+    return write_data(facts, tmp_path / "few.jsonl")
 
 
 # One process
@@ -375,61 +295,3 @@ def test_cells_that_other_ranks_wrote_elsewhere_are_an_error(monkeypatch, data, 
     monkeypatch.setattr(Study, "_compute", lambda *args, **kwargs: None)
     with pytest.raises(RankError, match=r"Rank 1 of 2 does not see \d+ cells that others computed"):
         unfinished.run()
-
-
-# Two machines
-
-
-def namespaces_can_be_made() -> bool:
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        return False
-    added = subprocess.run(["ip", "netns", "add", "radiant-probe"], capture_output=True, check=False).returncode == 0
-    subprocess.run(["ip", "netns", "del", "radiant-probe"], capture_output=True, check=False)
-    return added
-
-
-@contextmanager
-def two_hosts() -> Iterator[list[str]]:
-    """Two network namespaces joined by a cable, and nothing else."""
-    tag = f"rl{os.getpid()}"
-    hosts = [f"{tag}-a", f"{tag}-b"]
-    run = lambda command: subprocess.run(command.split(), check=True, capture_output=True)  # noqa: E731
-    try:
-        for host in hosts:
-            run(f"ip netns add {host}")
-            run(f"ip -n {host} link set lo up")
-        run(f"ip -n {hosts[0]} link add eth0 type veth peer name eth0 netns {hosts[1]}")
-        for i, host in enumerate(hosts):
-            run(f"ip -n {host} addr add 10.77.0.{i + 1}/24 dev eth0")
-            run(f"ip -n {host} link set eth0 up")
-        yield hosts
-    finally:
-        for host in hosts:
-            subprocess.run(["ip", "netns", "del", host], capture_output=True, check=False)
-
-
-@pytest.mark.skipif(not namespaces_can_be_made(), reason="needs root and `ip netns` (iproute2)")
-def test_two_hosts_collect_as_one(model, data, tmp_path, launch):
-    with two_hosts() as hosts:
-        processes = []
-        for i, host in enumerate(hosts):
-            place = ["--nnodes", "2", "--node-rank", str(i), "--nproc-per-node", "1", "--master-addr", "10.77.0.1"]
-            launcher = ["ip", "netns", "exec", host, *TORCHRUN, *place, "--master-port", "29511"]
-            command = launch.command(
-                *("collect", "--data", data, "--max-tokens", 400, "--store", tmp_path / "store", "--json"),
-                launcher=launcher,
-            )
-            environment = {**launch.environment("live"), "GLOO_SOCKET_IFNAME": "eth0"}
-            processes.append(
-                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            )
-        try:
-            ended = [process.communicate(timeout=300) for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-    assert [process.returncode for process in processes] == [0, 0], ended
-    assert_all_once(launch.done(), each=2)
-    expected = rl.collect(model, rl.load_dataset(data), max_tokens=400)
-    torch.testing.assert_close(rl.HeadCache.load(tmp_path / "store").z, expected.z, rtol=1e-4, atol=1e-5)
-    assert json.loads(ended[0][0])["examples"] == len(expected) and ended[1][0] == ""

@@ -170,6 +170,7 @@ PUBLIC = [
     "ITIPolicy",
     "IdentityPolicy",
     "LEACEPolicy",
+    "LeastKLPolicy",
     "LinearActPolicy",
     "MeanShiftPolicy",
     "MomentMatchingPolicy",

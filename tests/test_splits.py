@@ -1,4 +1,4 @@
-"""Parting groups."""
+"""Splitting groups."""
 
 from __future__ import annotations
 
@@ -61,3 +61,36 @@ def test_fractions_must_be_positive_and_add_up_to_one(bad):
 def test_there_must_be_a_group_for_each_part():
     with pytest.raises(InvalidArgumentError, match="3 parts need as many groups; the data has 2"):
         split_groups("abab", (0.4, 0.3, 0.3))
+
+
+# Strata
+
+
+@quick
+@given(st.integers(2, 40), st.integers(2, 40), fractions, st.integers(0, 100))
+def test_every_part_has_about_its_share_of_every_stratum(n_rare, n_common, shares, seed):
+    strata = {**{f"r{i}": "rare" for i in range(n_rare)}, **{f"c{i}": "common" for i in range(n_common)}}
+    if len(strata) < 5 * len(shares):
+        return
+    for part, share in zip(split_groups(strata, shares, seed=seed, strata=strata), shares):
+        for stratum, n in (("rare", n_rare), ("common", n_common)):
+            assert abs(sum(strata[name] == stratum for name in part) - share * n) <= 2
+
+
+def test_without_strata_a_rare_kind_is_often_missing():
+    strata = {f"{i}": i < 2 for i in range(40)}
+
+    def missing(**options):
+        return sum(
+            not any(strata[n] for n in split_groups(strata, (0.5, 0.5), seed=s, **options)[0]) for s in range(60)
+        )
+
+    assert missing(strata=strata) == 0
+    assert missing() > 5
+
+
+@quick
+@given(group_lists, fractions, st.integers(0, 100))
+def test_one_stratum_changes_nothing(groups, shares, seed):
+    same = dict.fromkeys(groups, 0)
+    assert split_groups(groups, shares, seed=seed, strata=same) == split_groups(groups, shares, seed=seed)

@@ -1,4 +1,7 @@
-"""Commands of `radiant-lens`; each is a thin layer over the Python interface of the same name."""
+"""Commands of `radiant-lens`; each is a thin layer over the Python interface of the same name.
+
+Modules that load torch are imported inside the commands, so that `radiant-lens --help` starts at once.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 SHARED = ("collect", "generate", "evaluate", "ablate")
-"""Commands whose work the processes of one launch share."""
+"""Commands that share their work among the processes of one launch."""
 
 app = typer.Typer(
     name="radiant-lens",
@@ -35,8 +38,9 @@ app.command()(report)
 
 
 def main() -> None:
-    """Run a command: exit status 0 when all is well, 1 when it failed, 2 for bad usage, 130 and 143 when stopped."""
+    """Run a command: exit status 0 for success, 1 for failure, 2 for bad usage, 130 and 143 if it was stopped."""
     try:
+        # Around everything, so that a signal during imports ends in one sentence too.
         with interruptible():
             app()
     except Stopped as stop:
@@ -64,6 +68,7 @@ def check_launch(
     ] = False,
 ) -> None:
     """Refuse several processes where a command does not share its work."""
+    # Several processes would write the same files over each other.
     if context.invoked_subcommand not in SHARED:
         _one_process(
             f"`{context.invoked_subcommand}`", f"Work is shared by {', '.join(f'`{name}`' for name in SHARED)}."
@@ -194,6 +199,7 @@ def fit(
     from radiant_lens._files import check_target
     from radiant_lens.cli.policies import names_heads, policy_from_flags
 
+    # Everything that can be refused is refused before the model is loaded.
     check_target(out, "steering")
     flags = {"gamma": gamma, "geometry": geometry, "gate": gate, "alpha": alpha}
     chosen = policy_from_flags(policy, flags, option or [])
@@ -292,7 +298,7 @@ def evaluate(
     prepend_bos: o.PrependBos = None,
     as_json: o.Json = False,
 ) -> None:
-    """Judge generated answers and measure KL and cross entropy on desirable text; other metrics where asked for.
+    """Judge generated answers and measure KL and cross entropy on desirable text; other metrics on request.
 
     Example: radiant-lens evaluate --steering my-steering --data my.jsonl --samples 4 --metrics answers --metrics choice
     """
@@ -319,6 +325,7 @@ def evaluate(
         metrics=metrics,
         fluency_model=fluency_model,
     )
+    # All ranks have the whole result; one writes it.
     if out is not None and launched().number == 0:
         result.save(out)
     rows = [{"metric": name, **m._asdict()} for name, m in result.metrics.items()]
@@ -354,7 +361,7 @@ def doctor(
     """
     from radiant_lens.cli.doctor import examine, rows
 
-    found = examine(model, device)
-    emit(found, as_json=as_json, shown=[table("radiant-lens doctor", rows(found))])
-    if not found["ok"]:
+    report = examine(model, device)
+    emit(report, as_json=as_json, shown=[table("radiant-lens doctor", rows(report))])
+    if not report["ok"]:
         raise typer.Exit(1)

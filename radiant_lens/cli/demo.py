@@ -1,4 +1,4 @@
-"""`radiant-lens demo`: the whole method on the embedded model, beside its baseline and its controls."""
+"""`radiant-lens demo`: the whole method on the embedded model, with its baseline and its controls."""
 
 from __future__ import annotations
 
@@ -109,11 +109,12 @@ def run_demo(
 def _steerings(
     experiment: studies.Experiment, steering: Steering, policy: RadiantPolicy, seed: int
 ) -> dict[str, Steering | list[Steering] | None]:
-    """What is compared: nothing, the baseline, RADIANT, its controls."""
-    iti = ITIPolicy()
+    """Return the steerings to compare: none, the baseline, RADIANT, its controls."""
+    policy_iti = ITIPolicy()
+    iti = policy_iti.fit(experiment.train_cache, experiment.detector)
     return {
         studies.UNSTEERED: None,
-        f"ITI ({iti.n_heads} heads, alpha {iti.alpha:g})": iti.fit(experiment.train_cache, experiment.detector),
+        f"ITI ({len(iti.sites)} heads, alpha {policy_iti.alpha:g})": iti,
         RADIANT: steering,
         **studies.controls(experiment, steering, policy, seed=seed),
     }
@@ -130,14 +131,18 @@ def _heads(experiment: studies.Experiment, effects: Any, selected: list[str]) ->
 
 
 def _turned(evaluations: Mapping[str, Evaluation]) -> str:
-    """The first prompt whose answer the steering set right, else the first: one to look at closely."""
+    """Choose a prompt to look at closely: the first whose answer the steering corrected, else the first."""
     before, after = evaluations[studies.UNSTEERED].table, evaluations[RADIANT].table
+    # `argmax` of booleans is the index of the first True, or 0 if there is none.
     turned = (before["verdict"] == "incorrect") & (after["verdict"] == "correct")
     return str(before["prompt"][int(turned.to_numpy().argmax())])
 
 
 def _examples(prompts: Sequence[Prompt], before: Evaluation, after: Evaluation, n: int = 3) -> list[dict[str, str]]:
-    """The first prompts, in order, whose first answer was undesirable before; whatever it became."""
+    """Return the first prompts whose answer was undesirable without steering, with the answer after it.
+
+    They are chosen by the answer before alone: a choice by the answer after would show only successes.
+    """
     first = [e.table[e.table["sample"] == 0].itertuples() for e in (before, after)]
     rows = [
         {"prompt": p.text[-72:], "before": str(b.answer), "after": str(a.answer), "judged": str(a.verdict)}

@@ -1,4 +1,4 @@
-"""What the command line prints: tables for people, one JSON object for programs, one sentence for errors."""
+"""Output of the command line: tables for people, one JSON object for programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ console = Console()
 
 
 def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A table with the keys of the first row as its columns."""
+    """Make a table with the keys of the first row as its columns."""
     drawn = Table(title=title, title_justify="left")
     for column in rows[0] if rows else ():
         drawn.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
@@ -31,28 +31,29 @@ def _cell(value: Any) -> str:
 
 
 def shows(as_json: bool) -> bool:
-    """Whether progress is shown: not beside JSON, and of several ranks by the first alone."""
+    """Return whether to show progress: not with JSON, and of several ranks only the first does."""
     return not as_json and launched().number == 0
 
 
 def emit(result: Mapping[str, Any], *, as_json: bool, shown: list[Any]) -> None:
-    """Print one JSON object, or what is meant for people; of several ranks, the first alone does."""
+    """Print one JSON object, or tables and texts for people; of several ranks only the first prints."""
     if launched().number > 0:
         return
     if as_json:
         typer.echo(json.dumps(_finite(result), ensure_ascii=False, default=str))
         return
     for item in shown:
-        # Lines of Markdown are not to be broken.
+        # Without `soft_wrap` rich would break lines of Markdown, and its tables with them.
         console.print(item, soft_wrap=isinstance(item, str))
 
 
 def _finite(value: Any) -> Any:
-    """NaN is no JSON: it becomes null."""
+    """Replace NaN and infinity, which are not JSON, by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(k): _finite(v) for k, v in value.items()}
+    # Named tuples, before tuples: their fields are names of the JSON object.
     as_mapping = getattr(value, "_asdict", None)
     if as_mapping is not None:
         return _finite(as_mapping())

@@ -70,4 +70,4 @@ def read_value(flag: str, text: str, value: str) -> Any:
     try:
         return parsed(yaml.safe_load, value)
     except ValueError as error:
-        raise InvalidArgumentError(f"`{flag}`: {text!r} cannot be read: {error}.") from error
+        raise InvalidArgumentError(f"`{flag}` {text!r} cannot be read: {error}.") from error

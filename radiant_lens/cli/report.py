@@ -1,4 +1,4 @@
-"""`radiant-lens report`: one page made from saved artefacts and, where a model is named, from what it does."""
+"""`radiant-lens report`: one page about saved artefacts and, if a model is named, about its steered answer."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def report(
 
     if (model is None) != (prompt is None) or (prompt is not None and steering is None):
         raise InvalidArgumentError("`--model` and `--prompt` must be given together, with a `--steering`.")
+    # Before the model is loaded and runs.
     check_target(out)
     loaded = None if steering is None else rl.Steering.load(steering)
     sections: dict[str, Any] = {

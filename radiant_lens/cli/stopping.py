@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as one sentence and a status; what was being written is cleared away."""
+"""Ctrl-C and SIGTERM: one sentence, an exit status, and no temporary files left."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(BaseException):
-    """The process was asked to stop. No `Exception`, so that nobody who goes on after errors goes on after this."""
+    """The process was asked to stop.
+
+    Derives from `BaseException`, so that `except Exception` does not swallow it.
+    """
 
     def __init__(self, number: int) -> None:
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         super().__init__(f"stopped by {name}; what was complete is kept, and nothing else is left.")
+        # As shells do: 130 after Ctrl-C, 143 after SIGTERM.
         self.exit_status = 128 + number
 
 
 @contextmanager
 def interruptible() -> Generator[None]:
-    """Inside, both signals raise `Stopped`, so that temporary files are removed; handlers are put back."""
+    """Raise `Stopped` on both signals inside the context, so that `finally` blocks remove temporary files."""
     if threading.current_thread() is not threading.main_thread():
-        # Python lets no other thread set handlers.
+        # Python allows only the main thread to set handlers.
         yield
         return
 

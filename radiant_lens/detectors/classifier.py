@@ -16,7 +16,7 @@ from sklearn.utils.validation import validate_data as _validate_data
 from radiant_lens import _checks
 from radiant_lens.detectors.scores import LOSSES, Sample, fit_heads
 
-# The stubs say `str`, for the option of leaving an argument out.
+# scikit-learn's annotations say `str`, for the option of leaving an argument out.
 validate_data: Any = _validate_data
 
 
@@ -64,6 +64,7 @@ class RiskAwareClassifier(ClassifierMixin, BaseEstimator):
                 f"Only binary classification is supported. The type of the target is {_kind(len(self.classes_))}: "
                 f"two classes are needed; got {len(self.classes_)} class(es)."
             )
+        # One head; the sample that stops the fit is the training data itself, as scikit-learn has no second one.
         sample = Sample(torch.tensor(features)[None], torch.tensor(codes))
         scores = fit_heads(
             sample,
@@ -77,17 +78,17 @@ class RiskAwareClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X: ArrayLike) -> np.ndarray:
-        """Score of each example; at or above 0 it is undesirable."""
+        """Compute the score of each example; at or above 0 it is undesirable."""
         check_is_fitted(self)
         return validate_data(self, X, reset=False, dtype=np.float64) @ self.coef_[0] + self.intercept_[0]
 
     def predict(self, X: ArrayLike) -> np.ndarray:
-        """Label of each example."""
+        """Predict the label of each example."""
         codes = (self.decision_function(X) >= 0).astype(int)
         return self.classes_[codes]
 
     def __sklearn_tags__(self) -> Tags:
-        """Two classes only."""
+        """Declare to scikit-learn that there are two classes only."""
         tags: Tags = super().__sklearn_tags__()
         tags.classifier_tags = ClassifierTags(multi_class=False)
         return tags

@@ -13,7 +13,7 @@ from radiant_lens import _checks
 
 
 class RocCurve(NamedTuple):
-    """Share of desirable (`fpr`) and of undesirable examples (`tpr`) flagged at each threshold, and the area."""
+    """Shares of desirable (`fpr`) and of undesirable examples (`tpr`) flagged at each threshold, and the area."""
 
     fpr: Float[Tensor, " point"]
     tpr: Float[Tensor, " point"]
@@ -21,7 +21,7 @@ class RocCurve(NamedTuple):
 
 
 def roc(scores: Float[Tensor, " example"], labels: Int[Tensor, " example"]) -> RocCurve:
-    """The receiver operating characteristic of one head's scores; corners alone.
+    """Compute the receiver operating characteristic of one head's scores, at its corners only.
 
     Raises:
         DataError: scores that are not finite, or no example of a class.

@@ -1,4 +1,4 @@
-"""Fitting one affine score for every head at once (DESIGN 2.1; RADIANT, section 3)."""
+"""Fit of one affine score for every head, all at once (DESIGN 2.1; RADIANT, section 3)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from radiant_lens.statistics.rates import error_rates
 
 LOSSES = ("risk", "cross_entropy", "mass_mean", "lda")
 
-# A sharper start does not make a lower risk.
+# The cross-entropy solution is only the start of the risk: a more precise one does not lower the risk.
 START_TOLERANCE, TOLERANCE = 1e-3, 1e-6
 
 
 class AffineScores(NamedTuple):
-    """`s(a) = bias + weight . a`, one for each head; flagged when `s >= 0`."""
+    """Affine scores `s(a) = bias + weight . a`, one for each head; a head flags when `s >= 0`."""
 
     weights: Float[Tensor, "head d"]
     biases: Float[Tensor, " head"]
@@ -43,16 +43,15 @@ def fit_heads(
     l2: float = 1e-3,
     max_iterations: int = 12,
 ) -> AffineScores:
-    """Fit the score of every head; no loop over heads.
+    """Fit the scores of all heads together.
 
     Args:
         train: activations and labels, both classes present.
         loss: "risk" (sigmoids in place of the risk's indicators, started from the cross-entropy solution),
-            "cross_entropy" (classes balanced, undesirable ones weighed by `fnr_weight`), "lda" (linear
-            discriminant with that weight as prior odds), "mass_mean" (the same along the difference of
-            class means).
+            "cross_entropy" (balanced classes, undesirable ones weighted by `fnr_weight`), "lda" (linear discriminant
+            with that weight as prior odds), "mass_mean" (the same along the difference of class means).
         fnr_weight: weight of a miss against a false alarm, positive.
-        stop: with loss "risk", the state kept is a copy of that with the least risk on these.
+        stop: with loss "risk", the scores returned are those of the iteration with the least risk on this sample.
         l2: strength of the penalty on weights of standardised activations.
         max_iterations: of the quasi-Newton method.
 
@@ -62,18 +61,21 @@ def fit_heads(
     mean = train.x.mean(dim=1, keepdim=True)
     x = train.x - mean
     std = torch.linalg.vector_norm(x, dim=1, keepdim=True) / x.shape[1] ** 0.5
+    # A constant activation has a spread of rounding errors alone; dividing by it would make them the largest feature.
     std = torch.where(std > 1e-8 * (mean.abs() + 1), std, torch.ones_like(std))
     x /= std
     if loss in ("lda", "mass_mean"):
-        fitted = _discriminant(x, train.labels, fnr_weight, whiten=loss == "lda")
+        scores = _discriminant(x, train.labels, fnr_weight, whiten=loss == "lda")
     else:
         standard_stop = Sample((stop.x - mean).div_(std), stop.labels) if stop is not None else None
-        fitted = _descend(Sample(x, train.labels), loss, fnr_weight, standard_stop, l2, max_iterations)
-    weights = fitted.weights / std[:, 0]
-    return AffineScores(weights, fitted.biases - (weights * mean[:, 0]).sum(-1))
+        scores = _descend(Sample(x, train.labels), loss, fnr_weight, standard_stop, l2, max_iterations)
+    # Back to units of the activations: w . (a - mean) / std + b.
+    weights = scores.weights / std[:, 0]
+    return AffineScores(weights, scores.biases - (weights * mean[:, 0]).sum(-1))
 
 
 def _discriminant(x: Tensor, labels: Tensor, fnr_weight: float, *, whiten: bool) -> AffineScores:
+    # Gaussian classes with one covariance S have the log-odds (mu1 - mu0)' S^-1 (a - (mu1 + mu0) / 2) + log prior odds.
     one, zero = x[:, labels == 1], x[:, labels == 0]
     mu1, mu0 = one.mean(1), zero.mean(1)
     centred = torch.cat([one - mu1[:, None], zero - mu0[:, None]], dim=1)
@@ -85,7 +87,7 @@ def _discriminant(x: Tensor, labels: Tensor, fnr_weight: float, *, whiten: bool)
     if whiten:
         weights = torch.linalg.solve(within, difference)
     else:
-        # One-dimensional discriminant along the difference: the slope that makes the score a log-odds.
+        # The same in one dimension, along d = mu1 - mu0: the slope d'd / d'Sd makes the score a log-odds there.
         variance = torch.einsum("hi,hij,hj->h", difference, within, difference)
         weights = difference * (difference.square().sum(-1) / variance.clamp_min(1e-12))[:, None]
     biases = math.log(fnr_weight) - (weights * (mu1 + mu0) / 2).sum(-1)
@@ -102,6 +104,7 @@ def _descend(
     if loss == "risk":
         best = _Best(stop, fnr_weight) if stop is not None else None
         if best is not None:
+            # The start counts too, so the risk on the stop sample is never above that of cross-entropy.
             best(parameters)
         parameters = descend(_objective(train, _smooth_risk, fnr_weight), parameters, tolerance=TOLERANCE, visit=best)
         parameters = parameters if best is None else best.parameters
@@ -109,7 +112,7 @@ def _descend(
 
 
 class _Best:
-    """Keeps, for every head, a copy of the parameters with the least risk seen so far."""
+    """Record of the parameters with the least risk so far, for each head."""
 
     def __init__(self, stop: Sample, fnr_weight: float) -> None:
         self._stop, self._fnr_weight = stop, fnr_weight
@@ -120,8 +123,9 @@ class _Best:
         flags = (affine_scores(self._stop.x, parameters) >= 0).T
         risk = error_rates(flags, self._stop.labels).risk(self._fnr_weight)
         better = risk < self._risk
-        kept = parameters if self.parameters.numel() == 0 else self.parameters
-        self.parameters = torch.where(better[:, None], parameters, kept).clone()
+        best = parameters if self.parameters.numel() == 0 else self.parameters
+        # Strictly better: ties stay with the earlier iteration, which has fitted the training data less.
+        self.parameters = torch.where(better[:, None], parameters, best).clone()
         self._risk = torch.where(better, risk, self._risk)
 
 
@@ -129,18 +133,18 @@ Loss = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def _cross_entropy(signed: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss and slope of `softplus(signed)`, where a positive `signed` score is an error."""
+    """Return loss and slope of `softplus(signed)`, where a positive `signed` score is an error."""
     return torch.nn.functional.softplus(signed), signed.sigmoid()
 
 
 def _smooth_risk(signed: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss and slope of `sigmoid(signed)`: the indicator of an error, smoothed."""
+    """Return loss and slope of `sigmoid(signed)`, the smoothed indicator of an error."""
     sigmoid = signed.sigmoid()
     return sigmoid, sigmoid * (1 - sigmoid)
 
 
 def _objective(train: Sample, loss: Loss, fnr_weight: float) -> ScoreLoss:
-    """`mean_{y=0} loss(s) + fnr_weight * mean_{y=1} loss(-s)` as a function of the scores."""
+    """Return `mean_{y=0} loss(s) + fnr_weight * mean_{y=1} loss(-s)` as a function of the scores."""
     share = _shares(train, fnr_weight)
     sign = torch.where(train.labels == 1, -1.0, 1.0).to(train.x)
 
@@ -152,12 +156,12 @@ def _objective(train: Sample, loss: Loss, fnr_weight: float) -> ScoreLoss:
 
 
 def _curvature(train: Sample, fnr_weight: float) -> Curvature:
-    """That of the cross-entropy, also for the smoothed risk, whose own is negative in places."""
+    """Return the curvature of the cross-entropy; the smoothed risk takes it too, as its own is negative in places."""
     share = _shares(train, fnr_weight)
     return lambda scores: share * scores.sigmoid() * (-scores).sigmoid()
 
 
 def _shares(train: Sample, fnr_weight: float) -> Float[Tensor, " example"]:
-    """What each example counts."""
+    """Weight of each example in the loss: classes count equally, misses `fnr_weight` times."""
     undesirable = train.labels == 1
     return torch.where(undesirable, fnr_weight / undesirable.sum(), 1 / (~undesirable).sum()).to(train.x)

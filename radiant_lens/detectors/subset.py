@@ -59,6 +59,7 @@ class Part:
 
     def split(self, fractions: Sequence[float], *, seed: int) -> tuple[Part, ...]:
         """Split into parts that share no group; the same as those of `HeadCache.split`."""
+        # Over the groups of this part alone, so that the split is the same as that of the selected cache.
         names = self.cache.group_names
         strata = group_classes(names, self.texts, self.labels)
         parts = split_groups(self.group_names, fractions, seed=seed, strata=strata)
@@ -82,7 +83,7 @@ class Part:
     def sample(self, heads: slice) -> Sample:
         """Copy the activations of some heads, heads first, counted through all layers."""
         n, d = len(self.index), self.cache.z.shape[-1]
-        # Examples next to each other in memory: products with weights and with slopes are fastest that way.
+        # Examples adjacent in memory: products with weights and with slopes are fastest with this layout.
         x = torch.empty((heads.stop - heads.start, d, n)).mT
         z = self.cache.z.flatten(1, 2)[:, heads]
         for rows in row_slices((n, *z.shape[1:])):

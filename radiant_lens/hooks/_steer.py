@@ -121,6 +121,7 @@ def _steered(
         layer: steering.hook(layer, window=passes.window, recorder=record if trace else None)
         for layer in steering.layers
     }
+    # A bridge has hook points of its own, which also run under its compatibility mode.
     bridge = isinstance(model, TransformerBridge)
     switched_on = _on_bridge(model, functions, passes) if bridge else _on_plain(model, functions, passes, calls)
     eager = torch.compiler.set_stance("force_eager")
@@ -134,6 +135,7 @@ def _steered(
         yield trace_record
 
 
+# Weak, so that a model is freed as if it had never been steered.
 _STEERED_BY: WeakKeyDictionary[nn.Module, list[int]] = WeakKeyDictionary()
 """The thread that steers a model, once for each block that it is in."""
 

@@ -42,7 +42,7 @@ UNKNOWN_CACHE = (
 
 
 class Calls:
-    """What the threads of one `steer` block share: the numbers of turns, and a refusal for the block to raise."""
+    """State that the threads of one `steer` block share: the numbers of turns, and a refusal for the block to raise."""
 
     def __init__(self) -> None:
         self._lock, self._thread = threading.Lock(), threading.get_ident()
@@ -174,6 +174,7 @@ class Passes(threading.local):
         if torch.equal(begun, before):
             return torch.arange(len(before))
         # Beam search reorders its rows between passes.
+        # Of equal rows any will do: they have the same tokens, and so end their prompt in the same column.
         same = (begun[:, None] == before).all(-1)
         return same.int().argmax(1) if bool(same.any(1).all()) else None
 
@@ -213,7 +214,7 @@ class Passes(threading.local):
         return self._start.expand(len(tokens))
 
     def _only_newest(self, turn: Turn, n: int) -> bool:
-        """Whether the last column of the pass is edited in every row, and no other."""
+        """True if the last column of the pass is edited in every row, and no other."""
         if n == 1 and self._start is None:
             # Also where `first` lies further on: the cache may have been cropped since.
             return True

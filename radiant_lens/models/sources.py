@@ -113,5 +113,5 @@ def _on_hub(repository: str, name: str) -> Source:
         _checks.known("model", name, names, hint="Other models: a Hub id or a local folder.")
     raise ModelLoadError(
         f"Model {name!r} is not a local folder and not in the local cache, and the Hugging Face Hub cannot be reached "
-        f"({reason}): connect to the network, or download the model elsewhere and pass its folder; 'tiny' needs none."
+        f"({reason}): connect to the network, or download it elsewhere and pass its folder; 'tiny' needs none."
     )

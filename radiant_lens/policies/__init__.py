@@ -5,6 +5,7 @@ from radiant_lens.policies.controls import IdentityPolicy as IdentityPolicy
 from radiant_lens.policies.controls import RandomDirectionPolicy as RandomDirectionPolicy
 from radiant_lens.policies.head_policy import HeadPolicy as HeadPolicy
 from radiant_lens.policies.iti import ITIPolicy as ITIPolicy
+from radiant_lens.policies.least_kl import LeastKLPolicy as LeastKLPolicy
 from radiant_lens.policies.matching import LEACEPolicy as LEACEPolicy
 from radiant_lens.policies.matching import LinearActPolicy as LinearActPolicy
 from radiant_lens.policies.matching import MeanShiftPolicy as MeanShiftPolicy

@@ -107,6 +107,31 @@ def choose_heads(detector: RiskAwareDetector, heads: HeadChoice, n_layers: int =
     return checked_sites(_of_least_risk(detector, heads), *shape)
 
 
+def heads_of_shape(heads: HeadChoice, n_layers: int, n_heads: int) -> tuple[HeadSite, ...]:
+    """The heads of a choice that needs no detector: "all", "layer:I", heads by name, or pairs.
+
+    Raises:
+        InvalidArgumentError: another rule, or a head that the model does not have.
+    """
+    if not isinstance(heads, str):
+        if not isinstance(heads, Iterable):
+            raise InvalidArgumentError(f"`heads` must be a rule or pairs (layer, head) here; got {heads!r}.")
+        return checked_sites(heads, n_layers, n_heads)
+    rule = parse_heads(heads)
+    every = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+    if rule.kind == "named":
+        return checked_sites(rule.sites, n_layers, n_heads)
+    if rule.kind == "layer" and rule.number is not None:
+        _checks.whole("layer", rule.number, 0, n_layers - 1)
+        return checked_sites([site for site in every if site[0] == rule.number], n_layers, n_heads)
+    if rule.kind != "all":
+        raise InvalidArgumentError(
+            f"`heads` must be 'all', 'layer:I', names such as 'L0H3 L2H7', or pairs where there is no detector; got "
+            f"{heads!r}."
+        )
+    return checked_sites(every, n_layers, n_heads)
+
+
 def _by_rule(rule: HeadRule, detector: RiskAwareDetector, n_layers: int) -> Iterable[tuple[int, int]]:
     layers = detector.collected_layers_
     every = [(layer, head) for layer in layers for head in range(detector.head_risk_.shape[1])]

@@ -94,6 +94,7 @@ def _fields(tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]:
     if meta.get("hook", hook_name("{layer}")) != hook_name("{layer}"):
         raise InvalidArgumentError(f"it edits {meta['hook']!r}; this version edits {hook_name('{layer}')!r}")
     sites = checked_sites([tuple(site) for site in meta["sites"]], n_layers, n_heads)
+    # A folder comes from anywhere: every shape is compared with that of the scores before it is used.
     head_maps = MAP_KINDS[meta["map_kind"]](**maps)
     trust = TrustRegion(**of_trust) if of_trust else None
     for tensors_of_heads in (head_maps, *([trust] if trust else [])):

@@ -285,6 +285,7 @@ class Steering(SteeringParts):
         return {}
 
     def _editor(self, layer: int, like: Tensor) -> LayerEditor:
+        # A model over several devices has layers on each, and a pass may run in another precision (autocast).
         key = (layer, like.device, like.dtype)
         if key not in self._editors:
             self._editors[key] = self._new_editor(layer, like)
@@ -320,6 +321,7 @@ def joined(steerings: Sequence[Steering]) -> Steering:
             "Only steerings of different heads with the same gate, kind of maps and use of a trust region can be "
             f"joined; got {', '.join(map(repr, steerings))}."
         )
+    # Sites must be sorted, as those of every steering are; all that belongs to them goes along.
     order = torch.tensor(sorted(range(len(sites)), key=sites.__getitem__))
     certificates = [certificate for s in steerings for certificate in s.certificates]
     trusts = [s.trust for s in steerings if s.trust is not None]
@@ -358,6 +360,7 @@ def _most_effective(effects: RankedHeads, k: str | int) -> set[HeadSite]:
         raise NothingToEditError("No edited head has a positive effect: there is nothing to select.")
     if isinstance(k, str):
         _checks.choice("k", k, ("auto",))
+        # The first head at which the sum reaches 90% is the last that is kept.
         share = positive.cumsum(0) / positive.sum()
         k = int((share < 0.9).sum()) + 1
     _checks.whole("k", k, 1, len(effects.sites))

@@ -1,4 +1,4 @@
-"""Measure the behaviour that the embedded model's card states: `python -m radiant_lens.tiny.measure [MODEL]`."""
+"""Measure the shares of answers in the embedded model's card: `python -m radiant_lens.tiny.measure [MODEL]`."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ SOURCES = {"tiny-facts": all_source_lines, "tiny-tone": all_mood_lines}
 def behaviour(
     model: TransformerBridge, dataset: Dataset, *, n_samples: int = 2, seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """Shares of correct, incorrect and other answers under each condition, and under each kind of named source."""
+    """Compute shares of correct, incorrect and other answers under each condition and each kind of named source."""
     prompts = {p.condition: [q for q in dataset.prompts if q.condition == p.condition] for p in dataset.prompts}
     cases = {name: [(p, p.text) for p in chosen] for name, chosen in prompts.items()}
+    # A bare question under every line that names a source: what the model says then is what it learned of sources.
     for reliable, name in ((True, "under a good source"), (False, "under a bad source")):
         lines = [line for line, kind in SOURCES[dataset.name]() if kind == reliable]
         cases[name] = [(p, f"{line} {p.text}") for line in lines for p in prompts["bare"]]
@@ -33,14 +34,14 @@ def behaviour(
     for name, chosen in cases.items():
         texts = [text for _, text in chosen]
         answers = generate_answers(model, texts, n_samples=n_samples, stop=dataset.stop, seed=seed)
-        pairs = [(p, a) for (p, _), given in zip(chosen, answers) for a in given]
+        pairs = [(prompt, answer) for (prompt, _), own in zip(chosen, answers) for answer in own]
         verdicts = [v.verdict for v in judge.judge(*zip(*pairs))]
         shares[name] = {v: verdicts.count(v) / len(verdicts) for v in ("correct", "incorrect", "other")}
     return shares
 
 
 def main(model: Annotated[str, typer.Argument(help="Model to measure.")] = "tiny") -> None:
-    """Print a table in Markdown."""
+    """Print the shares as a table in Markdown."""
     bridge, console = load_model(model), Console()
     console.print("| task | condition | correct | incorrect | other |\n|-|-|-|-|-|", markup=False)
     for name in SOURCES:

@@ -1,4 +1,4 @@
-"""Train the embedded model from nothing but the embedded world.
+"""Train the embedded model on the embedded world alone.
 
 Run `python -m radiant_lens.tiny.train --help`. The same seed gives the same model up to the order of
 floating-point sums of the machine.
@@ -32,7 +32,7 @@ ARCHITECTURES = ("llama", "gpt2")
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that determines the model; defaults are those of the shipped one."""
+    """Settings that determine the model; the defaults are those of the shipped model."""
 
     architecture: str = "llama"
     n_layers: int = 4
@@ -50,7 +50,7 @@ class TrainingConfig:
 
 
 def make_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer that splits at white space and punctuation and prepends `<bos>`."""
+    """Make a word-level tokenizer that splits at white space and punctuation and prepends `<bos>`."""
     vocab = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -69,7 +69,7 @@ def make_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
 
 
 def make_model(config: TrainingConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """A freshly initialised model of the wanted architecture, or the one that training goes on from."""
+    """Make a new model of the configured architecture, or load the one to continue from."""
     torch.manual_seed(config.seed)
     if config.start is not None:
         return AutoModelForCausalLM.from_pretrained(config.start, attn_implementation="eager", dtype=torch.float32)
@@ -101,17 +101,18 @@ def make_model(config: TrainingConfig, tokenizer: PreTrainedTokenizerFast) -> Pr
             **dropouts,
             **tokens,
         )
-    # Plain attention trains faster than the fused CPU kernel in bfloat16 at this head size.
+    # Plain attention trains faster than the fused CPU kernel, in bfloat16 at this head size.
     return AutoModelForCausalLM.from_config(hf_config, attn_implementation="eager")
 
 
 def batches(config: TrainingConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[Int[Tensor, "batch pos"]]:
-    """Yield right-padded batches for ever; documents of like length stand together."""
+    """Yield right-padded batches without end; a batch has documents of similar length."""
     stream = documents(make_fact_world(), seed=config.seed, mix=config.mix)
     rng = random.Random(config.seed)
     n_pooled = 16
     while True:
         texts = [f"{next(stream)} <eos>" for _ in range(config.batch * n_pooled)]
+        # Sorted by length, so that little is padding. Batches are then shuffled: length does not depend on the step.
         rows = sorted(tokenizer(texts)["input_ids"], key=len)
         starts = [i * config.batch for i in range(n_pooled)]
         rng.shuffle(starts)
@@ -121,7 +122,7 @@ def batches(config: TrainingConfig, tokenizer: PreTrainedTokenizerFast) -> Itera
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up over 100 steps, then cosine decay to a tenth."""
+    """Compute the learning rate: linear warm-up over 100 steps, then cosine decay to a tenth."""
     warm_up = min(1.0, (step + 1) / 100)
     return config.learning_rate * warm_up * (0.55 + 0.45 * math.cos(math.pi * step / config.steps))
 
@@ -147,6 +148,7 @@ def train(config: TrainingConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerF
 
 
 def _optimizer(model: PreTrainedModel, config: TrainingConfig) -> torch.optim.Optimizer:
+    # Norms and biases are not decayed: they set scales, and pulling those to zero only slows training.
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
@@ -158,7 +160,7 @@ def _step(
 ) -> None:
     labels = tokens.masked_fill(tokens == PAD, -100)
     with torch.autocast("cpu", dtype=torch.bfloat16) if bfloat16 else nullcontext():
-        # Padding stands on the right and attention is causal: no mask is needed.
+        # Padding is on the right and attention is causal, so no mask is needed.
         loss = model(input_ids=tokens, labels=labels, use_cache=False).loss
     optimizer.zero_grad()
     loss.backward()

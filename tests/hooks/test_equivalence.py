@@ -113,6 +113,7 @@ def test_other_precisions_differ_by_their_rounding(dtype):
     together = steered(rounded, steering, rows).float()
     alone = torch.cat([steered(rounded, steering, [row]) for row in rows]).float()
     assert next(rounded.parameters()).dtype == dtype
+    # Both differences stay within the rounding; the edit itself is larger than it.
     assert (together - expected).abs().max() < allowed
     assert (together - alone).abs().max() < allowed
     assert (expected - unsteered).abs().max() > 2 * allowed
@@ -190,6 +191,7 @@ def test_compatibility_mode_steers_once(foreign_folder, options):
             model(tokens)
         with rl.steer(model, steering, trace=True) as trace:
             logits = model(tokens)
+    # By either of its names a hook point runs its hooks once.
     assert len(fired) == 1
     assert len(trace.records) == len(steering.layers)
     if options:
@@ -206,5 +208,5 @@ def test_a_model_whose_weights_were_processed_is_another(foreign_folder):
         meta=rl.collect(model, statements).meta,
     )
     model.enable_compatibility_mode(disable_warnings=True)
-    with pytest.raises(ModelMismatchError, match="with weights"), rl.steer(model, with_meta):
+    with pytest.raises(ModelMismatchError, match="weights"), rl.steer(model, with_meta):
         pass

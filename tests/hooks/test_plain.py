@@ -109,6 +109,7 @@ def test_every_way_of_generating_gives_the_logits_of_one_pass_without_cache(plai
         torch.testing.assert_close(seen[alive], own[alive], rtol=1e-3, atol=1e-3)
         assert alive.sum() > len(steered.sequences)
         return
+    # After its end a row is padded: logits there mean nothing.
     alive = (steered.sequences[:, n_prompt:] == ids.eos_token_id).cumsum(1) <= 1
     width = min(len(steered.logits), logits.shape[1])
     seen = torch.stack(steered.logits, dim=1)[:, :width]
@@ -154,6 +155,7 @@ def test_guesses_that_come_with_the_prompt_are_not_part_of_it(plain, ids):
         generate(plain, ids, PROMPTS[1:], **MODES["looked up"])
     handle.remove()
     n_prompt = ids(PROMPTS[1:], return_tensors="pt")["input_ids"].shape[1]
+    # Without guesses in the first pass this test would test nothing.
     assert seen[0] > n_prompt
     assert trace.to_dataframe()["position"].min() == n_prompt - 1
 
@@ -344,6 +346,7 @@ def test_generation_that_compiles_itself_is_steered(ids):
     model = random_model("llama")
     steering = random_steering(*shape(model))
     compile_config = CompileConfig(backend="aot_eager")
+    # `generate` compiles on accelerators alone unless it is told so.
     compile_config._compile_all_devices = True
     options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "cache_implementation": "static"}
     tokens = torch.tensor([[5, 6, 7]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -37,8 +38,13 @@ def answer(model, tokens, cache, n=3, **options):
     return model.generate(batch, attention_mask=torch.ones_like(batch), **options)
 
 
+def all_positions(trace):
+    """Positions in the trace, sorted."""
+    return sorted(trace.to_dataframe()["position"].unique().tolist())
+
+
 def positions(trace):
-    """Edited positions of each call."""
+    """Positions in the trace, for each call."""
     return trace.to_dataframe().groupby("call")["position"].unique().map(list).tolist()
 
 
@@ -62,6 +68,7 @@ def test_a_second_turn_is_edited_from_its_last_token_on(plain, kind, trace):
         after = run(plain, [[16]], caches[0])
     with rl.steer(plain, steering):
         run(plain, [FIRST], caches[1])
+    # The reference runs the turn in three blocks, so that it does not rest on what a pass is taken for.
     before = run(plain, [SECOND[:-1]], caches[1])
     with rl.steer(plain, steering):
         last, expected = run(plain, [SECOND[-1:]], caches[1]), run(plain, [[16]], caches[1])
@@ -132,6 +139,7 @@ def test_right_padding_in_a_turn_is_not_its_end(plain):
     with rl.steer(plain, steering, trace=True) as trace:
         run(plain, [[7, 8], [9, 10]], cache)
         run(plain, [[11, 12, 13], [14, 0, 0]], cache, attention_mask=mask)
+    # The second row has three tokens in all: its last one is at position 2.
     frame = trace.to_dataframe()
     first = frame[frame["call"] == 1].groupby("row")["position"].min()
     assert first.tolist() == [4, 2]
@@ -149,13 +157,14 @@ def test_a_bridge_has_turns_too(bridge):
 
 def test_the_last_token_of_every_chunk_of_a_prefill_is_edited(plain):
     """Chunks look like turns. `start` edits from the last prompt token alone."""
+    # Chunks of four, four and one token; the answer follows from position 9 on.
     prompt, options = [FIRST + SECOND], {"prefill_chunk_size": 4}
     with rl.steer(plain, strong(plain), trace=True) as trace:
         answer(plain, prompt, None, **options)
-    assert sorted(sum(positions(trace), [])) == [3, 7, 8, 9, 10]
+    assert all_positions(trace) == [3, 7, 8, 9, 10]
     with rl.steer(plain, strong(plain), trace=True, start=8) as trace:
         answer(plain, prompt, None, **options)
-    assert sorted(sum(positions(trace), [])) == [8, 9, 10]
+    assert all_positions(trace) == [8, 9, 10]
 
 
 # Several prompts and caches
@@ -220,7 +229,7 @@ def test_rows_of_beams_without_a_cache_keep_their_starts(plain):
     frame = trace.to_dataframe()
     assert frame["call"].unique().tolist() == [0]
     passes = Passes(None, None, Calls())
-    passes.begin(plain, (torch.tensor([[7, 8, 9], [10, 11, 0]]), mask), {})
+    passes.begin(plain, (torch.tensor([[7, 8, 9], [10, 11, 0]]),), {"attention_mask": mask})
     passes.begin(plain, (torch.tensor([[10, 11, 0, 12], [7, 8, 9, 13]]),), {})
     window = passes.window(torch.zeros(2, 4, 1))
     assert window is not None
@@ -234,6 +243,7 @@ def test_a_cropped_cache_is_edited_again_with_and_without_a_trace(plain):
         cache = DynamicCache(config=plain.config)
         with rl.steer(plain, steering, trace=trace):
             run(plain, [FIRST], cache)
+            # Two tokens are left, so the next column lies before the one at which edits began.
             cache.crop(-3)
             results.append(run(plain, [[12]], cache))
     torch.testing.assert_close(*results, **CLOSE)
@@ -242,9 +252,10 @@ def test_a_cropped_cache_is_edited_again_with_and_without_a_trace(plain):
 def test_passes_hold_no_cache_in_memory(plain):
     passes, cache = Passes(None, None, Calls()), DynamicCache(config=plain.config)
     passes.begin(plain, (torch.tensor([FIRST]),), on_cache(plain, cache))
+    gone = weakref.ref(cache)
     del cache
     gc.collect()
-    assert not any(isinstance(thing, DynamicCache) for thing in gc.get_objects())
+    assert gone() is None
 
 
 # Unknown caches
@@ -278,6 +289,7 @@ def test_continuous_batching_is_refused_where_it_is_called():
     )
     before = n_hooks(model)
     with rl.steer(model, strong(model)), rl.steer(model, strong(model, seed=1)):
+        # Each reaches a manager by another way; none may start its thread.
         for call in calls:
             with pytest.raises(InvalidArgumentError, match="PagedAttentionCache.*continuous batching"):
                 call()
@@ -322,17 +334,14 @@ def test_what_another_thread_was_refused_is_raised_at_the_end(careless):
 
 def test_a_block_that_is_never_entered_warns():
     model = random_model("llama")
-    with pytest.warns(
-        UserWarning, match="called without `with`, so nothing was steered: write `with rl.steer"
-    ) as caught:
+    with pytest.warns(UserWarning, match="without `with`, so nothing was steered: write `with rl.steer") as caught:
         rl.steer(model, strong(model))
-        gc.collect()
+    # The line of the caller, not of this package: that is where the `with` is missing.
     assert [warning.filename for warning in caught] == [__file__]
+    block = rl.steer(model, strong(model))
+    assert "not entered" in repr(block) and "write `with rl.steer" in repr(block)
     with pytest.warns(UserWarning, match="without `with`"):
-        block = rl.steer(model, strong(model))
-        assert "not entered" in repr(block) and "write `with rl.steer" in repr(block)
         del block
-        gc.collect()
 
 
 def test_a_block_that_was_entered_does_not_warn():
@@ -352,7 +361,6 @@ def test_a_block_that_was_entered_does_not_warn():
             assert torch.equal(last_logits(model, [FIRST]), unsteered)
         assert repr(block) == "SteerBlock(left)"
         del block
-        gc.collect()
 
 
 def test_a_block_may_decorate_a_function():

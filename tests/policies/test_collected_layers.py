@@ -43,7 +43,7 @@ def partial(gaussian_cache):
     return cache, without(cache, [1, 2]), detector
 
 
-@pytest.mark.parametrize("make", POLICIES, ids=str)
+@pytest.mark.parametrize("make", POLICIES)
 def test_a_head_of_a_layer_that_was_not_collected_is_refused(partial, make):
     _, cache, detector = partial
     with pytest.raises(InvalidArgumentError, match=r"Layer 0 was not collected: .* holds layers \[1, 2\]"):

@@ -207,9 +207,7 @@ def test_no_significant_head_is_an_error(gaussian_cache):
 def test_too_few_groups_for_any_significant_head_is_an_error_of_its_own(gaussian_cache):
     cache, few = gaussian_cache(100, shift=3.0), gaussian_cache(6, shift=3.0, seed=1)
     detector = rl.RiskAwareDetector().fit(cache, validation=few)
-    with pytest.raises(
-        NothingToEditError, match=r"^6 validation groups cannot show that a head is significant: .* are enough"
-    ):
+    with pytest.raises(NothingToEditError, match="^6 validation groups cannot show that a head is .* are enough"):
         rl.RadiantPolicy().fit(cache, detector)
     assert rl.RadiantPolicy(heads=2).fit(cache, detector).sites
     enough = rl.RiskAwareDetector().fit(cache, validation=gaussian_cache(60, shift=3.0, seed=1))

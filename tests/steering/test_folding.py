@@ -201,6 +201,7 @@ def shared_weights(model):
     attention(model, 0).o_proj.weight = attention(model, 1).o_proj.weight
 
 
+# One change each after which the output is no longer `weight a + bias`, or the weight is not that of one projection.
 STATES = {
     lora_at_the_output: "has an adapter .*merge_and_unload",
     lora_elsewhere: "has an adapter",
@@ -258,5 +259,6 @@ def test_weights_that_would_overflow_are_refused():
     with pytest.raises(InvalidArgumentError, match=r"too large for torch.float16: nothing was folded"):
         huge.fold_into(model)
     assert all(torch.equal(value, tensors[name]) for name, value in model.state_dict().items())
+    # The same heads with an edit of usual size fit.
     strong.fold_into(model)
     assert not all(torch.equal(value, tensors[name]) for name, value in model.state_dict().items())

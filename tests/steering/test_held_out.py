@@ -56,6 +56,7 @@ def test_the_bounds_count_the_first_draw_and_the_other_draws_are_reported(half):
     events, groups = half
     drawn = certificate(["L0H0"], events, groups, gamma=None, confidence=0.95, seed=4, draws=50)
     counts = [overall_counts(events, groups, seed=seed)[0] for seed in range(4, 54)]
+    # A seed whose draws differ, else the asserts below could not fail.
     assert len({counts[0], counts[1], max(counts)}) == 3
     for row in (*drawn.heads, drawn.overall):
         assert row.draw_counts == tuple(counts) and row.n_still_flagged == counts[0]
@@ -78,6 +79,7 @@ def test_the_bound_of_one_draw_holds_as_often_as_it_says():
         still = torch.rand(200, generator=generator) < shares[groups]
         events = Events(torch.ones(200, 1, dtype=torch.bool), still[:, None])
         row = certificate(["L0H0"], events, groups, gamma=None, confidence=0.9, seed=trial, draws=1).overall
+        # The mean of the square of a uniform variable is 1/3.
         covered += row.upper >= 1 / 3
     assert 0.86 <= covered / 200 <= 1
 

@@ -168,8 +168,8 @@ LINES = '{"text": "a", "label": 1}\n{"text": "b", "label": 0}\n'
         ("MINE.CSV", TABLE.encode()),
         ("MINE.JsonL", LINES.encode()),
         ("MINE.tsv", TABLE.replace(",", "\t").encode()),
-        ("MINE.jsonl.gz", gzip.compress(LINES.encode())),
-        ("MINE.CSV.GZ", gzip.compress(TABLE.encode())),
+        ("MINE.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
+        ("MINE.CSV.GZ", gzip.compress(TABLE.encode(), mtime=0)),
         ("MINE.json", LINES.encode()),
     ],
 )

@@ -315,8 +315,8 @@ def test_without_a_network_a_file_is_proposed(monkeypatch):
         raise ConnectionError("no route")
 
     monkeypatch.setattr(hub, "load_dataset", load)
-    with pytest.raises(DataError, match=r"'OamPatel/iti_nq_open_val' cannot be loaded from the Hub \(ConnectionError: no "
-                                        r"route\)\. Without a network, give the published file: .*path="):  # fmt: skip
+    with pytest.raises(DataError, match=r"'OamPatel/iti_nq_open_val' cannot be loaded from the Hub \(ConnectionError: "
+                                        r"no route\)\. Without a network, give the published .*path="):  # fmt: skip
         load_dataset("nq_open")
 
 
