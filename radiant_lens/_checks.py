@@ -56,7 +56,7 @@ def choice(name: str, value: object, allowed: Collection[str]) -> None:
 
 def between(name: str, value: object, low: float, high: float = math.inf, *, closed: str = "neither") -> None:
     """Check that `value` is a real number in an interval; `closed` is "neither", "low", "high" or "both"."""
-    # `bool` is a subclass of `int`. NaN fails every comparison, so it stands for all that are no numbers.
+    # `bool` is a subclass of `int`. NaN fails every comparison, so it replaces anything that is not a number.
     number = float(value) if isinstance(value, (int, float, Real)) and not isinstance(value, bool) else math.nan
     above = number >= low if closed in ("low", "both") else number > low
     below = number <= high if closed in ("high", "both") else number < high

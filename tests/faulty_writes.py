@@ -1,7 +1,7 @@
-"""Kill a process at every single step of every write, in turn, and see what is left (run by test_faults.py).
+"""Kill a process at every single step of every write, in turn, and look at the files that are left.
 
-A step is whatever changes files: Python announces it (audit events) before it is done, and the writes themselves are
-taken apart into nothing, half and all. Each fault has a process of its own, forked after the imports.
+Run by test_faults.py. A step is anything that changes files: Python reports it (audit events) before it happens, and
+writes of content are split into nothing, half and all. Each fault has its own process, forked after the imports.
 """
 
 from __future__ import annotations
@@ -129,10 +129,10 @@ def _saved(name: str, old: Any, new: Any, load: Callable[[Path], Any], same: Cal
 
     def read(folder: Path) -> object:
         try:
-            found = load(folder / name)
+            artefact = load(folder / name)
         except ArtefactError:
             return "something broken" if (folder / name).exists() else None
-        return "old" if same(found, old) else "new" if same(found, new) else "something else"
+        return "old" if same(artefact, old) else "new" if same(artefact, new) else "something else"
 
     return [
         Job(f"{name}, new", lambda folder: None, lambda folder: new.save(folder / name), read),
@@ -205,10 +205,10 @@ def sharded() -> Job:
 
     def read(folder: Path) -> object:
         try:
-            found = rl.HeadCache.load(folder / "store")
+            cache = rl.HeadCache.load(folder / "store")
         except ArtefactError:
             return None
-        return "new" if _same_cache(found, expected) else "something else"
+        return "new" if _same_cache(cache, expected) else "something else"
 
     return Job("store", lambda folder: None, write, read)
 
@@ -265,7 +265,7 @@ def killed_at(number: int, job: Job, folder: Path) -> bool:
 
 def try_all(job: Job, folder: Path) -> dict[str, Any]:
     """Kill at step 1, 2, ... until the job gets through; what could be read after each, and after a rerun."""
-    number, found = 0, []
+    number, states = 0, []
     while True:
         number += 1
         shutil.rmtree(folder, ignore_errors=True)
@@ -275,17 +275,17 @@ def try_all(job: Job, folder: Path) -> dict[str, Any]:
         was_killed = killed_at(number, job, folder)
         after = job.read(folder)
         job.write(folder)
-        found.append([before, after, job.read(folder), sorted(p.name for p in folder.glob(".*-old-*"))])
+        states.append([before, after, job.read(folder), sorted(p.name for p in folder.glob(".*-old-*"))])
         if not was_killed:
-            return {"job": job.name, "steps": number - 1, "found": found}
+            return {"job": job.name, "steps": number - 1, "states": states}
 
 
 def main(folder: str) -> None:
     """All jobs; one line of JSON for each."""
     torch.set_num_threads(1)
-    made = jobs()
+    all_jobs = jobs()
     sys.addaudithook(STEPS.audit)
-    for job in made:
+    for job in all_jobs:
         sys.stdout.write(json.dumps(try_all(job, Path(folder) / "place")) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""What people do wrong at the command line: one sentence, an exit status, and nothing in place of a good file."""
+"""Mistakes at the command line: one sentence, an exit status, and no good file replaced."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from radiant_lens.evaluation import generation
 
 
 class Typed(NamedTuple):
-    """What a person types in the folder of `place`, the exit status, and words of what they read."""
+    """A command line in the folder `place`, its exit status, and words of its message."""
 
     line: str
     status: int

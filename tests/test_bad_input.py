@@ -1,4 +1,4 @@
-"""What people do wrong, at every public entry point: which error they get, and that it names the value and the remedy.
+"""Mistakes at every public entry point: each raises its error, which names the value and the remedy.
 
 Every row also shows that nothing is written: the folder of good and bad files is as it was before.
 """
@@ -45,7 +45,7 @@ from radiant_lens.tiny import model_folder
 
 
 class Wrong(NamedTuple):
-    """What a person does (`w` has what they had at hand), the error's class, and words of its message."""
+    """A mistake (`w` holds good objects to make it with), the class of its error, and words of the message."""
 
     what: str
     do: Callable[[Any], object]
@@ -70,8 +70,8 @@ def write_bad_files(place: Path) -> None:
         "long": [{"text": LONG, "label": 0}, {"text": LONG, "label": 1}],
         "empty": [],
     }
-    for name, found in rows.items():
-        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    for name, records in rows.items():
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in records))
     (place / "binary.csv").write_bytes(b"\xff\xfe\x00\x00")
     (place / "broken.json").write_text('[{"text": "a", ')
     studies_ = {
@@ -579,7 +579,7 @@ def nameless() -> Any:
 
 
 @rows(CACHES + COLLECTING + DATA + DETECTORS + POLICIES + STEERING + EVALUATING + STUDIES + ARTEFACTS + MODELS)
-def test_what_is_wrong_is_told(wrong, at_hand):
+def test_mistakes_raise_their_error(wrong, at_hand):
     refused(wrong, at_hand)
 
 
@@ -609,7 +609,7 @@ def test_a_folder_without_a_tokenizer(tmp_path):
 
 
 def test_a_tokenizer_without_padding_or_end_is_no_obstacle(model, foreign_folder):
-    """What stands where nothing is read does not matter; the results say so."""
+    """Padding is masked, so its token does not matter."""
     tokenizer = AutoTokenizer.from_pretrained(foreign_folder)
     expected = rl.collect(rl.load_model(foreign_folder), STATEMENTS).z
     tokenizer.pad_token = tokenizer.eos_token = None

@@ -123,7 +123,7 @@ def test_doctor_and_help_for_people(run):
 def test_help_has_a_short_flag(flag, command, run):
     status, out, _ = run(*command, flag)
     assert status == 0
-    assert "Usage: radiant-lens" in out
+    assert "Usage: " in out and "--help" in out
 
 
 def test_the_version(run):
@@ -139,13 +139,13 @@ def test_help_does_not_load_torch():
 
 
 @pytest.fixture
-def fitted_policy(monkeypatch, run, tmp_path):
-    """The settings with which `fit` calls a policy; the rest of the command runs on a small detector."""
+def fitted_policy(run, tmp_path):
+    """Run `fit` and return the settings of the policy, as the steering records them."""
 
     def fit(*arguments: object) -> dict[str, object]:
         status, out, err = run("fit", "--out", tmp_path / "steering", *arguments, "--json")
         assert status == 0, err
-        return rl.Steering.load(json.loads(out)["path"]).settings
+        return rl.Steering.load(json.loads(out)["path"]).meta["policy"]
 
     return fit
 
@@ -161,21 +161,10 @@ def test_every_policy_is_fitted_by_its_name(policy, run, own_data, tmp_path):
 
 
 def test_flags_and_options_reach_the_policy(fitted_policy, own_data):
-    line = (
-        "--data",
-        own_data,
-        "--policy",
-        "mean_shift",
-        "--alpha",
-        0.5,
-        "--option",
-        "gate=head",
-        "--option",
-        "heads=2",
-    )
-    settings = fitted_policy(*line)
+    line = ("--data", own_data, "--policy", "mean_shift", "--option", "heads=2")
+    settings = fitted_policy(*line, "--alpha", 0.5, "--option", "gate=head")
     assert (settings["alpha"], settings["gate"]) == (0.5, "head")
-    other = fitted_policy("--data", own_data, "--policy", "mean_shift", "--option", "heads=2")
+    other = fitted_policy(*line)
     assert (other["alpha"], other["gate"]) == (1.0, "none")
 
 

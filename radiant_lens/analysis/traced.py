@@ -14,7 +14,7 @@ from radiant_lens import _checks
 from radiant_lens._typing import HookFunction
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.evaluation.generation import check_sampling, draws, generate_tokens
-from radiant_lens.evaluation.stops import check_stop
+from radiant_lens.evaluation.stops import check_stop, cut_answer
 from radiant_lens.hooks._steer import steer
 from radiant_lens.hooks.trace import Trace
 from radiant_lens.models.tokens import Text, encode
@@ -41,19 +41,16 @@ class TracedAnswer:
     Attributes:
         tokens: of prompt and answer, in the order in which the trace counts them.
         n_prompt: number of tokens of the prompt.
+        answer: text of the answer, as `generate_answers` gives it.
         trace: votes, gates and displacements; none for the answer's last token, which the model never reads.
         patterns: attention of the edited heads, under the steering.
     """
 
     tokens: tuple[str, ...]
     n_prompt: int
+    answer: str
     trace: Trace
     patterns: AttentionPatterns
-
-    @property
-    def answer(self) -> str:
-        """The answer's tokens, joined."""
-        return " ".join(token.strip() for token in self.tokens[self.n_prompt :])
 
 
 def trace_answer(
@@ -93,8 +90,9 @@ def trace_answer(
     ids, n_prompt = torch.cat([ids, new.cpu()], dim=1), ids.shape[1]
     tokenizer: Any = model.tokenizer
     tokens = tuple(tokenizer.batch_decode([[i] for i in ids[0].tolist()]))
-    weights = _patterns(model, ids, n_prompt, steering)
-    return TracedAnswer(tokens, n_prompt, trace, AttentionPatterns(tokens, steering.sites, weights))
+    answer = cut_answer(tokenizer.decode(new[0], skip_special_tokens=True), stop)
+    patterns = AttentionPatterns(tokens, steering.sites, _patterns(model, ids, n_prompt, steering))
+    return TracedAnswer(tokens, n_prompt, answer, trace, patterns)
 
 
 def _patterns(model: TransformerBridge, ids: Tensor, n_prompt: int, steering: Steering) -> Tensor:

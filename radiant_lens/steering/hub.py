@@ -43,12 +43,13 @@ def temporary_folder() -> Generator[Path]:
 @contextmanager
 def _hub_errors(repo_id: str) -> Generator[None]:
     """Turn the errors of the Hub into one sentence with the remedy."""
-    from httpx import HTTPError
     from huggingface_hub.errors import HFValidationError
+
+    from radiant_lens.models.hub import http_errors
 
     try:
         yield
-    except (OSError, HTTPError, HFValidationError) as error:
+    except (OSError, *http_errors(), HFValidationError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ArtefactError(
             f"{repo_id!r} could not be downloaded or uploaded: the Hugging Face Hub says {reason!r}. Check the id, the "

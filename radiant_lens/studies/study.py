@@ -132,7 +132,7 @@ class Study:
             bridge = load_model(model)
             identity = signature(bridge)
             model_name = identity["name"]
-            models[model_name], weights[model_name] = bridge, identity["weights"]
+            models[model_name], weights[model_name] = bridge, identity["content"]
         data_name = self._add_data(data)
         self.arms = tuple(self._completed(arm, model_name, data_name) for arm in arms)
         self._sources = Sources(models, self._data, dict(hooks or {}), fractions)

@@ -125,7 +125,7 @@ def study(
         return style.empty(result.name, words, size)
     style.legend_below(figure)
     figure.update_layout(xaxis=style.metric_axis(x), yaxis=style.metric_axis(y))
-    note = f"Pooled over {n_seeds} seed{'s' * (n_seeds > 1)}, 95% intervals."
+    note = f"Pooled over {n_seeds} seed{'s' * (n_seeds > 1)}, 95% intervals{' given these fits' * (n_seeds < 3)}."
     return style.styled(figure, style.escaped(result.name), size, note=note)
 
 

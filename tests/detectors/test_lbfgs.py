@@ -73,7 +73,7 @@ def test_the_minimum_is_that_of_scipy(seed):
         np.testing.assert_allclose(ours[head], theirs.x, rtol=1e-3, atol=1e-4)
 
 
-def test_the_gradient_is_nought_at_the_minimum_and_not_at_the_start():
+def test_the_gradient_is_zero_at_the_minimum_and_not_at_the_start():
     x, sign = problem()
     for parameters, small in ((solve(x, logistic(sign)), True), (start(x), False)):
         p = parameters.clone().requires_grad_()
@@ -165,8 +165,8 @@ def test_the_metric_changes_the_way_and_not_the_minimum():
 def test_a_feature_that_never_varies_does_not_stop_the_metric():
     x, sign = problem()
     x[..., 2] = 0.0
-    found = solve(x, logistic(sign), curvature=logistic_curvature)
-    assert bool(found.isfinite().all()) and not found[:, 2].any()
+    parameters = solve(x, logistic(sign), curvature=logistic_curvature)
+    assert bool(parameters.isfinite().all()) and not parameters[:, 2].any()
 
 
 def test_it_stops_when_nothing_is_gained_and_never_after_the_limit():
@@ -217,8 +217,8 @@ def test_one_step_in_the_exact_metric_solves_least_squares():
     def squares(scores):
         return 0.5 * (scores - target).square().sum(1), scores - target
 
-    found = solve(x, squares, l2=0.3, max_iterations=1, curvature=torch.ones_like)
+    parameters = solve(x, squares, l2=0.3, max_iterations=1, curvature=torch.ones_like)
     wide = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
     penalty = torch.diag(torch.tensor([0.3] * 4 + [0.0], dtype=x.dtype))
     expected = torch.linalg.solve(wide.mT @ wide + penalty, (wide.mT @ target[:, None])[..., 0])
-    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-6)
+    torch.testing.assert_close(parameters, expected, rtol=1e-2, atol=1e-6)

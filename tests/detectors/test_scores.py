@@ -201,8 +201,8 @@ def test_the_risk_loss_keeps_the_state_of_least_risk_on_the_stop_half():
 
 def test_a_stop_half_of_the_other_labels_keeps_another_state():
     train, stop = gaussians(shift=0.5), gaussians(shift=0.5, seed=1)
-    kept, other = (fit_heads(train, loss="risk", stop=Sample(stop.x, y)) for y in (stop.labels, 1 - stop.labels))
-    assert not torch.allclose(kept.weights, other.weights)
+    ours, other = (fit_heads(train, loss="risk", stop=Sample(stop.x, y)) for y in (stop.labels, 1 - stop.labels))
+    assert not torch.allclose(ours.weights, other.weights)
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "lda", "mass_mean"])
@@ -221,14 +221,14 @@ def test_the_start_is_among_the_states_that_the_stop_half_chooses_from():
     """Labels that the start gets all right: no later state is better."""
     train, first = gaussians(shift=0.6), gaussians(n=800, shift=0.6, seed=5)
     begin = fit_heads(train, loss="cross_entropy")
-    found = scores(begin, first)
-    sure = (found.abs() > 0.1).all(1) & ((found >= 0).all(1) | (found < 0).all(1))
-    stop = Sample(first.x[:, sure], (found[sure, 0] >= 0).long())
-    kept, last = fit_heads(train, stop=stop), fit_heads(train)
-    assert bool((rates(kept, stop).risk(1.0) == 0).all())
+    values = scores(begin, first)
+    sure = (values.abs() > 0.1).all(1) & ((values >= 0).all(1) | (values < 0).all(1))
+    stop = Sample(first.x[:, sure], (values[sure, 0] >= 0).long())
+    best, last = fit_heads(train, stop=stop), fit_heads(train)
+    assert bool((rates(best, stop).risk(1.0) == 0).all())
     # Scores of another size are another state.
     assert bool((last.weights.norm(dim=1) > 1.5 * begin.weights.norm(dim=1)).all())
-    torch.testing.assert_close(kept.weights, begin.weights, rtol=0.1, atol=1e-3)
+    torch.testing.assert_close(best.weights, begin.weights, rtol=0.1, atol=1e-3)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -83,17 +83,17 @@ def test_uneven_denominators_exchange_whole_groups():
     for choice in itertools.product([False, True], repeat=8):
         exchanged = [pair[::-1] if swap else pair for pair, swap in zip(pairs, choice)]
         extreme += abs(difference(*zip(*exchanged))) >= abs(observed) - 1e-9
-    found = paired_difference(one, other)
-    assert found.value == pytest.approx(observed)
-    assert found.p_value == extreme / 2**8
-    assert 0 < found.p_value < 1
+    result = paired_difference(one, other)
+    assert result.value == pytest.approx(observed)
+    assert result.p_value == extreme / 2**8
+    assert 0 < result.p_value < 1
 
 
 def test_the_interval_is_that_of_the_differences_where_denominators_are_equal():
     n = torch.tensor([1.0, 2, 3, 4, 5, 2, 2])
     a, b = torch.tensor([1.0, 1, 3, 2, 5, 0, 1]), torch.tensor([0.0, 2, 1, 2, 3, 0, 2])
-    found = paired_difference(GroupSums(a, n), GroupSums(b, n))
-    assert found[:3] == pytest.approx(bootstrap_ratio(a - b, n))
+    result = paired_difference(GroupSums(a, n), GroupSums(b, n))
+    assert result[:3] == pytest.approx(bootstrap_ratio(a - b, n))
     unpaired = paired_difference(GroupSums(a.flip(0), n.flip(0)), GroupSums(b, n))
     assert unpaired[:3] != pytest.approx(bootstrap_ratio(a - b, n))
 
@@ -108,15 +108,15 @@ def test_the_interval_agrees_with_scipy():
         [t.numpy() for t in (*one, *other)], difference, paired=True, vectorized=False, method="percentile",
         n_resamples=2000, rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
-    found = paired_difference(one, other)
-    assert (found.low, found.high) == pytest.approx(tuple(scipy), abs=0.012)
-    assert found.high - found.low > 0.05
+    result = paired_difference(one, other)
+    assert (result.low, result.high) == pytest.approx(tuple(scipy), abs=0.012)
+    assert result.high - result.low > 0.05
 
 
 def test_a_link_is_applied_to_both_ratios():
-    found = paired_difference(means([1.0, 1, 1]), means([0.0, 0, 0]), link=np.exp)
-    assert found.value == pytest.approx(math.e - 1)
-    assert (found.low, found.high) == pytest.approx((math.e - 1, math.e - 1))
+    result = paired_difference(means([1.0, 1, 1]), means([0.0, 0, 0]), link=np.exp)
+    assert result.value == pytest.approx(math.e - 1)
+    assert (result.low, result.high) == pytest.approx((math.e - 1, math.e - 1))
 
 
 def test_coverage_and_level():

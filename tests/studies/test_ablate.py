@@ -50,7 +50,7 @@ def test_the_list(run):
         (["policy"], 2, "'policy' is not a known ready study: did you mean 'policies'"),
         (["--vary", "gamma"], 2, "`vary` must read name=value,value; got 'gamma'"),
         (["--vary", "gamma=0.7"], 2, "`gamma` must lie strictly between 0 and 0.5; got 0.7"),
-        (["policies", "--seeds", "a"], 2, "`seeds` must be whole numbers parted by commas; got 'a'"),
+        (["policies", "--seeds", "a"], 2, "`seeds` must be whole numbers separated by commas; got 'a'"),
         (["nothing.yaml"], 1, "Study file 'nothing.yaml' cannot be read"),
     ],
 )
