@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 
 class RadiantError(Exception):
     """Base of all errors that the package raises on purpose; `exit_status` is the exit status of the command line."""
@@ -80,3 +82,13 @@ class MissingPackageError(RadiantError, ImportError):
 
 class TokenRuleWarning(UserWarning):
     """A steering acts on texts that begin with other special tokens than those it was fitted on."""
+
+
+def http_errors() -> tuple[type[BaseException], ...]:
+    """Classes of the errors of a broken connection: of httpx, and of the fork of it that newer Hub clients use."""
+    # Imported here: every module imports this one, and the command line starts without the Hub's client.
+    from httpx import HTTPError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    fork = sys.modules.get("httpx2")
+    return (HTTPError, HfHubHTTPError, *([] if fork is None else [fork.HTTPError]))

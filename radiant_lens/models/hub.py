@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from difflib import get_close_matches
 
-from httpx import HTTPError
 from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import get_session
+
+from radiant_lens.errors import http_errors
 
 SECONDS = 3.0
 """Time within which the Hub must answer."""
-
-
-def http_errors() -> tuple[type[BaseException], ...]:
-    """Classes of the errors of a broken connection: of httpx, and of the fork of it that newer Hub clients use."""
-    fork = sys.modules.get("httpx2")
-    return (HTTPError, HfHubHTTPError, *([] if fork is None else [fork.HTTPError]))
 
 
 def unreachable() -> str | None:

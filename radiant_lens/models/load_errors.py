@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 
 from radiant_lens import _checks
-from radiant_lens.errors import ModelLoadError, RadiantError
-from radiant_lens.models.hub import http_errors
+from radiant_lens.errors import ModelLoadError, RadiantError, http_errors
 from radiant_lens.models.sources import EMBEDDED, PACKAGED, Source
 
 

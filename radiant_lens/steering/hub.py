@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from radiant_lens._files import ARTEFACT_FILES
-from radiant_lens.errors import ArtefactError
+from radiant_lens.errors import ArtefactError, http_errors
 
 
 def upload(folder: str | Path, repo_id: str, *, private: bool | None, revision: str | None, message: str) -> str:
@@ -44,8 +44,6 @@ def temporary_folder() -> Generator[Path]:
 def _hub_errors(repo_id: str) -> Generator[None]:
     """Turn the errors of the Hub into one sentence with the remedy."""
     from huggingface_hub.errors import HFValidationError
-
-    from radiant_lens.models.hub import http_errors
 
     try:
         yield
