@@ -1,4 +1,4 @@
-"""How what the model says depends on displacements of its heads: gradients of a gain, and Fisher information.
+"""Sensitivity of what the model says to displacements of its heads: gradients of a gain, and Fisher information.
 
 Both are taken at `hook_z` for a displacement that is the same at all edited positions of a text, so the gradients of a
 text's positions are added up. One backward pass serves all heads.

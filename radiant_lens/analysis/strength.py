@@ -1,4 +1,4 @@
-"""How strong a steering may be: its KL on given text, and the strength at which that meets a budget."""
+"""The strength of a steering at which its KL on given text meets a budget, and that KL."""
 
 from __future__ import annotations
 
