@@ -1,4 +1,4 @@
-"""The house of DESIGN 4: imports go down the layers, and the public names are frozen."""
+"""The house of .github/CONTRIBUTING.md: imports go down the floors, and the public names are frozen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fit of one affine score for every head, all at once (DESIGN 2.1; RADIANT, section 3)."""
+"""Fit of one affine score for every head, all at once (RADIANT, arXiv 2501.15758, section 3)."""
 
 from __future__ import annotations
 

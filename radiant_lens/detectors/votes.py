@@ -46,7 +46,7 @@ def choose_thresholds(
     layer: int | None,
     seed: int,
 ) -> LayerVotes:
-    """Choose `tau` in 1..`n_heads` for every layer (DESIGN 2.1).
+    """Choose `tau` for every layer: the layer flags an example when at least `tau` of its `n_heads` heads do.
 
     Args:
         data: votes on the data to choose on.

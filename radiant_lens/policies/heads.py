@@ -2,7 +2,7 @@
 
 A choice of heads is a rule in words, a number, or a list of heads:
 
-- "significant": every head whose detector beats flagging all or none (DESIGN 2.2);
+- "significant": every head whose risk is below that of flagging all or none, at a false discovery rate of 5%;
 - "all"; "layer:I", all heads of layer I; "layers:N", all heads of the N layers of least mean risk; "layer", the same
   with the policy's `n_layers`;
 - "least_risk:K", or the number K: the K heads of least validation risk;

@@ -1,4 +1,4 @@
-"""`LeastKLPolicy`: the edit that changes what the model says least, for a gain in log-odds (DESIGN 2.7)."""
+"""`LeastKLPolicy`: the edit that changes what the model says least, for a gain in log-odds."""
 
 from __future__ import annotations
 

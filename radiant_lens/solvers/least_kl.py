@@ -1,4 +1,4 @@
-"""The least change in what the model says, for a gain in log-odds (DESIGN 2.7): a closed form.
+"""The least change in what the model says, for a gain in log-odds: a closed form.
 
 With a displacement `d` of all heads together, the same at all edited positions:
 

@@ -1,4 +1,4 @@
-"""The paper's problem (DESIGN 2.2, `geometry="procrustes"`), solved without a semidefinite solver.
+"""The problem of RADIANT (arXiv 2501.15758), `geometry="procrustes"`, solved without a semidefinite solver.
 
 With `H = Sigma^{1/2}`, `m = bias + theta . mu`, `n = ||theta||`, `R` the root of the floor (or 0):
 

@@ -1,4 +1,4 @@
-"""The least affine move in a metric, in closed form (DESIGN 2.2: `wasserstein` and `mahalanobis`)."""
+"""The least affine move in a metric, in closed form: the geometries `wasserstein` and `mahalanobis`."""
 
 from __future__ import annotations
 

