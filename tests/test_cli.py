@@ -79,7 +79,7 @@ def test_all_commands_on_the_users_own_model_and_data(run, foreign_folder, own_d
 
 def test_the_judges_of_truthfulqa_by_name(run, own_data, monkeypatch):
     always = EachAnswer(lambda prompt, answer: "incorrect")
-    monkeypatch.setattr("radiant_lens.evaluation.judges.lookup.TruthfulQAJudge", lambda device: always)
+    monkeypatch.setattr("radiant_lens.evaluation.judges.registry.TruthfulQAJudge", lambda device: always)
     status, out, _ = run("evaluate", "--data", own_data, "--judge", "truthfulqa", "--metrics", "answers", "--json")
     assert status == 0
     assert json.loads(out)["metrics"]["incorrect"]["value"] == 1

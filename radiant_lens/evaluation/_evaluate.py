@@ -25,7 +25,7 @@ from radiant_lens.evaluation.answers import (
 )
 from radiant_lens.evaluation.generation import check_sampling, generate_answers
 from radiant_lens.evaluation.judges.judge import Judge, Rule
-from radiant_lens.evaluation.judges.lookup import get_judge
+from radiant_lens.evaluation.judges.registry import get_judge
 from radiant_lens.evaluation.likelihood import score_statements
 from radiant_lens.evaluation.multiple_choice import choices, score_choices
 from radiant_lens.evaluation.ratios import condition_parts, join_parts, make_parts

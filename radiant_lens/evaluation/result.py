@@ -18,7 +18,7 @@ from radiant_lens.errors import ArtefactError, InvalidArgumentError
 from radiant_lens.evaluation import ratios
 from radiant_lens.evaluation.answers import ANSWER_COLUMNS, JUDGED, as_table, extreme_parts, judge_table, verdict_parts
 from radiant_lens.evaluation.judges.judge import VERDICTS, Judge, Rule
-from radiant_lens.evaluation.judges.lookup import get_judge
+from radiant_lens.evaluation.judges.registry import get_judge
 from radiant_lens.statistics.bounds import Interval
 from radiant_lens.statistics.paired import PairedDifference
 

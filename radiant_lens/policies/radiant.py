@@ -20,9 +20,9 @@ from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.distributed import fitting_rank
 from radiant_lens.errors import ConvergenceError, InvalidArgumentError, NothingToEditError
 from radiant_lens.linalg import Moments, masked_moments, quadratic_form, row_slices
-from radiant_lens.policies.calibration import Calibration, calibrated
 from radiant_lens.policies.head_sample import HeadSample, assemble, prepare
 from radiant_lens.policies.heads import HeadChoice, choose_heads
+from radiant_lens.policies.margin import Calibration, calibrated
 from radiant_lens.policies.sequential import SequentialFit, fit_sequential
 from radiant_lens.policies.shared_solve import solve_shared
 from radiant_lens.sites import HeadSite

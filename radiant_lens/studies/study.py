@@ -18,7 +18,7 @@ from radiant_lens.distributed import alone, this_rank
 from radiant_lens.errors import InvalidArgumentError, RankError
 from radiant_lens.evaluation._evaluate import FAMILIES
 from radiant_lens.evaluation.generation import check_sampling
-from radiant_lens.evaluation.judges.lookup import MODELS, RULES
+from radiant_lens.evaluation.judges.registry import MODELS, RULES
 from radiant_lens.evaluation.result import Evaluation
 from radiant_lens.models.identity import signature
 from radiant_lens.models.loading import load_model

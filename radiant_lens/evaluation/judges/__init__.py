@@ -3,4 +3,4 @@
 from radiant_lens.evaluation.judges.judge import Judge as Judge
 from radiant_lens.evaluation.judges.judge import Rule as Rule
 from radiant_lens.evaluation.judges.judge import Verdict as Verdict
-from radiant_lens.evaluation.judges.lookup import get_judge as get_judge
+from radiant_lens.evaluation.judges.registry import get_judge as get_judge

@@ -1,4 +1,4 @@
-"""`get_judge` makes a judge from a name, a rule or an object."""
+"""`get_judge` makes a judge from a name, a rule or an object; register a new judge in `RULES` or `MODELS`."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import torch
 
 import radiant_lens as rl
 from radiant_lens.errors import DataError, GuaranteeError, InvalidArgumentError, LeakageError
-from radiant_lens.policies.calibration import RELATIVE_STEP, Calibration
+from radiant_lens.policies.margin import RELATIVE_STEP, Calibration
 from radiant_lens.statistics.bounds import binomial_upper, groups_needed
 
 SHAPE = {"n_layers": 1, "n_heads": 2, "shift": 1.0}
@@ -58,7 +58,7 @@ def test_a_margin_that_meets_the_bound_does_not_change(problem):
     assert torch.equal(calibrated.head_maps.matrices()[0], policy.fit(cache, detector).head_maps.matrices()[0])
 
 
-def test_calibration_groups_count_as_seen_by_the_fit(problem):
+def test_margin_groups_count_as_seen_by_the_fit(problem):
     cache, detector, part, held_out = problem
     calibrated = rl.RadiantPolicy(gamma=0.05, heads=[(0, 1)]).fit(cache, detector, calibrate=part)
     with pytest.raises(LeakageError, match="the fit and certification must not share groups"):
