@@ -148,13 +148,16 @@ def _evaluation() -> Reader:
 
 
 def _study() -> Reader:
+    import yaml
+
     from radiant_lens.studies import read_study
 
     def read(data: bytes, scratch: Path) -> object:
         (scratch / "s.yaml").write_bytes(data)
         return repr(read_study(scratch / "s.yaml"))
 
-    return Reader(lambda _: iter([STUDY.encode()]), read)
+    # JSON is YAML, too, and its values can be changed one by one.
+    return Reader(lambda _: iter([STUDY.encode(), json.dumps(yaml.safe_load(STUDY)).encode()]), read)
 
 
 class Chats:
@@ -217,12 +220,15 @@ READERS: dict[str, Callable[[], Reader]] = {
 }
 
 
-def documented(reader: Reader, data: bytes, scratch: Path) -> None:
-    """Read anything; only the documented errors may come of it."""
+def loads(reader: Reader, data: bytes, scratch: Path) -> bool:
+    """Whether anything can be read; it is refused by a documented error only."""
     from radiant_lens.errors import RadiantError
 
-    with suppress(RadiantError):
+    try:
         reader.read(data, scratch)
+    except RadiantError:
+        return False
+    return True
 
 
 ODD: list[Any] = [
@@ -277,7 +283,7 @@ def main() -> None:
 
     atheris.Setup(
         [sys.argv[0], *(options or ["-max_total_time=120"]), str(corpus)],
-        lambda data: documented(reader, data, scratch) if len(data) > 2 else None,
+        lambda data: loads(reader, data, scratch) if len(data) > 2 else None,
         custom_mutator=mutate,
     )
     atheris.Fuzz()
