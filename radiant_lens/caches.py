@@ -14,7 +14,7 @@ from torch import Tensor
 from radiant_lens import _checks
 from radiant_lens._files import load_folder, save_folder
 from radiant_lens.errors import ArtefactError, InvalidArgumentError, InvalidIndexError
-from radiant_lens.splits import split_groups
+from radiant_lens.splits import classes_by_group, split_groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,12 +189,9 @@ class HeadCache:
 def group_classes(
     group_names: Sequence[str], text_index: Int[Tensor, " example"], labels: Int[Tensor, " example"]
 ) -> dict[str, tuple[int, ...]]:
-    """Classes that each group holds, by the group's name: (0,), (1,), (0, 1), or () without examples."""
-    classes: dict[str, set[int]] = {name: set() for name in group_names}
+    """Classes that each group holds; see `splits.classes_by_group`."""
     pairs: list[list[int]] = torch.stack([text_index, labels], dim=1).unique(dim=0).tolist()
-    for text, label in pairs:
-        classes[group_names[text]].add(label)
-    return {name: tuple(sorted(held)) for name, held in classes.items()}
+    return classes_by_group(group_names, ((group_names[text], label) for text, label in pairs))
 
 
 def _check_types(tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:

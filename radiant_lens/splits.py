@@ -49,6 +49,19 @@ def split_groups(
     return tuple(frozenset(names[a:b]) for a, b in zip(starts, ends))
 
 
+def classes_by_group(groups: Iterable[str], labels: Iterable[tuple[str, int]]) -> dict[str, tuple[int, ...]]:
+    """Classes that each group holds, by its name: (0,), (1,), (0, 1), or () without examples.
+
+    Args:
+        groups: names of all groups.
+        labels: group and label of each example.
+    """
+    classes: dict[str, set[int]] = {name: set() for name in groups}
+    for name, label in labels:
+        classes[name].add(label)
+    return {name: tuple(sorted(held)) for name, held in classes.items()}
+
+
 def _check_fractions(fractions: Sequence[float]) -> None:
     for fraction in fractions:
         _checks.instance("fractions", fraction, (float, int))

@@ -12,7 +12,7 @@ from radiant_lens.datasets.few_shot import FewShot, draw_shots, question_names, 
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.datasets.templates import ChatTemplate, Template
 from radiant_lens.errors import DataError, InvalidArgumentError
-from radiant_lens.splits import split_groups
+from radiant_lens.splits import classes_by_group, split_groups
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,22 @@ class Dataset:
         )
 
     def split(self, fractions: Sequence[float] = (0.6, 0.2, 0.2), *, seed: int = 0) -> tuple[Dataset, ...]:
-        """Split the data into parts that share no group, with about these fractions of the groups.
+        """Split the data into parts that share no group, with about these fractions of the groups of each kind.
+
+        Groups are of one kind if they hold the same labels: 0 alone, 1 alone, both, or prompts without statements.
+        Groups stay whole, so the shares of labels are about equal only as far as groups are, and a kind of fewer groups
+        than parts is missing from some part.
+
+        Args:
+            fractions: shares of the groups, positive, adding up to 1.
+            seed: the same seed gives the same parts.
 
         Raises:
             InvalidArgumentError: fractions that do not add up to 1, or fewer groups than parts.
         """
-        return tuple(self.only(part) for part in split_groups(self.groups, fractions, seed=seed))
+        kinds = classes_by_group(self.groups, ((atom.group, atom.label) for atom in self.atoms))
+        parts = split_groups(self.groups, fractions, seed=seed, strata=kinds)
+        return tuple(self.only(part) for part in parts)
 
     def head(self, n_groups: int) -> Dataset:
         """Return the records of the first `n_groups` groups in alphabetical order, for a quick look."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from radiant_lens import Contexts, Dataset, Prompt, Statement, load_dataset
 from radiant_lens.errors import DataError, InvalidArgumentError
+from radiant_lens.splits import split_groups
 
 few = settings(deadline=None, max_examples=6)
 NAMES = ("tiny-facts", "tiny-tone")
@@ -162,6 +163,39 @@ def test_a_split_keeps_every_row_and_follows_its_seed():
         == dataset.split((0.5, 0.3, 0.2), seed=3)[0].groups
         != dataset.split((0.5, 0.3, 0.2), seed=4)[0].groups
     )
+
+
+def one_class_groups(n_rare=10, n_common=90) -> Dataset:
+    names = [("r", 1, i) for i in range(n_rare)] + [("c", 0, i) for i in range(n_common)]
+    return Dataset("rare", tuple(Statement(f"text {i}", label, f"{kind}{i}") for kind, label, i in names))
+
+
+def test_every_part_has_its_share_of_the_groups_of_each_class():
+    dataset = one_class_groups()
+    for seed in range(30):
+        parts = dataset.split(seed=seed)
+        assert [sum(a.label for a in part.atoms) for part in parts] == [6, 2, 2]
+        assert [len(part.groups) for part in parts] == [60, 20, 20]
+    backwards = Dataset("rare", dataset.atoms[::-1])
+    assert [p.groups for p in backwards.split(seed=29)] == [p.groups for p in parts]
+    # The twin: groups alone leave a part without one class in some of the draws.
+    draws = [split_groups(dataset.groups, (0.6, 0.2, 0.2), seed=seed) for seed in range(30)]
+    assert any(not any(name.startswith("r") for name in part) for draw in draws for part in draw)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "misconceptions", "tone"])
+def test_groups_of_both_classes_are_split_as_they_always_were(name):
+    """Published figures were measured on these parts."""
+    dataset = load_dataset(name)
+    for seed in range(3):
+        parts = dataset.split(seed=seed)
+        assert [p.groups for p in parts] == list(split_groups(dataset.groups, (0.6, 0.2, 0.2), seed=seed))
+
+
+def test_prompts_without_statements_are_a_kind_of_their_own():
+    whole = small(20)
+    dataset = Dataset("some", tuple(a for a in whole.atoms if int(a.group[1:]) >= 10), whole.bare_prompts)
+    assert [(len(p.atoms), len(p.bare_prompts)) for p in dataset.split((0.6, 0.2, 0.2))] == [(24, 12), (8, 4), (8, 4)]
 
 
 def test_parts_keep_the_settings_of_the_whole():
