@@ -24,13 +24,20 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _HIDDEN = ("config", "weights", "content")
 
 
-def examine(name: str, device: str | None) -> dict[str, Any]:
-    """Return versions, devices, threads, the model, and a finding for each check; "ok" is True if all checks hold."""
+def examine(
+    name: str, device: str | None = None, *, dtype: str | None = None, prepend_bos: bool | None = None
+) -> dict[str, Any]:
+    """Return versions, devices, threads, the model, and a finding for each check; "ok" is True if all checks hold.
+
+    Args:
+        name: the model, loaded as `load_model` loads it.
+        device, dtype, prepend_bos: those of `load_model`, so that what is checked is what is used.
+    """
     versions = {"python": platform.python_version(), **{p: version(p) for p in _PACKAGES}}
     devices = ["cpu", *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))]
     # Before the check-up, which itself loads the machine.
     threads, cores, load = torch.get_num_threads(), usable_cores(), load_average()
-    model, findings = _check(name, device)
+    model, findings = _check(name, device=device, dtype=dtype, prepend_bos=prepend_bos)
     return {
         "versions": versions,
         "devices": devices,
@@ -41,9 +48,9 @@ def examine(name: str, device: str | None) -> dict[str, Any]:
     }
 
 
-def _check(name: str, device: str | None) -> tuple[dict[str, Any], list[Finding]]:
+def _check(name: str, **options: Any) -> tuple[dict[str, Any], list[Finding]]:
     try:
-        bridge = load_model(name, device=device)
+        bridge = load_model(name, **options)
         model = {**signature(bridge), "device": str(bridge.cfg.device), "special tokens": token_rule(bridge)}
         return model, [Finding("load", True, ""), *check_up(bridge, load_plain(name, bridge))]
     except ModelLoadError as error:

@@ -10,7 +10,8 @@ import torch
 import radiant_lens as rl
 from radiant_lens.checkup import check_up
 from radiant_lens.cli import doctor
-from radiant_lens.cli.doctor import rows, threads_advice, token_rule, usable_cores
+from radiant_lens.cli.doctor import examine, rows, threads_advice, token_rule, usable_cores
+from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.models.loading import load_plain
 
 
@@ -59,6 +60,17 @@ def test_what_the_doctor_prints(command_line, monkeypatch):
     assert table["dtype"] == "float32" and table["special tokens"].startswith("texts begin with '<bos>'")
     assert "OMP_NUM_THREADS" in table["threads"]
     assert not {"content", "weights", "config"} & set(table)
+
+
+def test_what_is_checked_is_what_is_used():
+    report = examine("tiny", dtype="bfloat16", prepend_bos=False)
+    assert report["ok"] and report["model"]["dtype"] == "bfloat16"
+    assert report["model"]["special tokens"].startswith("texts begin without a BOS token (set by `prepend_bos`")
+
+
+def test_an_unknown_precision_is_bad_usage_and_no_failed_check():
+    with pytest.raises(InvalidArgumentError, match="`dtype` must be one of 'auto', 'float32', .*; got 'int8'"):
+        examine("tiny", dtype="int8")
 
 
 def test_a_hub_that_cannot_be_reached_is_said(command_line):
