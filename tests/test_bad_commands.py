@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
+from bad_input.bad_files import LONG, read_files, write_bad_artefacts, write_bad_files
+from bad_input.mistakes import STATEMENTS
 from conftest import files_no_larger_than
 from plain_models import random_steering
-from test_bad_input import LONG, STATEMENTS, files, write_bad_artefacts, write_bad_files
 
 import radiant_lens as rl
 from radiant_lens import _files
@@ -136,12 +137,12 @@ def place(tmp_path_factory, model, gaussian_cache):
 @pytest.mark.parametrize("typed", USAGE, ids=[typed.line for typed in USAGE])
 def test_one_sentence_and_a_status(typed, place, monkeypatch, command_line):
     monkeypatch.chdir(place)
-    before = files(place)
+    before = read_files(place)
     status, out, err = command_line(*typed.arguments)
     assert status == typed.status, err
     assert typed.says in " ".join((out + err).split())
     assert "Traceback" not in out + err
-    assert files(place) == before
+    assert read_files(place) == before
 
 
 # Stopped from outside, and disks that fill up: the good file stays, and nothing else is left
@@ -167,26 +168,26 @@ def test_stopped(number, status, when, place, monkeypatch, command_line):
 
     monkeypatch.setattr(generation, "generate_tokens", stopping(number))
     monkeypatch.setattr(_files, "save_file", half)
-    before = files(place)
+    before = read_files(place)
     line = "generate hello" if when == "generating" else "collect --data good.jsonl --out cache"
     code, _, err = command_line(*line.split())
     assert code == status
     assert f"stopped by {'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'}; what was complete is kept" in err
     assert "Traceback" not in err
-    assert files(place) == before
+    assert read_files(place) == before
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 @pytest.mark.parametrize("line", ["collect --data good.jsonl --out cache", "report --steering steering --out file"])
 def test_a_disk_that_fills_up(line, place, monkeypatch, command_line):
     monkeypatch.chdir(place)
-    before = files(place)
+    before = read_files(place)
     with files_no_larger_than(1000):
         status, _, err = command_line(*line.split())
     assert status == 1
     assert "cannot be written (" in err and "what was there is unchanged. Free some space, or choose" in err
     assert "Traceback" not in err
-    assert files(place) == before
+    assert read_files(place) == before
     rl.HeadCache.load(place / "cache")
 
 
@@ -196,11 +197,11 @@ def test_no_space_left_at_any_kind_of_file(place, monkeypatch, gaussian_cache):
 
     monkeypatch.setattr(_files, "save_file", full)
     monkeypatch.setattr(_files.os, "fdopen", full)
-    before = files(place)
+    before = read_files(place)
     for save in (gaussian_cache(4).save, rl.Report("title", "page").save):
         with pytest.raises(OutputError, match="cannot be written .No space left on device.; what was there"):
             save(place / ("cache" if "Cache" in repr(save) else "report.html"))
-    assert files(place) == before
+    assert read_files(place) == before
 
 
 def test_limits_are_felt(tmp_path):
