@@ -25,6 +25,8 @@ from .detectors import RiskAwareClassifier as RiskAwareClassifier
 from .detectors import RiskAwareDetector as RiskAwareDetector
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
+from .evaluation.side_effects import SideEffects as SideEffects
+from .evaluation.side_effects import side_effects as side_effects
 from .hooks import Trace as Trace
 from .hooks import compose as compose
 from .hooks import steer as steer

@@ -1,0 +1,105 @@
+"""Multiple-choice questions of general benchmarks: columns `question`, `choices`, `answer`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from radiant_lens.datasets.readers import columns as fields
+from radiant_lens.datasets.readers.parsing import Records, gather
+from radiant_lens.datasets.readers.questions import normalize
+from radiant_lens.datasets.readers.rows import Row, file_rows
+from radiant_lens.datasets.records import Prompt
+from radiant_lens.datasets.templates import Template
+from radiant_lens.errors import DataError
+
+
+def read_choices(path: str | Path, template: Template) -> tuple[Prompt, ...]:
+    """Read the questions of a file as prompts: the answer is the correct answer, the other choices are incorrect.
+
+    `choices` is a list of at least two texts, or `{"text": [...], "label": [...]}` as ARC has it. `answer` is the
+    number of the right choice, counted from 0 as MMLU does, its letter or label, or its text.
+
+    Args:
+        path: a file that `load_dataset` can open.
+        template: template around question and answer.
+
+    Raises:
+        DataError: no such file, or rows that cannot be used, the first of them named by their lines.
+    """
+    path = Path(path)
+    read = ChoiceReader(template)
+    return gather(file_rows(path), read, name=path.name, columns={}, required={}, on_bad_rows="raise").prompts
+
+
+@dataclass(frozen=True)
+class ChoiceReader:
+    """Reads one multiple-choice question; `template` is put around question and answer."""
+
+    template: Template
+
+    def __call__(self, row: Row, place: str) -> Records:
+        """Return one prompt."""
+        fields.require(row, ("question", "choices", "answer"))
+        question = fields.text(row, "question").strip()
+        if not question:
+            raise DataError("`question` is empty.")
+        texts, labels = _read_choices(row["choices"])
+        right = texts[_find_answer(row["answer"], texts, labels)]
+        prompt = Prompt(
+            self.template.prompt(question),
+            (right,),
+            tuple(text for text in texts if text != right),
+            fields.identifier(row, "group", normalize(question)),
+            right,
+            question=question,
+            joint=self.template.joint,
+            rendered=self.template.rendered,
+        )
+        return Records(prompts=(prompt,))
+
+
+def _read_choices(value: Any) -> tuple[list[str], list[str] | None]:
+    """Return the choices, and their labels if the row has any."""
+    labels: Any = None
+    if isinstance(value, Mapping):
+        value, labels = value.get("text"), value.get("label")
+    if isinstance(value, str):
+        value = fields.read_list(value, "choices")
+    lists = (value,) if labels is None else (value, labels)
+    texts = [[item.strip() for item in v] if isinstance(v, list) and _are_texts(v) else [] for v in lists]
+    if len(texts[0]) < 2 or len(texts[0]) != len(texts[-1]):
+        raise DataError("`choices` must be a list of at least two texts, or lists of as many 'text' and 'label'.")
+    for items in texts:
+        if len(set(items)) < len(items):
+            raise DataError(f"`choices` names {max(items, key=items.count)!r} twice.")
+    return texts[0], None if labels is None else texts[1]
+
+
+def _are_texts(items: list[Any]) -> bool:
+    return all(isinstance(item, str) and item.strip() for item in items)
+
+
+def _find_answer(value: Any, texts: list[str], labels: list[str] | None) -> int:
+    """Return the index of the right choice."""
+    # In a .csv numbers are text, too; a `bool` is an `int`, and names no choice.
+    written = "" if isinstance(value, bool) else str(value).strip()
+    if labels is not None:
+        if written not in labels:
+            raise DataError(f"`answer` must be one of the labels {', '.join(labels)}; got {value!r:.80}.")
+        return labels.index(written)
+    letters = ascii_uppercase[: len(texts)]
+    indices = {letters.index(written)} if len(written) == 1 and written in letters else set[int]()
+    if isinstance(value, str) and written in texts:
+        indices.add(texts.index(written))
+    if written.isdecimal() and int(written) < len(texts):
+        indices.add(int(written))
+    if len(indices) != 1:
+        raise DataError(
+            f"`answer` must be the number of a choice (0 to {len(texts) - 1}), its letter or its text"
+            f"{'; these name different choices' if indices else ''}: got {value!r:.80}."
+        )
+    return indices.pop()
