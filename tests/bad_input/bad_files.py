@@ -17,7 +17,7 @@ def write_bad_files(place: Path) -> None:
     """Files as people have them: one of each kind of damage."""
     rows = {
         "no-label": [{"text": "a"}],
-        "label-typo": [{"text": "a", "label": "true"}, {"text": "b", "label": "flase"}],
+        "label-typo": [{"text": "a", "label": 1}, {"text": "b", "label": "flase"}],
         "label-two": [{"text": "a b c d", "label": 0}, {"text": "e f g h", "label": 2}],
         "one-class": [{"text": f"the soup {i}", "label": 0} for i in range(9)],
         "no-answers": [{"prompt": "who ?", "correct_answers": [], "incorrect_answers": []}],
