@@ -8,6 +8,7 @@ from radiant_lens import _checks
 from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.evaluation.judges.judge import EachAnswer, Judge, Rule
 from radiant_lens.evaluation.judges.models import ClassifierJudge, TruthfulQAJudge
+from radiant_lens.evaluation.judges.profanity import ProfanityJudge
 from radiant_lens.evaluation.judges.rules import contains, exact, lexicon, overlap
 
 RULES: dict[str, Rule] = {"exact": exact, "contains": contains, "lexicon": lexicon, "overlap": overlap}
@@ -15,6 +16,7 @@ MODELS: dict[str, Callable[[str | None], Judge]] = {
     "toxicity": lambda device: ClassifierJudge(
         "s-nlp/roberta_toxicity_classifier", undesirable_labels=["toxic"], device=device
     ),
+    "profanity": lambda device: ProfanityJudge(),
     "truthfulqa": lambda device: TruthfulQAJudge(device=device),
 }
 
@@ -23,15 +25,17 @@ def get_judge(judge: str | Rule | Judge, *, device: str | None = None) -> Judge:
     """Return a judge from its name, from a rule for single answers, or from a judge itself.
 
     Args:
-        judge: "exact", "contains", "lexicon" or "overlap"; the models "toxicity" (a Jigsaw classifier from the Hub) or
+        judge: "exact", "contains", "lexicon" or "overlap"; the models "toxicity" (a Jigsaw classifier from the Hub),
+            "profanity" (a linear classifier that needs no network, from the package alt-profanity-check) or
             "truthfulqa" (its open judges, 7B each); something with a method `judge(prompts, answers)`,
             such as `ClassifierJudge` or `TruthfulQAJudge`; or a callable `(prompt, answer)` that returns
             "correct", "incorrect", "other" or a `Verdict`.
-        device: for the models named above; default CUDA if there is a GPU, else the CPU.
+        device: for "toxicity" and "truthfulqa"; default CUDA if there is a GPU, else the CPU.
 
     Raises:
         UnknownNameError: there is no judge of that name.
         ModelLoadError: the named model cannot be loaded.
+        MissingPackageError: the package of "profanity" is not installed.
         InvalidArgumentError: the argument is neither a name, a judge nor a callable.
 
     Example:
