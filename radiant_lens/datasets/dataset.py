@@ -33,6 +33,7 @@ class Dataset:
         few_shot: question-answer pairs before each prompt; see `with_few_shot`.
         skipped: everything in the source that could not be used, each by its line. Parts of a split keep all of it.
         sense: meaning of label 1 in the source, such as "is_false" (a column) or "label is 0"; "" if not known.
+        reading: what had to be found out to read the file, such as "separated by semicolons"; "" if nothing had.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Dataset:
     few_shot: FewShot | None = None
     skipped: tuple[str, ...] = ()
     sense: str = ""
+    reading: str = ""
 
     def __post_init__(self) -> None:
         """Check that the data set is not empty and its settings fit together."""
@@ -81,13 +83,14 @@ class Dataset:
         return len(self.statements)
 
     def __repr__(self) -> str:
-        """Return counts and the sense of label 1, in one line."""
+        """Return counts, the sense of label 1 and how the file was read, in one line."""
         shots = f", {len(self.few_shot.shots)} shots" if self.few_shot else ""
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
         sense = f", label 1 = {self.sense}" if self.sense and self.atoms else ""
+        reading = f", file {self.reading}" if self.reading else ""
         return (
             f"Dataset({self.name!r}: {len(self.statements)} statements, {len(self.prompts)} prompts, "
-            f"{len(self.groups)} groups{shots}{skipped}{sense})"
+            f"{len(self.groups)} groups{shots}{skipped}{sense}{reading})"
         )
 
     def only(self, groups: frozenset[str] | set[str]) -> Dataset:

@@ -1,92 +1,41 @@
-"""`load_dataset`: from a name or a file to a `Dataset`."""
+"""`load_dataset`: from a name, a file or an object in memory to a `Dataset`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib import resources
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from radiant_lens import _checks
 from radiant_lens.datasets.contexts import Contexts
 from radiant_lens.datasets.dataset import Dataset
+from radiant_lens.datasets.packaged import PACKAGED, TEMPLATED, load_packaged
+from radiant_lens.datasets.packaged import data_folder as data_folder
 from radiant_lens.datasets.readers import labels
 from radiant_lens.datasets.readers.columns import Columns, check_columns
 from radiant_lens.datasets.readers.labels import Label, LabelRule
 from radiant_lens.datasets.readers.parsing import ON_BAD_ROWS, Records, gather
-from radiant_lens.datasets.readers.published import (
-    BEHAVIOR_COLUMNS,
-    FORMATS,
-    PUBLISHED,
-    TOXICITY_FORMATS,
-    Reading,
-    check_format,
-    detect_format,
-)
-from radiant_lens.datasets.readers.questions import QuestionReader
-from radiant_lens.datasets.readers.records import COMPARING_JUDGES, read_records
-from radiant_lens.datasets.readers.rows import ENDINGS, ENDINGS_HINT, file_ending, file_rows, file_stem, hub_rows
+from radiant_lens.datasets.readers.published import CHAT_FORMATS, FORMATS, TOXICITY_FORMATS, Format, Reading
+from radiant_lens.datasets.readers.records import COMPARING_JUDGES
 from radiant_lens.datasets.readers.toxicity import THRESHOLD, one_group_per_text
+from radiant_lens.datasets.sources import Source, open_source
 from radiant_lens.datasets.templates import ChatTemplate, Template, as_template
-from radiant_lens.errors import DataError, InvalidArgumentError
+from radiant_lens.errors import InvalidArgumentError
 
-
-def data_folder() -> Path:
-    """Return the folder of the package's data sets: next to the package in a checkout, inside it once installed."""
-    installed = Path(str(resources.files("radiant_lens"))) / "data"
-    return installed if installed.is_dir() else installed.parent.parent / "data"
-
-
-def _tiny_facts(template: Template | None) -> Dataset:
-    statements, prompts = read_records(data_folder() / "tiny-facts.jsonl")
-    return Dataset(
-        "tiny-facts", statements, prompts, contexts=Contexts(), judge="exact", stop=(".",), sense="misconception"
-    )
-
-
-def _tiny_tone(template: Template | None) -> Dataset:
-    statements, prompts = read_records(data_folder() / "tiny-tone.jsonl")
-    return Dataset("tiny-tone", statements, prompts, contexts=Contexts(), judge="lexicon", stop=(".",), sense="rude")
-
-
-def _misconceptions(template: Template | None) -> Dataset:
-    return _own_questions("misconceptions", template or as_template(None), {}, "misconception")
-
-
-def _tone(template: Template | None) -> Dataset:
-    return _own_questions("tone", template or as_template("{question} {answer}"), {"question": "prompt"}, "rude")
-
-
-def _own_questions(name: str, template: Template, columns: Columns, sense: str) -> Dataset:
-    path = data_folder() / f"{name}.jsonl"
-    read = QuestionReader(template).lists
-    records = gather(file_rows(path), read, name=path.name, columns=columns, required={}, on_bad_rows="raise")
-    return Dataset(
-        name,
-        records.statements,
-        records.prompts,
-        judge="overlap",
-        stop=template.stop,
-        template=template,
-        skipped=records.notes,
-        sense=sense,
-    )
-
-
-_OWN: dict[str, Callable[[Template | None], Dataset]] = {
-    "misconceptions": _misconceptions,
-    "tone": _tone,
-    "tiny-facts": _tiny_facts,
-    "tiny-tone": _tiny_tone,
-}
-# The embedded world has whole texts, in the form on which its model was trained.
-_OWN_TEMPLATED = ("misconceptions", "tone")
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset as HubDataset
+    from datasets import IterableDataset
 
 
 def load_dataset(
-    name_or_path: str | Path,
+    source: str
+    | Path
+    | pd.DataFrame
+    | HubDataset
+    | IterableDataset
+    | Sequence[Mapping[str, Any] | tuple[str, Any]]
+    | Mapping[str, Sequence[Any]],
     *,
     path: str | Path | None = None,
     format: str | None = None,
@@ -98,38 +47,49 @@ def load_dataset(
     judge: str | None = None,
     on_bad_rows: str = "raise",
 ) -> Dataset:
-    """Load a data set of the package, a published one, or any file with named columns.
+    """Load a data set of the package, a published one, or any file or table with named columns.
 
     A row that cannot be used at all raises or is reported, as `on_bad_rows` says; a single answer or continuation that
-    cannot be used is left out. `Dataset.skipped` names each by its line. `radiant_lens.datasets.readers.published`
-    describes the published formats and their differences.
+    cannot be used is left out. `Dataset.skipped` names each by its place: its line in a file of text, else its number
+    counted from 1. `radiant_lens.datasets.readers.published` describes the formats and their differences.
 
     Args:
-        name_or_path: "misconceptions" or "tone" (of the package), "tiny-facts" or "tiny-tone" (of its embedded world);
-            "truthfulqa", "nq_open", "trivia_qa", "jigsaw" or "realtoxicityprompts" (from the Hub, or from `path`);
-            or a file that ends in .csv, .json or .jsonl (also .tsv, .parquet; .gz may follow),
-            in a published format (recognised by its columns), with columns of questions (`question`,
-            `correct_answers`, `incorrect_answers`), or of statements and prompts (see `read_records`).
+        source: one of
+
+            - a name: "misconceptions" or "tone" (of the package), "tiny-facts" or "tiny-tone" (of its embedded world),
+              "truthfulqa", "nq_open", "trivia_qa", "jigsaw" or "realtoxicityprompts" (from the Hub, or from `path`);
+            - a file that ends in .csv, .tsv, .json, .jsonl, .ndjson or .parquet, in any case; .gz may follow. The
+              separator of a table, its encoding and the layout of a .json file are found out, and
+              `Dataset.reading` says so;
+            - a pandas DataFrame, a Hugging Face `Dataset`, a list of dicts, a list of (text, label) pairs, or a dict
+              of columns. Class labels of Hugging Face are read by their names.
+
+            Rows are in a format that is recognised by their columns: statements (`text`, `label`), prompts (see
+            `read_records`), questions (`question`, `correct_answers`, `incorrect_answers`), contrastive pairs
+            (`chosen` and `rejected`, or `positive` and `negative`, with or without a `prompt`), `prompt`,
+            `completion` and `label`, chats (`messages`, `label`), or one of a published data set.
         path: the local file of a published data set, in any of its formats.
-        format: the format, if it should not be recognised: "multiple_choice", "generation", "answer_csv", "iti",
-            "contrastive", "preference", "messages", "jigsaw", "realtoxicityprompts", "nontoxic" or "records".
-        columns: our names of columns to those of the file, such as {"text": "sentence"}; "label" may be made
-            of several (1 if any is 1). A text in a column that is named here for `correct_answers` or
-            `incorrect_answers` is one answer; write several as a JSON list.
-        undesirable: the labels of the file that are undesirable, such as 0 in a column in which 1 means true, or
+        format: the format, if it should not be recognised: a key of `readers.published.FORMATS`, such as
+            "preference", "messages" or "records".
+        columns: our names of columns to those of the source, such as {"text": "sentence"}. "label" may be made of
+            several (1 if any is 1), and so may `correct_answers` and `incorrect_answers`. A text in a column that is
+            named here for one of these is one answer; write several as a JSON list.
+        undesirable: the labels of the source that are undesirable, such as 0 in a column in which 1 means true, or
             ["toxic", "hate"]; all others are desirable. Default: 1 is undesirable, and words are refused. For
-            "contrastive", the column of the undesirable answers.
+            contrastive pairs, the column of the undesirable texts: `rejected` and `answer_matching_behavior` if
+            nothing is said; of `positive` and `negative` it must be stated.
         threshold: for scores in the label column: scores at or above it are undesirable, or those below it
             with `undesirable="below"`.
         template: template around questions: a format string, a `TextTemplate` or a `ChatTemplate`;
             default "Q: {question} A: {answer}".
         contexts: put the statements and prompts in context; the embedded world brings its own.
         judge: another judge than the format's.
-        on_bad_rows: "raise" or "report".
+        on_bad_rows: "raise", or "report" to leave bad rows out and name them in `Dataset.skipped`.
 
     Raises:
         UnknownNameError: an unknown name of a data set, format or column; the nearest names are listed.
-        InvalidArgumentError: an option that does not fit this data, or labels whose sense must be stated.
+        InvalidArgumentError: an object that holds no rows, an option that does not fit this data, or labels whose
+            sense must be stated.
         DataError: a file that cannot be used, or no connection to the Hub.
 
     Example:
@@ -137,58 +97,37 @@ def load_dataset(
         'tiny-facts'
         >>> load_dataset("misconceptions")
         Dataset('misconceptions': 2655 statements, 660 prompts, 660 groups, label 1 = misconception)
+        >>> load_dataset([("Thanks a lot.", 0), ("Get lost.", 1)])
+        Dataset('data': 2 statements, 0 prompts, 2 groups, label 1 = undesirable)
     """
-    name = str(name_or_path)
     _checks.choice("on_bad_rows", on_bad_rows, ON_BAD_ROWS)
-    if name in _OWN:
-        file_options = {"path": path, "format": format, "columns": columns}
-        file_options |= {"undesirable": undesirable, "threshold": threshold}
-        return _load_own(name, template, contexts, judge, file_options)
-    if name not in PUBLISHED and file_ending(Path(name)) not in ENDINGS:
-        _checks.known("data set", name, [*_OWN, *PUBLISHED], hint=ENDINGS_HINT)
-    if name not in PUBLISHED:
-        _refuse_options("a file", path=path)
+    if contexts is not None:
+        _checks.instance("contexts", contexts, Contexts)
+    if judge is not None:
+        _checks.instance("judge", judge, str, hint="`evaluate` takes a judge of your own")
+    if isinstance(source, str) and source in PACKAGED:
+        _refuse_options(source, path=path, format=format, columns=columns, undesirable=undesirable, threshold=threshold)
+        if source not in TEMPLATED:
+            _refuse_options(source, template=template)
+        return load_packaged(source, template=template, contexts=contexts, judge=judge)
     check_columns(columns or {})
-    # The first row is read here, so that a wrong option is refused before the other rows are read.
-    source = _open_source(name, path, format, columns or {})
-    rule, swapped = _label_rule(source, undesirable, threshold)
-    layout = FORMATS[source.format]
-    if layout.template is None and template is not None:
-        raise InvalidArgumentError(
-            f"`template` is laid around questions; the format {source.format!r} has whole texts."
-        )
-    laid = as_template(layout.template if template is None else template)
-    if source.format == "messages" and not isinstance(laid, ChatTemplate):
-        raise InvalidArgumentError(
-            f"{source.name} has chats, which are rendered by the model's chat template; give "
-            "template=radiant_lens.datasets.ChatTemplate(tokenizer)."
-        )
-    records = _read_records(source, swapped, Reading(laid, source.period, True, rule), judge, on_bad_rows)
+    opened = open_source(source, path, format, columns or {}, labels_are_words=undesirable is not None)
+    rule, all_columns = _label_rule(opened, undesirable, threshold)
+    laid = _lay_template(opened, template)
+    records = _read_records(opened, all_columns, Reading(laid, opened.period, True, rule), judge, on_bad_rows)
+    layout = FORMATS[opened.format]
     return Dataset(
-        name if name in PUBLISHED else file_stem(Path(name)),
-        one_group_per_text(records.statements) if source.format == "jigsaw" else records.statements,
+        opened.title,
+        one_group_per_text(records.statements) if opened.format == "jigsaw" else records.statements,
         records.prompts,
         contexts=contexts,
         judge=judge or layout.judge,
         stop=laid.stop if layout.template is not None else ("\n",),
         template=laid if layout.template is not None else None,
         skipped=records.notes,
-        sense=_sense(source.format, swapped, rule),
+        sense=_sense(opened.format, all_columns, rule),
+        reading=opened.reading,
     )
-
-
-def _load_own(
-    name: str,
-    template: str | Template | None,
-    contexts: Contexts | None,
-    judge: str | None,
-    file_options: Mapping[str, object],
-) -> Dataset:
-    _refuse_options(name, **file_options)
-    if name not in _OWN_TEMPLATED:
-        _refuse_options(name, template=template)
-    own = _OWN[name](None if template is None else as_template(template))
-    return replace(own, contexts=contexts or own.contexts, judge=judge or own.judge)
 
 
 def _refuse_options(name: str, **options: object) -> None:
@@ -197,56 +136,42 @@ def _refuse_options(name: str, **options: object) -> None:
         raise InvalidArgumentError(f"`{used[0]}` cannot be given with {name}; it is for published data sets or files.")
 
 
-@dataclass(frozen=True)
-class _Source:
-    """An opened source: its name in messages, its rows, its format, and columns named by the caller."""
+def _lay_template(source: Source, template: str | Template | None) -> Template:
+    """Return the template around the questions of a source.
 
-    name: str
-    rows: Iterator[tuple[str, Any]]
-    format: str
-    named: Columns
-    period: bool
-
-
-def _open_source(name: str, path: str | Path | None, format: str | None, named: Columns) -> _Source:
-    published = PUBLISHED.get(name)
-    if format is not None:
-        check_format(format, published, local=published is None or path is not None)
-    if published is None or path is not None:
-        file = Path(name if path is None else path)
-        source, rows = file.name, file_rows(file)
-    else:
-        config = (format or published.configs[0]) if published.configs else None
-        source, rows = published.repository, hub_rows(published.repository, config, published.split)
-    allowed = FORMATS if published is None else published.formats
-    first = next(rows, None)
-    if first is None:
-        raise DataError(f"{source} has no rows.")
-    format = format or _detect(first[1], allowed, named, source)
-    return _Source(source, chain([first], rows), format, named, published is not None and published.period)
-
-
-def _detect(row: Any, allowed: Collection[str], named: Columns, source: str) -> str:
-    """Return the format by the columns of the first row."""
-    names = list(row) if isinstance(row, Mapping) else []
-    renamed = [ours for ours, theirs in named.items() if not isinstance(theirs, str) or theirs in names]
-    return detect_format([*names, *renamed], allowed, source)
+    Raises:
+        InvalidArgumentError: the format has whole texts, or its chats need the model's template.
+    """
+    layout = FORMATS[source.format]
+    if layout.template is None and template is not None:
+        raise InvalidArgumentError(
+            f"`template` is laid around questions; the format {source.format!r} has whole texts."
+        )
+    laid = as_template(layout.template if template is None else template)
+    if source.format in CHAT_FORMATS and not isinstance(laid, ChatTemplate):
+        raise InvalidArgumentError(
+            f"{source.name} has chats, which are rendered by the model's chat template; give "
+            "template=radiant_lens.datasets.ChatTemplate(tokenizer)."
+        )
+    return laid
 
 
 def _label_rule(
-    source: _Source, undesirable: Label | Sequence[Label] | None, threshold: float | None
+    source: Source, undesirable: Label | Sequence[Label] | None, threshold: float | None
 ) -> tuple[LabelRule, Columns]:
-    """Return the rule for labels, and our names of columns to the file's.
+    """Return the rule for labels, and our names of columns to the source's.
 
     Raises:
         InvalidArgumentError: the options do not fit the format, or the sense must be stated.
     """
     layout = FORMATS[source.format]
     columns = {**layout.columns, **source.named}
-    if source.format == "contrastive" and undesirable is not None:
-        _checks.choice("undesirable", undesirable, BEHAVIOR_COLUMNS)
-        good = BEHAVIOR_COLUMNS[1 - BEHAVIOR_COLUMNS.index(str(undesirable))]
-        return LabelRule(), {**columns, "incorrect_answers": str(undesirable), "correct_answers": good}
+    if layout.sides:
+        if threshold is not None:
+            raise InvalidArgumentError(
+                f"`threshold` compares scores in a column of labels; {source.name} has pairs and no labels."
+            )
+        return LabelRule(), {**columns, **_side_columns(source, layout, undesirable)}
     # RealToxicityPrompts has scores but no column of labels: a threshold fits, a value does not.
     scored = source.format in TOXICITY_FORMATS and undesirable is None
     if not layout.labelled and not scored and (undesirable is not None or threshold is not None):
@@ -255,11 +180,27 @@ def _label_rule(
         )
     label = columns.get("label", "label")
     if layout.labelled and undesirable is None and threshold is None and isinstance(label, str):
-        labels.check_sense(str(columns.get("text", "text")), label)
+        name = "completion" if layout.ambiguous else "text"
+        text = str(columns.get(name, name))
+        labels.check_sense(text, label, ambiguous=layout.ambiguous)
     return labels.make_rule(undesirable, threshold), columns
 
 
-def _read_records(source: _Source, columns: Columns, reading: Reading, judge: str | None, on_bad_rows: str) -> Records:
+def _side_columns(source: Source, layout: Format, undesirable: object) -> Columns:
+    """Return the columns of the desirable and of the undesirable side of contrastive pairs, by our names."""
+    desirable, other = (str(source.named.get(side, side)) for side in layout.sides)
+    if undesirable is None and layout.ambiguous:
+        raise InvalidArgumentError(
+            f"{source.name} has pairs of {desirable!r} and {other!r}, and which of them is undesirable depends on what "
+            f"was collected: say undesirable={other!r} or undesirable={desirable!r}."
+        )
+    if undesirable is not None:
+        _checks.choice("undesirable", undesirable, (desirable, other))
+        desirable, other = (other, desirable) if undesirable == desirable else (desirable, other)
+    return dict(zip(layout.answers, (desirable, other)))
+
+
+def _read_records(source: Source, columns: Columns, reading: Reading, judge: str | None, on_bad_rows: str) -> Records:
     layout = FORMATS[source.format]
     reading = reading._replace(references=(judge or layout.judge) in COMPARING_JUDGES)
     records = gather(
@@ -278,9 +219,12 @@ def _read_records(source: _Source, columns: Columns, reading: Reading, judge: st
 def _sense(format: str, columns: Columns, rule: LabelRule) -> str:
     """Return the meaning of label 1 in a format, for the data set's repr."""
     layout = FORMATS[format]
+    if layout.sides:
+        return str(columns[layout.answers[1]])
     if format in TOXICITY_FORMATS:
         return f"toxicity at or above {THRESHOLD if rule.threshold is None else rule.threshold:g}"
     if layout.labelled:
         column = columns.get("label", "label")
         return rule.sense(column if isinstance(column, str) else " or ".join(column))
-    return layout.sense or str(columns.get("incorrect_answers", "incorrect_answers"))
+    names = columns.get("incorrect_answers", "incorrect_answers")
+    return layout.sense or (names if isinstance(names, str) else " or ".join(names))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from radiant_lens import _checks
 from radiant_lens.errors import DataError
 
 DESIRABLE, UNDESIRABLE = 0, 1
@@ -22,7 +23,7 @@ class Statement:
     Attributes:
         text: the whole text.
         label: 0 or 1.
-        group: name of the unit that a split never divides, such as the question.
+        group: name of the unit that a split never divides, such as the question; by default the text itself.
         answer_start: index of the answer's first character; the text before it is context.
         question: the question alone, if a template made the text from it.
         rendered: True if a chat template made the text, special tokens included; the tokenizer then adds none.
@@ -30,15 +31,18 @@ class Statement:
 
     text: str
     label: int
-    group: str
+    group: str = ""
     answer_start: int = 0
     question: str = ""
     rendered: bool = False
 
     def __post_init__(self) -> None:
-        """Check the label."""
+        """Check the text and the label, and name the group."""
+        _checks.instance("text", self.text, str)
         if self.label not in (DESIRABLE, UNDESIRABLE):
             raise DataError(f"`label` must be 0 (desirable) or 1 (undesirable); got {self.label!r}: {self.text!r:.60}.")
+        if not self.group:
+            object.__setattr__(self, "group", self.text)
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Prompt:
         text: the prompt, ending where the answer begins.
         correct_answers: desirable continuations.
         incorrect_answers: undesirable ones.
-        group: name of the unit that a split never divides, such as the question.
+        group: name of the unit that a split never divides, such as the question; by default the text itself.
         best_answer: the answer to show, and the correct one of MC1; by default the first correct answer.
         condition: context of the question: "bare", "after_undesirable", "after_desirable", ...
         question: the question alone, if a template made the text from it.
@@ -64,7 +68,7 @@ class Prompt:
     text: str
     correct_answers: tuple[str, ...]
     incorrect_answers: tuple[str, ...]
-    group: str
+    group: str = ""
     best_answer: str = ""
     condition: str = "bare"
     question: str = ""
@@ -72,6 +76,11 @@ class Prompt:
     mc1_incorrect: tuple[str, ...] | None = None
     best_incorrect_answer: str = ""
     rendered: bool = False
+
+    def __post_init__(self) -> None:
+        """Name the group."""
+        if not self.group:
+            object.__setattr__(self, "group", self.text)
 
     def answered(self, answer: str) -> Statement:
         """Return the prompt with an answer, as a statement; its label is 1 for one of the incorrect answers."""

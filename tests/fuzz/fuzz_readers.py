@@ -36,6 +36,12 @@ ROWS = [
         "rejected": [{"role": "assistant", "content": "You"}],
     },
     {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Me"}], "label": 0},
+    {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Me"}], "label": 0},
+    {"prompt": "Who?", "completion": "Me", "label": 0},
+    {"positive": "Q: who? A: me", "negative": "Q: who? A: you"},
+    {"question": "Who?", "correct": "Me", "incorrect": ["You"]},
+    {"question": "Who?", "right_answer": "Me", "hallucinated_answer": "You"},
+    {"text": "So it is", "score": 0, "toxicity": 1},
     {"id": "a", "comment_text": "rude", "toxic": 1},
     TOXIC,
 ]
@@ -204,7 +210,8 @@ def _data() -> Reader:
         path.write_bytes(data[2:])
         way = dict(ways[data[1] % len(ways)])
         name = way.pop("name")
-        if way["format"] in ("messages", "preference"):
+        way["undesirable"] = {"pairs": "negative", "completion": 0}.get(way["format"])
+        if way["format"] in ("messages", "conversations", "preference", "pairs", "completion"):
             way["template"] = ChatTemplate(Chats())
         return repr(rl.load_dataset(path, **way) if name is None else rl.load_dataset(name, path=path, **way))
 

@@ -15,6 +15,9 @@ from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.datasets.templates import ChatTemplate, Template, Turn
 from radiant_lens.errors import DataError
 
+# Names of roles in chats of "from" and "value".
+_ROLES = {"human": "user", "gpt": "assistant"}
+
 
 @dataclass(frozen=True)
 class ChatReader:
@@ -22,7 +25,7 @@ class ChatReader:
 
     Attributes:
         template: the chat template; rows of turns need one.
-        labels: rule for the labels of `messages`.
+        labels: rule for the labels of `messages` and `completion`.
     """
 
     template: Template
@@ -41,10 +44,12 @@ class ChatReader:
         return Records((statement,))
 
     def preference(self, row: Row, place: str) -> Records:
-        """Read `prompt` (optional for chats), `chosen` and `rejected`: texts, or lists of turns."""
+        """Read `chosen` and `rejected`, texts or lists of turns, and optionally `prompt` or `question`."""
         fields.require(row, ("chosen", "rejected"))
+        row = _with_prompt(row)
         if not any(isinstance(row.get(name), list) for name in ("prompt", "chosen", "rejected")):
-            return QuestionReader(self.template).preference(row, place)
+            reader = QuestionReader(self.template)
+            return reader.whole_pair(row, place) if "prompt" not in row else reader.preference(row, place)
         chat = self._chat()
         context, answer = _read_completion(row, "chosen")
         other_context, other = _read_completion(row, "rejected")
@@ -64,6 +69,25 @@ class ChatReader:
         )
         return Records((prompt.answered(answer), prompt.answered(other)), (prompt,))
 
+    def completion(self, row: Row, place: str) -> Records:
+        """Read `prompt`, `completion` and `label`: a statement. Completions of one prompt share a group."""
+        fields.require(row, ("prompt", "completion", "label"))
+        if any(isinstance(row[name], list) for name in ("prompt", "completion")):
+            chat = self._chat()
+            context, answer = _read_completion(row, "completion")
+            head, joint = chat.conversation(context), chat.joint
+            group, question = _default_group(context), _only_question(context)
+        else:
+            question, answer = (fields.text(row, name).strip() for name in ("prompt", "completion"))
+            if not question or not answer:
+                raise DataError("`prompt` and `completion` must not be empty.")
+            head, joint, group = self.template.prompt(question), self.template.joint, normalize(question)
+        start = len(head) + len(joint)
+        group = fields.identifier(row, "group", group)
+        text = head + joint + answer
+        statement = Statement(text, self.labels.read(row), group, start, question, self.template.rendered)
+        return Records((statement,))
+
     def _chat(self) -> ChatTemplate:
         if not isinstance(self.template, ChatTemplate):
             raise DataError(
@@ -73,15 +97,28 @@ class ChatReader:
         return self.template
 
 
+def _with_prompt(row: Row) -> Row:
+    """Return a row of a pair whose `question`, if it has no prompt, is its prompt."""
+    if fields.is_missing(row.get("prompt")) and not fields.is_missing(row.get("question")):
+        return {**row, "prompt": row["question"]}
+    return row
+
+
 def _read_turns(value: Any, name: str) -> list[Turn]:
     turns: Sequence[Any] = value if isinstance(value, list | tuple) else ()
-    if not turns or not all(map(_is_turn, turns)):
+    read = [_read_turn(turn) for turn in turns]
+    if not read or None in read:
         raise DataError(f"`{name}` must be a list of turns, each with texts 'role' and 'content'; got {value!r:.80}.")
-    return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+    return [turn for turn in read if turn is not None]
 
 
-def _is_turn(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(value.get(key), str) for key in ("role", "content"))
+def _read_turn(value: Any) -> Turn | None:
+    """Return a turn of "role" and "content", or of "from" and "value"; None for anything else."""
+    for role, content in (("role", "content"), ("from", "value")):
+        name, text = (value.get(role), value.get(content)) if isinstance(value, Mapping) else (None, None)
+        if isinstance(name, str) and isinstance(text, str):
+            return {"role": _ROLES.get(name, name), "content": text}
+    return None
 
 
 def _read_completion(row: Row, name: str) -> tuple[list[Turn], str]:

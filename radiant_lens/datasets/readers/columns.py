@@ -12,14 +12,14 @@ from typing import Any
 
 from radiant_lens import _checks
 from radiant_lens.datasets.readers.rows import BEYOND, Row
-from radiant_lens.errors import DataError
+from radiant_lens.errors import DataError, InvalidArgumentError
 
 # Our name of a column to the file's; a label may be made of several.
 Columns = Mapping[str, str | Sequence[str]]
 NAMES = (
     "text", "label", "group", "answer_start", "question", "prompt", "joint", "condition",
     "correct_answers", "incorrect_answers", "best_answer", "best_incorrect_answer", "mc1_incorrect", "rendered",
-    "messages", "chosen", "rejected",
+    "messages", "chosen", "rejected", "positive", "negative", "completion",
 )  # fmt: skip
 # Columns of several answers. Only under these names of a file a text is cut at "; ", as TruthfulQA's csv writes lists;
 # under any other name it is one answer, which may hold a semicolon itself.
@@ -30,17 +30,28 @@ _LIST_TEXT = re.compile(r"""\s*(\[.*\]|[({]\s*['"].*[)}]|array\(.*\))\s*""", re.
 _CHAT_TEXT = re.compile(r"""\s*\[\s*\{\s*['"](role|content|from|value)['"]""")
 
 
-def check_columns(columns: Columns) -> None:
-    """Check that only known columns are named, and that only a label is made of several.
+def check_columns(columns: object) -> None:
+    """Check that only known columns are named, and that only labels and lists of answers are made of several.
 
     Raises:
+        InvalidArgumentError: no mapping, or a name that is no text.
         UnknownNameError: a column that nothing reads.
-        DataError: several columns for another than the label.
+        DataError: several columns for one that must be a single column.
     """
+    if not isinstance(columns, Mapping):
+        raise InvalidArgumentError(
+            f"`columns` must map our names to those of the source, such as {{'text': 'sentence'}}; got {columns!r:.60}."
+        )
     for ours, theirs in columns.items():
-        _checks.known("column", ours, NAMES)
-        if not isinstance(theirs, str) and ours != "label":
-            raise DataError(f"Only 'label' can be made of several columns; got {theirs!r} for {ours!r}.")
+        _checks.known("column", str(ours), NAMES)
+        several = isinstance(theirs, list | tuple) and theirs and all(isinstance(name, str) for name in theirs)
+        if not isinstance(theirs, str) and not several:
+            raise InvalidArgumentError(f"`columns` must give {ours!r} the name of a column; got {theirs!r:.60}.")
+        if several and ours not in ("label", *ANSWER_LISTS):
+            raise DataError(
+                "Only 'label', 'correct_answers' and 'incorrect_answers' can be made of several columns; got "
+                f"{theirs!r} for {ours!r}."
+            )
 
 
 class Several(dict[str, Any]):
@@ -57,16 +68,24 @@ def rename(row: Any, columns: Columns) -> Row:
         raise DataError(f"a row must hold named columns; got {row!r}.")
     if BEYOND in row:
         raise DataError(f"the row has {len(row[BEYOND])} more fields than the header.")
-    renamed = dict(row)
+    used = {name for theirs in columns.values() for name in ([theirs] if isinstance(theirs, str) else theirs)}
+    # A column is no longer read under its old name: a text in the column `prompt` is no prompt if it is named `text`.
+    renamed = {name: value for name, value in row.items() if name not in used}
     for ours, theirs in columns.items():
         if not isinstance(theirs, str):
             require(row, theirs)
-            renamed[ours] = Several({name: row[name] for name in theirs})
+            values = {name: row[name] for name in theirs}
+            renamed[ours] = Several(values) if ours == "label" else _each_one_answer(values)
         elif theirs in row:
             # The reader no longer sees the file's name, so whether a text is cut is decided here.
             uncut = ours in ANSWER_LISTS and theirs not in _CUT_NAMES and isinstance(row[theirs], str)
             renamed[ours] = _uncut(row[theirs], theirs) if uncut else row[theirs]
     return renamed
+
+
+def _each_one_answer(values: Row) -> list[str]:
+    """Return the answers of several columns, each of which holds one; missing ones are left out."""
+    return [one_answer(values, name) for name in values if not is_missing(values[name])]
 
 
 def _uncut(value: str, name: str) -> list[str]:

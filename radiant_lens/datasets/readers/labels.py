@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from radiant_lens import _checks
 from radiant_lens.datasets.readers.columns import Several, is_missing
 from radiant_lens.datasets.readers.rows import Row
 from radiant_lens.errors import DataError, InvalidArgumentError
@@ -85,7 +85,7 @@ class LabelRule:
             score = float("nan")
         # NaN compares as False with every threshold and would be desirable in silence.
         if score != score:
-            raise DataError(f"`{name}` must be a number to be compared with `threshold`; got {value!r}.")
+            raise DataError(f"`{name}` must be a number to be compared with `threshold`; got {_briefly(value)}.")
         return int((score < threshold) if self.below else (score >= threshold))
 
     @staticmethod
@@ -127,7 +127,9 @@ def make_rule(undesirable: Label | Sequence[Label] | None, threshold: float | No
         InvalidArgumentError: a threshold that is no number, or an `undesirable` that does not fit it.
     """
     if threshold is not None:
-        _checks.between("threshold", threshold, float("-inf"))
+        number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+        if not number or not math.isfinite(threshold):
+            raise InvalidArgumentError(f"`threshold` must be a finite number, such as 0.5; got {threshold!r}.")
         side = "above" if undesirable is None else undesirable
         if side not in SIDES:
             raise InvalidArgumentError(
@@ -142,29 +144,39 @@ def make_rule(undesirable: Label | Sequence[Label] | None, threshold: float | No
     return LabelRule(frozenset(map(canonical, values)))
 
 
-def check_sense(text_column: str, label_column: str) -> None:
+def check_sense(text_column: str, label_column: str, *, ambiguous: bool = False) -> None:
     """Refuse a label column whose 1 usually is the good class; called if the caller did not state the sense.
+
+    Args:
+        text_column, label_column: names in the source.
+        ambiguous: the format leaves the sense open, whatever the names.
 
     Raises:
         InvalidArgumentError: such a column.
     """
     good = label_column.casefold().replace(" ", "_") in _GOOD_NAMES
-    if good or (text_column.casefold(), label_column.casefold()) == _TRUE_FALSE_COLUMNS:
+    if ambiguous or good or (text_column.casefold(), label_column.casefold()) == _TRUE_FALSE_COLUMNS:
         raise InvalidArgumentError(
             f"Label 1 of column {label_column!r} of {text_column!r} usually means the good class (a true statement), "
-            "and here 1 means undesirable: say undesirable=0 (label 0 is undesirable) or undesirable=1."
+            "and here 1 means undesirable: say undesirable=0 (label 0 is undesirable) or undesirable=1, and for labels "
+            "True and False undesirable=False or undesirable=True."
         )
 
 
 def _refusal(value: Any, name: str, undesirable: frozenset[str] | None) -> str:
     if undesirable is not None:
-        return f"`{name}` must be one of the two labels that go with `undesirable`; got {value!r}."
+        pair = next(" or ".join(sorted(pair)) for pair in _PAIRS if undesirable <= pair)
+        return f"`{name}` must be one of the two labels that go with `undesirable`, {pair}; got {_briefly(value)}."
     return (
-        f"`{name}` must be 0 (desirable) or 1 (undesirable); got {value!r}. For other labels say which are "
-        "undesirable, load_dataset(..., undesirable=[...]); for scores, give threshold=."
+        f"`{name}` must be 0 (desirable) or 1 (undesirable); got {_briefly(value)}: name the undesirable ones of other "
+        "labels, undesirable=[...], or compare scores, threshold=0.5."
     )
 
 
 def _listed(words: Any, most: int = 5) -> str:
     names = [repr(word) for word in words]
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _briefly(value: Any) -> str:
+    return f"{value!r:.60}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from radiant_lens.datasets.readers.columns import Columns, rename
@@ -60,14 +60,25 @@ def gather(
         statements.extend(records.statements)
         prompts.extend(records.prompts)
         notes.extend(f"{place}: {note}" for note in records.notes)
-    # Three rows show the kind of fault; a file of the wrong form would otherwise print all its rows.
     if faults and (on_bad_rows == "raise" or not (statements or prompts)):
-        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
-        raise DataError(f"{name} has rows that cannot be used ({len(faults)}): {' '.join(faults[:3])}{more}")
+        raise DataError(f"{name} has rows that cannot be used ({len(faults)}): {_summary(faults)}")
     _check_present(required, seen, name)
     if not statements and not prompts:
         raise DataError(f"{name} has no rows{' that can be used: ' + ' '.join(notes[:3]) if notes else ''}.")
     return Records(tuple(statements), tuple(prompts), tuple(notes))
+
+
+def _summary(faults: Sequence[str], most: int = 3) -> str:
+    """Return the first fault of each kind; a file of the wrong form would otherwise show the same fault for every row.
+
+    Faults are of one kind if they differ in the place and in the value only, which is the text after "; got".
+    """
+    by_kind: dict[str, str] = {}
+    for fault in faults:
+        by_kind.setdefault(fault.split(": ", 1)[1].split("; got")[0], fault)
+    shown = list(by_kind.values())[:most]
+    n_more = len(faults) - len(shown)
+    return " ".join(shown) + (f" ({n_more} more)" if n_more else "")
 
 
 def _check_present(required: Columns, seen: set[str], name: str) -> None:

@@ -44,12 +44,21 @@ has a score the statement prompt + continuation, label 1 where the continuation'
 
 Common forms without a name of their own, recognised by their columns:
 
-- `preference`: `prompt`, `chosen`, `rejected` (DPO); `chosen` is the correct answer, `rejected` the incorrect one.
-  Texts are never cut at "; ". Lists of chat turns need `template=ChatTemplate(tokenizer)`.
+- `preference`: `chosen`, `rejected` and mostly `prompt` or `question` (DPO); `chosen` is the correct answer, `rejected`
+  the incorrect one. Texts are never cut at "; ". Lists of chat turns need `template=ChatTemplate(tokenizer)`. Without a
+  prompt both are whole texts, such as transcripts: the answer begins after the last marker that they share.
+- `pairs`: the same with the columns `positive` and `negative`. Some collections call the wanted text positive, others
+  the text that shows an unwanted behaviour, so `undesirable="negative"` or `undesirable="positive"` must be said.
 - `contrastive`: `question`, `answer_matching_behavior`, `answer_not_matching_behavior` (Rimsky et al., arXiv
   2312.06681). The matching answer is the incorrect one, as most of these behaviours are unwanted; say
   `undesirable="answer_not_matching_behavior"` for a behaviour that is wanted.
+- `completion`: `prompt`, `completion`, `label` (KTO). There a label that is true mostly means the good class, so
+  `undesirable=` must be said. Lists of chat turns need `template=ChatTemplate(tokenizer)`.
 - `messages`: chats with a `label`; they need `template=ChatTemplate(tokenizer)`. The last turn is the answer.
+  `conversations`: the same with turns of "from" and "value".
+- `short_questions`: `question`, `correct`, `incorrect`, one answer or a list each; `hallucination`: `question`,
+  `right_answer`, `hallucinated_answer`.
+- `scored`, `toxicity_scored`: `text` with a `score` or a `toxicity`; `threshold=` must be said for fractions.
 """
 
 from __future__ import annotations
@@ -90,6 +99,9 @@ class Format:
         judge: name of the fitting judge.
         template: the default template around its questions; None if the format has whole texts.
         sense: meaning of label 1; "" if a column decides it.
+        sides: of contrastive pairs, the columns of the desirable and of the undesirable side.
+        answers: our names of these two columns.
+        ambiguous: data of this format differ in what is desirable, so the caller must state it.
     """
 
     needs: tuple[str, ...]
@@ -98,6 +110,9 @@ class Format:
     judge: str = "contains"
     template: str | None = None
     sense: str = ""
+    sides: tuple[str, ...] = ()
+    answers: tuple[str, str] = ("chosen", "rejected")
+    ambiguous: bool = False
 
     @property
     def labelled(self) -> bool:
@@ -111,6 +126,18 @@ def _lists(reading: Reading) -> Reader:
 
 def _targets(reading: Reading) -> Reader:
     return QuestionReader(reading.template, reading.period).targets
+
+
+def _preference(reading: Reading) -> Reader:
+    return ChatReader(reading.template, reading.labels).preference
+
+
+def _messages(reading: Reading) -> Reader:
+    return ChatReader(reading.template, reading.labels).messages
+
+
+def _records(reading: Reading) -> Reader:
+    return RecordReader(reading.references, reading.labels)
 
 
 def _continuations(reading: Reading, *, only_nontoxic: bool = False) -> Reader:
@@ -127,7 +154,9 @@ _CSV = {
 }
 _COMMENT = {"text": "comment_text", "label": "toxic", "group": "id"}
 _QUESTION = "Q: {question} A: {answer}"
-BEHAVIOR_COLUMNS = ("answer_matching_behavior", "answer_not_matching_behavior")
+_PLAIN = "{question} {answer}"
+_BEHAVIOR = ("answer_not_matching_behavior", "answer_matching_behavior")
+CHAT_FORMATS = ("messages", "conversations")
 TOXICITY_FORMATS = ("realtoxicityprompts", "nontoxic")
 
 # In the order in which they are tried; "nontoxic" is used only by its name.
@@ -143,32 +172,56 @@ FORMATS: dict[str, Format] = {
         template=_QUESTION,
     ),
     "generation": Format(("question", "correct_answers", "incorrect_answers"), _lists, template=_QUESTION),
+    "short_questions": Format(
+        ("question", "correct", "incorrect"),
+        _lists,
+        {"correct_answers": "correct", "incorrect_answers": "incorrect"},
+        template=_QUESTION,
+    ),
+    "hallucination": Format(
+        ("question", "right_answer", "hallucinated_answer"),
+        _lists,
+        {"correct_answers": "right_answer", "incorrect_answers": "hallucinated_answer"},
+        judge="overlap",
+        template=_QUESTION,
+    ),
     # "(A)" is an article for judges that look for words: only the whole answer counts.
     "contrastive": Format(
-        ("question", *BEHAVIOR_COLUMNS),
+        ("question", *_BEHAVIOR),
         _lists,
-        {"incorrect_answers": BEHAVIOR_COLUMNS[0], "correct_answers": BEHAVIOR_COLUMNS[1]},
         judge="exact",
         template=_QUESTION,
+        sides=_BEHAVIOR,
+        answers=("correct_answers", "incorrect_answers"),
     ),
     "preference": Format(
-        ("chosen", "rejected"),
-        lambda reading: ChatReader(reading.template, reading.labels).preference,
-        judge="overlap",
-        template="{question} {answer}",
-        sense="rejected",
+        ("chosen", "rejected"), _preference, judge="overlap", template=_PLAIN, sides=("chosen", "rejected")
     ),
-    "messages": Format(
-        ("messages", "label"),
-        lambda reading: ChatReader(reading.template, reading.labels).messages,
-        template=_QUESTION,
+    "pairs": Format(
+        ("positive", "negative"),
+        _preference,
+        judge="overlap",
+        template=_PLAIN,
+        sides=("positive", "negative"),
+        ambiguous=True,
+    ),
+    "messages": Format(("messages", "label"), _messages, template=_QUESTION),
+    "conversations": Format(("conversations", "label"), _messages, {"messages": "conversations"}, template=_QUESTION),
+    "completion": Format(
+        ("prompt", "completion", "label"),
+        lambda reading: ChatReader(reading.template, reading.labels).completion,
+        judge="overlap",
+        template=_PLAIN,
+        ambiguous=True,
     ),
     "jigsaw": Format(("comment_text",), lambda reading: CommentReader(reading.labels), _COMMENT, "toxicity"),
     "realtoxicityprompts": Format(("prompt", "continuation"), _continuations, judge="toxicity"),
     "nontoxic": Format(
         ("prompt", "continuation"), lambda reading: _continuations(reading, only_nontoxic=True), judge="toxicity"
     ),
-    "records": Format((), lambda reading: RecordReader(reading.references, reading.labels)),
+    "scored": Format(("text", "score"), _records, {"label": "score"}),
+    "toxicity_scored": Format(("text", "toxicity"), _records, {"label": "toxicity"}, judge="toxicity"),
+    "records": Format((), _records),
 }
 
 
@@ -206,22 +259,41 @@ PUBLISHED: dict[str, Published] = {
 }
 
 
-def detect_format(names: Collection[str], allowed: Collection[str], source: str) -> str:
-    """Return the first of the allowed formats whose columns are among `names`.
-
-    Raises:
-        DataError: none; the message lists the columns of each.
-    """
+def match_format(names: Collection[str], allowed: Collection[str]) -> str | None:
+    """Return the first of the allowed formats all of whose columns are among `names`."""
     # Records come first: they may carry the question from which they were made.
     if "records" in allowed and any(all(c in names for c in columns) for columns in RECORD_COLUMNS):
         return "records"
-    for candidate in allowed:
-        if all(column in names for column in FORMATS[candidate].needs):
-            return candidate
-    options = "; or ".join(", ".join(map(repr, FORMATS[a].needs)) for a in allowed)
+    needed = {name: FORMATS[name].needs for name in allowed}
+    return next((name for name, needs in needed.items() if needs and all(c in names for c in needs)), None)
+
+
+def refuse_columns(names: Collection[str], allowed: Collection[str], source: str) -> None:
+    """Refuse columns of no format, unless they hold a part of a record: its first row is refused by its line.
+
+    Raises:
+        DataError: the message names what is missing.
+    """
+    listed = ", ".join(names)
+    if "records" not in allowed:
+        options = "; or ".join(", ".join(map(repr, FORMATS[a].needs)) for a in allowed)
+        raise DataError(f"{source} is in no format of this data set: it needs columns {options}; there are: {listed}.")
+    if not names or any(column in names for columns in RECORD_COLUMNS for column in columns):
+        return
     raise DataError(
-        f"{source} is in no format of this data set: it needs columns {options}; there are: {', '.join(names)}."
+        f"{source} has columns of no known format ({listed:.200}){_nearest(names)}: name them by columns=, "
+        "{'text': ..., 'label': ...} for texts with labels, {'question': ..., 'correct_answers': ..., "
+        "'incorrect_answers': ...} for questions; a table needs a header."
     )
+
+
+def _nearest(names: Collection[str]) -> str:
+    """Return the column that the nearest format lacks, for a message; "" if several are missing in each."""
+    for name, layout in FORMATS.items():
+        missing = [column for column in layout.needs if column not in names]
+        if len(missing) == 1 and len(layout.needs) > 1:
+            return f"; the format {name!r} also needs {missing[0]!r}"
+    return ""
 
 
 def check_format(format: str, published: Published | None, *, local: bool) -> None:
@@ -231,6 +303,7 @@ def check_format(format: str, published: Published | None, *, local: bool) -> No
         UnknownNameError: it does not.
         InvalidArgumentError: only files have it.
     """
+    _checks.instance("format", format, str)
     _checks.known("format here", format, FORMATS if published is None else published.formats)
     if published and published.configs and not local and format not in published.configs:
         names = " and ".join(map(repr, published.configs))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from radiant_lens.datasets.readers import columns as fields
 from radiant_lens.datasets.readers.parsing import Records
 from radiant_lens.datasets.readers.rows import Row
-from radiant_lens.datasets.records import Prompt
+from radiant_lens.datasets.records import DESIRABLE, UNDESIRABLE, Prompt, Statement, find_answer_start
 from radiant_lens.datasets.templates import Template
 from radiant_lens.errors import DataError
 
@@ -71,6 +71,28 @@ class QuestionReader:
         question = {**row, "question": fields.text(row, "prompt")}
         return self._records(question, correct=[correct], incorrect=[incorrect], best=correct, best_incorrect="")
 
+    def whole_pair(self, row: Row, place: str) -> Records:
+        """Read `chosen` and `rejected` that are whole texts: two statements of one group.
+
+        If both answer the same text, such as the same transcript, it becomes a prompt and names the group.
+        """
+        texts = [fields.one_answer(row, name) for name in ("chosen", "rejected")]
+        # A marker within one of the answers is not shared.
+        shared = _shared_beginning(*texts)
+        context = shared[: find_answer_start(shared)].rstrip()
+        if not context:
+            return _two_statements(texts, fields.identifier(row, "group", place))
+        rests = [text[len(context) :] for text in texts]
+        blank = rests[0][: len(rests[0]) - len(rests[0].lstrip())]
+        answer, other = (rest.strip() for rest in rests)
+        if not answer or not other:
+            raise DataError("`chosen` and `rejected` must each hold an answer.")
+        if normalize(answer) == normalize(other):
+            raise DataError("`chosen` and `rejected` are the same answer.")
+        group = fields.identifier(row, "group", normalize(context))
+        prompt = Prompt(context, (answer,), (other,), group, answer, joint=blank)
+        return Records((prompt.answered(answer), prompt.answered(other)), (prompt,))
+
     def _records(
         self,
         row: Row,
@@ -116,6 +138,18 @@ class QuestionReader:
         both = [a for a in self._finish(incorrect) if normalize(a) in correct]
         notes.extend(f"incorrect answer {a!r} is left out, it also is a correct one." for a in both)
         return _once((a for a in self._finish(incorrect) if a not in both), notes)
+
+
+def _shared_beginning(one: str, other: str) -> str:
+    differs = (i for i, (a, b) in enumerate(zip(one, other)) if a != b)
+    return one[: next(differs, min(len(one), len(other)))]
+
+
+def _two_statements(texts: Sequence[str], group: str) -> Records:
+    if not all(text.strip() for text in texts):
+        raise DataError("`chosen` and `rejected` must each hold a text.")
+    labelled = zip(texts, (DESIRABLE, UNDESIRABLE))
+    return Records(tuple(Statement(text, label, group, find_answer_start(text)) for text, label in labelled))
 
 
 def _once(answers: Iterable[str], notes: list[str]) -> tuple[str, ...]:

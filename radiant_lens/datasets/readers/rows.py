@@ -1,27 +1,36 @@
-"""Rows of data files and of the Hub, each with its place in the source."""
+"""Rows of files of every kind and of the Hub: each a mapping from column to value, with its place in the source."""
 
 from __future__ import annotations
 
 import csv
 import gzip
-import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from radiant_lens import _checks
 from radiant_lens._files import parsed
+from radiant_lens.datasets.readers.plain_text import decode, table_lines
 from radiant_lens.errors import DataError
 
 Row = Mapping[str, Any]
 Places = Iterator[tuple[str, Any]]
 """Rows with their places, such as "line 3"."""
 
-ENDINGS = (".csv", ".json", ".jsonl", ".tsv", ".parquet")
-ENDINGS_HINT = "A file must end in .csv, .json or .jsonl (or .tsv, .parquet); .gz may follow the ending of a text file."
+ENDINGS = (".csv", ".json", ".jsonl", ".tsv", ".ndjson", ".parquet")
+ENDINGS_HINT = (
+    "A file must end in .csv, .json or .jsonl (or .tsv, .ndjson, .parquet); .gz may follow the ending of a text file."
+)
 # Key of the fields of a .csv row for which the header has no name.
 BEYOND = "(beyond the header)"
+
+
+class Content(NamedTuple):
+    """Rows of a source, and how it was read where that had to be found out, such as "separated by semicolons"."""
+
+    rows: Places
+    reading: str = ""
 
 
 def file_ending(path: Path) -> str:
@@ -39,9 +48,15 @@ def _without_gz(path: Path) -> Path:
 
 
 def file_rows(path: Path) -> Places:
-    """Yield the rows of a file, with "line 3" (or, in .json and .parquet, "row 3") as their place.
+    """Return the rows of a file, as `open_file` does."""
+    return open_file(path).rows
 
-    The place of a .csv row is the line it begins on. A .json file with one object a line is read as .jsonl.
+
+def open_file(path: Path) -> Content:
+    """Return the rows of a file, with "line 3" (or, in .json and .parquet, "row 3") as their place.
+
+    The place of a .csv row is the line it begins on. A .json file may hold a list of rows, one object of columns, or
+    one object a line.
 
     Raises:
         DataError: no such file, or its content does not fit its ending.
@@ -51,18 +66,38 @@ def file_rows(path: Path) -> Places:
         raise DataError(f"There is no file {str(path)!r}.")
     ending = file_ending(path)
     _checks.known("data file ending", ending, ENDINGS, hint=ENDINGS_HINT)
-    try:
-        yield from _parquet_rows(path) if ending == ".parquet" else _READERS[ending](_read_text(path), path)
-    except DataError:
-        raise
-    except (OSError, EOFError, ValueError, csv.Error) as error:
-        raise DataError(f"{path.name} cannot be read as {ending}: {error}.") from error
+    with _Unreadable(path, ending):
+        if ending == ".parquet":
+            return Content(_parquet_rows(path))
+        text, encoding = decode(_read_bytes(path))
+        rows, layout = _READERS[ending](text, path)
+        notes = [*([layout] if layout else []), *([f"encoded in {encoding}"] if encoding else [])]
+        return Content(_readable(rows, path, ending), " and ".join(notes))
 
 
-def _read_text(path: Path) -> str:
+class _Unreadable:
+    """A context in which every error of reading a file becomes a `DataError` that names the file."""
+
+    def __init__(self, path: Path, ending: str) -> None:
+        self._path, self._ending = path, ending
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError | EOFError | ValueError | csv.Error) and not isinstance(error, DataError):
+            raise DataError(f"{self._path.name} cannot be read as {self._ending}: {error}.") from error
+
+
+def _readable(rows: Places, path: Path, ending: str) -> Places:
+    # Lines of .jsonl are parsed one by one, after `open_file` has returned.
+    with _Unreadable(path, ending):
+        yield from rows
+
+
+def _read_bytes(path: Path) -> bytes:
     data = path.read_bytes()
-    # "utf-8-sig": spreadsheets begin their files with a byte order mark.
-    return (gzip.decompress(data) if path.suffix.lower() == ".gz" else data).decode("utf-8-sig")
+    return gzip.decompress(data) if path.suffix.lower() == ".gz" else data
 
 
 def _parquet_rows(path: Path) -> Places:
@@ -70,43 +105,55 @@ def _parquet_rows(path: Path) -> Places:
 
     if path.suffix.lower() == ".gz":
         raise ValueError("a .parquet file is compressed already; unpack the .gz")
-    rows: list[Any] = parquet.read_table(path).to_pylist()
+    return _numbered(parquet.read_table(path).to_pylist())
+
+
+def _numbered(rows: Sequence[Any]) -> Places:
     return ((f"row {i}", row) for i, row in enumerate(rows, start=1))
 
 
-def _csv_rows(text: str, path: Path) -> Places:
-    return _table_rows(text, ",")
-
-
-def _tsv_rows(text: str, path: Path) -> Places:
-    return _table_rows(text, "\t")
-
-
-def _table_rows(text: str, delimiter: str) -> Iterator[tuple[str, Row]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    header = next(reader, [])
+def _table_rows(text: str, path: Path) -> tuple[Places, str]:
+    lines, note = table_lines(text, file_ending(path))
+    header = lines[0][1] if lines else []
     # A dict keeps the last of two columns of one name, so the first would be lost.
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise csv.Error(f"the header names a column twice: {', '.join(map(repr, twice))}")
-    end = reader.line_num
-    for fields in reader:
-        # `line_num` counts the lines read so far, so a row of several lines begins after the end of the row before.
-        start, end = end + 1, reader.line_num
-        if fields:
-            row: dict[str, Any] = dict(zip(header, [*fields, *[None] * (len(header) - len(fields))]))
-            yield f"line {start}", {**row, BEYOND: fields[len(header) :]} if len(fields) > len(header) else row
+    return ((f"line {start}", _table_row(header, fields)) for start, fields in lines[1:]), note
 
 
-def _json_rows(text: str, path: Path) -> Places:
+def _table_row(header: list[str], fields: list[str]) -> Row:
+    row: dict[str, Any] = dict(zip(header, [*fields, *[None] * (len(header) - len(fields))]))
+    return {**row, BEYOND: fields[len(header) :]} if len(fields) > len(header) else row
+
+
+def _json_rows(text: str, path: Path) -> tuple[Places, str]:
     try:
-        rows = parsed(json.loads, text)
+        content = parsed(json.loads, text)
     except ValueError:
         # Many published .json files hold one object a line.
         if not _first_line_is_an_object(text):
             raise
         return _jsonl_rows(text, path)
-    return ((f"row {i}", row) for i, row in enumerate(rows if isinstance(rows, list) else [rows], start=1))
+    if isinstance(content, Mapping) and holds_columns(content):
+        return _numbered(columns_to_rows(content)), "holds an object of columns"
+    return _numbered(content if isinstance(content, list) else [content]), ""
+
+
+def holds_columns(content: Mapping[str, Any]) -> bool:
+    """True if all values are columns: lists of one length, or mappings from the same row numbers."""
+    values = list(content.values())
+    if values and all(isinstance(value, list | tuple) for value in values):
+        return len({len(value) for value in values}) == 1
+    # `DataFrame.to_json` writes {"text": {"0": "a", "1": "b"}, ...}. Other keys are the fields of a single row.
+    numbers = {tuple(value) if isinstance(value, Mapping) else () for value in values}
+    return len(numbers) == 1 and all(str(number).isdigit() for number in next(iter(numbers))) and numbers != {()}
+
+
+def columns_to_rows(content: Mapping[str, Any]) -> list[Row]:
+    """Return the rows of an object of columns."""
+    columns = [list(value.values()) if isinstance(value, Mapping) else value for value in content.values()]
+    return [dict(zip(content, values)) for values in zip(*columns)]
 
 
 def _first_line_is_an_object(text: str) -> bool:
@@ -116,7 +163,19 @@ def _first_line_is_an_object(text: str) -> bool:
         return False
 
 
-def _jsonl_rows(text: str, path: Path) -> Places:
+def _jsonl_rows(text: str, path: Path) -> tuple[Places, str]:
+    # Some .jsonl files hold one JSON list over many lines; a line that opens it is not valid alone.
+    if text.lstrip()[:1] == "[" and text.strip()[-1:] == "]":
+        try:
+            content = parsed(json.loads, text)
+        except ValueError:
+            content = None
+        if isinstance(content, list) and all(isinstance(row, Mapping) for row in content):
+            return _numbered(content), "holds one JSON list"
+    return _json_lines(text, path), ""
+
+
+def _json_lines(text: str, path: Path) -> Places:
     # Only line feeds end a line: other line separators of Unicode may be part of a string.
     for line, content in enumerate(text.split("\n"), start=1):
         if content.strip():
@@ -131,11 +190,12 @@ def _json_line(content: str, path: Path, line: int) -> Any:
         raise DataError(f"{path.name} cannot be read as .jsonl: line {line}: {reason}.") from error
 
 
-_READERS: dict[str, Callable[[str, Path], Places]] = {
-    ".csv": _csv_rows,
-    ".tsv": _tsv_rows,
+_READERS: dict[str, Callable[[str, Path], tuple[Places, str]]] = {
+    ".csv": _table_rows,
+    ".tsv": _table_rows,
     ".json": _json_rows,
     ".jsonl": _jsonl_rows,
+    ".ndjson": _jsonl_rows,
 }
 
 

@@ -118,7 +118,10 @@ def test_preferences_of_chats_in_every_form(write, chat, row, tmp_path):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"chosen": "a", "rejected": "b"}, "missing column 'prompt'"),
+        ({"chosen": "a"}, "missing column 'rejected'"),
+        ({"chosen": "a", "rejected": " "}, "`chosen` and `rejected` must each hold a text"),
+        ({"chosen": "Q: a A: b", "rejected": "Q: a A: b "}, "are the same answer"),
+        ({"chosen": "Q: a A: b", "rejected": "Q: a A: "}, "must each hold an answer"),
         ({"prompt": "p", "chosen": "", "rejected": "b"}, "`chosen` and `rejected` must each hold an answer"),
         ({"prompt": "p", "chosen": float("nan"), "rejected": "b"}, "must each hold an answer"),
         ({"prompt": "p", "chosen": 3, "rejected": "b"}, "`chosen` must be text; got 3"),
@@ -130,7 +133,7 @@ def test_preferences_of_chats_in_every_form(write, chat, row, tmp_path):
 )
 def test_bad_preferences_are_named_by_their_line(write, chat, row, words):
     with pytest.raises(DataError, match=f"line 1: .*{words}"):
-        load_dataset(write(row), template=chat)
+        load_dataset(write(row), template=chat, format="preference")
 
 
 def test_preferences_of_chats_need_the_chat_template(write):

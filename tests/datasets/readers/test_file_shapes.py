@@ -86,9 +86,13 @@ def test_answers_of_one_column_each_in_a_json_with_one_object_a_line(tmp_path):
     d = load_dataset(path, columns={"correct_answers": "right", "incorrect_answers": "invented"})
     assert answers(d) == [("X, in 1900; Y later", 0), ("Y; by far", 1), ("Me", 0), ("You", 1)]
     assert d.sense == "invented"
-    with pytest.raises(DataError, match="line 1: missing column 'text' .* name other columns by columns="):
+    with pytest.raises(
+        DataError, match=r"h.json has columns of no known format \(question, right, invented\): name them by columns="
+    ):
         load_dataset(path)
-    path.write_text(json.dumps(rows[0]) + "\n{broken\n")
+    with pytest.raises(DataError, match="h.json has no column 'rigt'; there are: question, right, invented"):
+        load_dataset(path, columns={"correct_answers": "rigt", "incorrect_answers": "invented"})
+    path.write_text(json.dumps(QUESTION) + "\n{broken\n")
     with pytest.raises(DataError, match="h.json cannot be read as .jsonl: line 2"):
         load_dataset(path)
 
@@ -152,7 +156,7 @@ def test_contrastive_pairs_need_no_option_and_show_their_sense(tmp_path):
     other = load_dataset(path, undesirable="answer_not_matching_behavior")
     assert answers(other) == [("(A)", 0), ("(B)", 1)] * 2
     assert other.sense == "answer_not_matching_behavior"
-    with pytest.raises(InvalidArgumentError, match="`undesirable` must be one of 'answer_matching_behavior', "):
+    with pytest.raises(InvalidArgumentError, match="`undesirable` must be one of 'answer_not_matching_behavior', "):
         load_dataset(path, undesirable=0)
 
 
@@ -196,7 +200,9 @@ def test_parquet(tmp_path):
 
 @pytest.mark.parametrize("name", ["mine.xlsx", "mine.xlsx.gz", "mine.gz", "mine"])
 def test_other_endings_are_refused_by_name(tmp_path, name):
-    with pytest.raises(UnknownNameError, match=r"A file must end in .csv, .json or .jsonl \(or .tsv, .parquet\)"):
+    with pytest.raises(
+        UnknownNameError, match=r"A file must end in .csv, .json or .jsonl \(or .tsv, .ndjson, .parquet\)"
+    ):
         load_dataset(write(tmp_path, name, TABLE))
 
 

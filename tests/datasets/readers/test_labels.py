@@ -65,14 +65,16 @@ def test_a_column_in_which_1_usually_is_the_good_class_needs_a_sense(write, text
 
 @pytest.mark.parametrize("value", ["true", "false", True, "yes", "flase", 0.7, 2])
 def test_labels_of_no_known_sense_are_refused_with_the_remedy(write, value):
-    with pytest.raises(DataError, match=r"line 2: `label` must be 0 .* undesirable=\[\.\.\.\]\); for scores"):
+    with pytest.raises(DataError, match=r"line 2: `label` must be 0 .* undesirable=\[\.\.\.\], or compare scores"):
         load_dataset(write([0, value]))
 
 
 def test_a_typo_in_a_label_or_in_undesirable_is_refused(write):
-    with pytest.raises(DataError, match="line 2: `label` must be one of the two labels .* `undesirable`; got 'flase'"):
+    with pytest.raises(
+        DataError, match="line 2: `label` must be one of the two labels .* `undesirable`, false or true; got 'flase'"
+    ):
         load_dataset(write(["true", "flase"]), undesirable="false")
-    with pytest.raises(DataError, match="line 2: `label` must be one of the two labels .*; got 2"):
+    with pytest.raises(DataError, match="line 2: `label` must be one of the two labels .*, 0 or 1; got 2"):
         load_dataset(write([0, 2]), undesirable=0)
     with pytest.raises(DataError, match="names 'flase', but no row of mine.jsonl .*; labels are: 'true', 'false'"):
         load_dataset(write(["true", "false"]), undesirable="flase")
@@ -97,8 +99,8 @@ def test_scores_have_a_threshold(write):
     ("options", "words"),
     [
         ({"threshold": 0.5, "undesirable": 0}, "`undesirable` must be 'above' .the default. or 'below'; got 0"),
-        ({"threshold": float("nan")}, "`threshold` must lie"),
-        ({"threshold": "high"}, "`threshold` must lie"),
+        ({"threshold": float("nan")}, "`threshold` must be a finite number, such as 0.5; got"),
+        ({"threshold": "high"}, "`threshold` must be a finite number, such as 0.5; got"),
         ({"undesirable": []}, r"`undesirable` must be a label or a list of labels; got \[\]"),
         ({"undesirable": {"a": 1}}, "`undesirable` must be a label or a list of labels"),
     ],

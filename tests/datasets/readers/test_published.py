@@ -167,7 +167,7 @@ def test_any_chosen_label_columns(tmp_path):
 
 def test_comments_that_were_never_scored_are_bad_rows_named_by_their_first_line(tmp_path):
     path = write(tmp_path, "t.csv", COMMENTS + 'a,"x\ny\nz",0,0,0,0,0,0\nb,"p\nq",-1,-1,-1,-1,-1,-1\nc,,1,0,0,0,0,0\n')
-    bad = "line 5: `toxic` must be 0 (desirable) or 1 (undesirable); got '-1'. "
+    bad = "line 5: `toxic` must be 0 (desirable) or 1 (undesirable); got '-1': "
     d = load_dataset("jigsaw", path=path, columns={"label": ["toxic"]}, on_bad_rows="report")
     assert d.skipped[0].startswith(bad)
     assert d.skipped[1:] == ("line 7: `comment_text` is empty.",)
@@ -342,11 +342,21 @@ def test_any_file_with_named_columns(tmp_path):
     [
         ({"columns": {"txt": "a"}}, UnknownNameError, "'txt' is not a known column: did you mean 'text'"),
         ({"columns": {"group": "topik"}}, DataError, "has no column 'topik'; there are: label, text"),
-        ({"columns": {"text": ("a", "b")}}, DataError, "Only 'label' can be made of several columns"),
+        (
+            {"columns": {"text": ("a", "b")}},
+            DataError,
+            "Only 'label', .* can be made of several columns; got .* 'text'",
+        ),
+        ({"columns": {"text": 3}}, InvalidArgumentError, "`columns` must give 'text' the name of a column; got 3"),
+        ({"columns": "text"}, InvalidArgumentError, "`columns` must map our names .* 'sentence'}; got 'text'"),
         ({"columns": {"label": ("label", "c")}}, DataError, "missing column 'c'"),
         ({"format": "jigsav"}, UnknownNameError, "'jigsav' is not a known format here: did you mean 'jigsaw'"),
         ({"template": "{question} {answer}"}, InvalidArgumentError, "`template` is laid around questions; .*'records'"),
-        ({"path": "x.csv"}, InvalidArgumentError, "`path` cannot be given with a file"),
+        (
+            {"path": "x.csv"},
+            InvalidArgumentError,
+            "`path` is the file of a published data set .* cannot be given with a file or an object; got 'x.csv'",
+        ),
         ({"on_bad_rows": "skip"}, InvalidArgumentError, "`on_bad_rows` must be one of 'raise', 'report'; got 'skip'"),
     ],
 )
