@@ -78,8 +78,9 @@ def table_lines(text: str, ending: str) -> tuple[Lines, str]:
         if "unexpected end" in str(error) and separator != "\t":
             raise csv.Error("a quote is never closed, so the rows after it would be lost") from error
         lines = []
-    if separator == "\t" and not _even(lines):
-        # Tables separated by tabs are often written without any quoting; a quote is a character of the text then.
+    if separator == "\t" and (not _even(lines) or _spans_lines(lines)):
+        # Tables separated by tabs are often written without any quoting; a quote is a character of the text then. Rows
+        # of one length show this: a field that is really quoted and holds a line break gives rows of other lengths.
         plain = _rows(text, separator, quotes=False)
         if _even(plain):
             return plain, note
@@ -101,6 +102,10 @@ def _rows(text: str, separator: str, *, strict: bool = False, quotes: bool = Tru
 
 def _even(rows: Lines) -> bool:
     return len({len(fields) for _, fields in rows}) == 1
+
+
+def _spans_lines(rows: Lines) -> bool:
+    return any("\n" in field for _, fields in rows for field in fields)
 
 
 def find_separator(text: str, usual: str) -> str:
