@@ -70,7 +70,8 @@ class SteeredLM(_HarnessModel):
     Special tokens are those of the model's own tokenizer, as everywhere in this package: BOS begins a text if the
     tokenizer adds it, or as `prepend_bos` of `load_model` says. A chat that the harness renders
     (`--apply_chat_template`) has the special tokens that the chat template writes and no others, so no second BOS; nor
-    is BOS added to any other text that begins with it.
+    is BOS added to any other text that begins with it. A text that is scored as a whole follows the prefix token, in
+    place of its own BOS and not before it: `hf` reads two there, and scores the second.
 
     A `--use_cache` file of the harness does not record the model or the steering: use another file for each.
 
@@ -133,6 +134,7 @@ class SteeredLM(_HarnessModel):
         self.n_truncated: Counter[str] = Counter()
         self._max_gen_toks, self._allow_mismatch = max_gen_toks, allow_mismatch
         self._chat_openings: set[str] = set()
+        self._prefix_is_bos = False
         with self._steered():
             pass  # Raises for a steering of another model, before any task is loaded.
         super().__init__(
@@ -210,6 +212,8 @@ class SteeredLM(_HarnessModel):
             ids: list[int] = list(tokenizer.encode(string, add_special_tokens=False))
         else:
             ids = self._special_tokens(list(tokenizer.encode(string)))
+        if self._prefix_is_bos and ids[:1] == [self.prefix_token_id]:
+            ids = ids[1:]
         return ids[-left_truncate_len:] if left_truncate_len else ids
 
     def _special_tokens(self, ids: list[int]) -> list[int]:
@@ -242,6 +246,14 @@ class SteeredLM(_HarnessModel):
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
         with self._steered():
             return super()._model_generate(context, max_length, stop, **generation_kwargs)
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Log-probability of whole texts; every token but BOS is scored once."""
+        self._prefix_is_bos = True
+        try:
+            return super().loglikelihood_rolling(requests, disable_tqdm)
+        finally:
+            self._prefix_is_bos = False
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None

@@ -65,6 +65,21 @@ def test_texts_are_read_as_everywhere_in_the_package(folders, kind, prepend_bos)
         assert has_bos(chosen, chosen.tok_encode(TEXT)) == add_bos_token
 
 
+@pytest.mark.parametrize("text", [TEXT, f"<bos> {TEXT}"])
+@pytest.mark.parametrize("kind", ["adds BOS", "adds none"])
+def test_a_whole_text_is_scored_after_one_bos(folders, kind, text):
+    bridge = rl.load_model(folders[kind])
+    lm = SteeredLM(bridge)
+    ids = [bridge.tokenizer.bos_token_id, *lm.tok_encode(TEXT, add_special_tokens=False)]
+    with torch.no_grad():
+        log_probs = bridge(torch.tensor([ids]))[0].log_softmax(-1)
+    expected = float(log_probs[:-1].gather(1, torch.tensor(ids)[1:, None]).sum())
+    (answer,) = lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)])
+    assert answer == pytest.approx(expected, rel=1e-5)
+    # Afterwards texts have their own special tokens again.
+    assert has_bos(lm, lm.tok_encode(TEXT)) == (kind == "adds BOS")
+
+
 @pytest.mark.parametrize("template", CHATS)
 @pytest.mark.parametrize("prepend_bos", [None, True])
 @pytest.mark.parametrize("kind", ["adds BOS", "adds none"])
