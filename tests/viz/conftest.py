@@ -23,7 +23,13 @@ def evaluations(model, experiment, steering):
 
 
 @pytest.fixture(scope="session")
-def full_report(model, facts, experiment, recipe, held_out, evaluations):
+def measured(model, steering, experiment):
+    questions = rl.Dataset("questions", (), experiment.test.bare_prompts[:10])
+    return rl.side_effects(model, steering, benchmark=questions, max_new_tokens=20)
+
+
+@pytest.fixture(scope="session")
+def full_report(model, facts, experiment, recipe, held_out, evaluations, measured):
     return rl.report(
         recipe.steering,
         detector=experiment.detector,
@@ -31,6 +37,7 @@ def full_report(model, facts, experiment, recipe, held_out, evaluations):
         effects=recipe.effects,
         evaluations=evaluations,
         writes=rl.edit_writes(model, experiment.test.statements[:60], recipe.steering),
+        side_effects=measured,
         answer=rl.trace_answer(model, PROMPT, recipe.steering, stop=facts.stop),
         title="A report & all of it",
     )

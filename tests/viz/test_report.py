@@ -54,15 +54,18 @@ def tiles_of(report: rl.Report) -> list[tuple[str, str, str]]:
     return [tuple(map(html.unescape, match)) for match in re.findall(pattern, report.html, flags=re.S)]
 
 
-def test_tiles_show_measured_numbers(full_report, evaluations, steering, held_out):
+def test_tiles_show_measured_numbers(full_report, evaluations, steering, held_out, measured):
     base, on = evaluations["no steering"], evaluations["RADIANT"]
-    gain, kl, side_effects, certificate = tiles_of(full_report)
+    gain, kl, other_text, certificate = tiles_of(full_report)
     change = on.difference(base, "correct")
     assert gain[:2] == ("Gain", f"{100 * change.value:+.0f} points")
     assert f"{base.metrics['correct'].value:.0%} without steering" in gain[2]
     assert kl[:2] == ("KL", f"{on.metrics['kl'].value:.3f}")
-    assert side_effects[:2] == ("Side effects", f"{on.difference(base, 'cross_entropy').value:+.3f}")
-    assert "Other tasks: not measured" in side_effects[2]
+    assert other_text[:2] == ("Side effects", f"{measured.metrics['cross_entropy'].difference.value:+.3f}")
+    assert "neutral text" in other_text[2] and "Other tasks" not in other_text[2]
+    same_text = tiles_of(rl.report(evaluations=evaluations))[2]
+    assert same_text[:2] == ("Side effects", f"{on.difference(base, 'cross_entropy').value:+.3f}")
+    assert "Other tasks: not measured" in same_text[2]
     row = steering.certify(held_out).overall
     assert certificate[:2] == ("Certificate", f"≤ {row.upper:.1%}")
     assert f"{row.n_still_flagged} of {row.n_groups}" in certificate[2]
@@ -98,7 +101,7 @@ def test_settings_have_three_significant_digits(steering):
 def test_every_table_scrolls_in_a_wrapper_with_a_hint(full_report):
     n_tables = full_report.html.count("<table")
     wrapped = re.findall(r'<p class="hint" hidden>[^<]*</p>\s*<div class="scroll"[^>]*><table', full_report.html)
-    assert len(wrapped) == n_tables == 3
+    assert len(wrapped) == n_tables == 5
 
 
 def test_a_full_report_has_all_figures(full_report):
@@ -126,12 +129,30 @@ def test_answers_are_the_first_of_each_condition_in_turn(full_report, evaluation
     assert 'id="answers"' not in rl.report(evaluations=evaluations, n_examples=0).html
 
 
+def test_side_effects_are_a_table_and_three_changed_answers(full_report, measured):
+    words = text_of(full_report)
+    for name, effect in measured.metrics.items():
+        assert f"{name.replace('_', ' ')}: " in words and f"{effect.difference:+.3f}" in words
+    changed = measured.changed_answers()
+    assert len(changed) > 0
+    assert f"{len(changed)} of 30 answers to harmless requests differ" in words
+    section = full_report.html.split('<section id="side-effects">')[1].split("</section>")[0]
+    texts = [html.unescape(cell) for cell in re.findall("<td>(.*?)</td>", section, flags=re.S)]
+    shown = changed.head(3)
+    assert [*shown["request"], *shown["plain"], *shown["steered"]] == [
+        text for column in range(3) for text in texts[5 * len(measured.metrics) :][column::3]
+    ]
+    same = replace(measured, answers=measured.answers.assign(steered=measured.answers["plain"]))
+    assert "0 of 30 answers to harmless requests differ." in text_of(rl.report(side_effects=same))
+
+
 def test_missing_inputs_are_named(steering, evaluations):
     page = rl.report(steering)
     assert not figures(page)
     words = text_of(page)
     assert "Which heads detect, and which act: needs `detector`" in words
     assert "needs `answer`" in words
+    assert "Side effects: needs `side_effects`" in words
     alone = rl.report(evaluations={"plain": evaluations["no steering"]})
     assert 'id="answers"' not in alone.html
     assert "No control was given" in text_of(alone)
@@ -144,7 +165,7 @@ def test_a_steering_and_a_cache_are_enough_for_most(steering, held_out):
     assert "held-out groups still flagged" in text_of(page)
 
 
-def test_no_text_is_read_as_html(steering, evaluations, experiment):
+def test_no_text_is_read_as_html(steering, evaluations, experiment, measured):
     # Every place where text of others reaches the page: prompts, answers, conditions, settings and names.
     def spoiled(evaluation):
         table = evaluation.table.assign(prompt=EVIL, answer=EVIL, condition=EVIL)
@@ -153,7 +174,8 @@ def test_no_text_is_read_as_html(steering, evaluations, experiment):
     names = ("no steering", EVIL, "random direction")
     named = {name: spoiled(e) for name, e in zip(names, evaluations.values())}
     meta = {**steering.meta, "model": {**steering.meta["model"], "name": EVIL}}
-    page = rl.report(replace(steering, meta=meta), evaluations=named, title=EVIL)
+    evil = replace(measured, answers=measured.answers.assign(request=EVIL, plain=EVIL, steered=EVIL + "!"))
+    page = rl.report(replace(steering, meta=meta), evaluations=named, side_effects=evil, title=EVIL)
     assert "<script>alert" not in page.html
     assert "<img src=x" not in page.html
     assert "&lt;img src=x onerror=alert(2)&gt;" in page.html

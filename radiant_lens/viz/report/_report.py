@@ -17,6 +17,7 @@ from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.evaluation import Evaluation
+from radiant_lens.evaluation.side_effects import SideEffects
 from radiant_lens.steering.held_out import HeldOutCertificate
 from radiant_lens.steering.steering import Steering
 from radiant_lens.viz.report import tables, tiles, words
@@ -58,6 +59,7 @@ def report(
     steered: str | None = None,
     writes: EditWrites | None = None,
     answer: TracedAnswer | None = None,
+    side_effects: SideEffects | None = None,
     n_examples: int = 12,
     title: str = "What the steering does",
 ) -> Report:
@@ -73,6 +75,7 @@ def report(
         steered: name of the steering's evaluation; default the second.
         writes: from `edit_writes`.
         answer: from `trace_answer`.
+        side_effects: of the function of this name.
         n_examples: prompts with their answers, at least 0.
         title: heading of the page.
 
@@ -87,7 +90,7 @@ def report(
         >>> report(steering, cache=rl.collect(model, test)).save("report.html")  # doctest: +SKIP
     """
     # A cache alone says nothing: its activations need a detector or a steering.
-    required = (steering, detector, effects, certificate, writes, answer)
+    required = (steering, detector, effects, certificate, writes, answer, side_effects)
     if all(value is None for value in required) and not evaluations:
         raise InvalidArgumentError("There is nothing to report on: give a steering, a detector, or evaluations.")
     evaluations = dict(evaluations or {})
@@ -95,7 +98,7 @@ def report(
     if steering is not None and cache is not None:
         certificate = steering.certify(cache) if certificate is None else certificate
         detector = restored_detector(steering, cache) if detector is None else detector
-    inputs = ReportInputs(steering, detector, cache, effects, certificate, evaluations, writes, answer)
+    inputs = ReportInputs(steering, detector, cache, effects, certificate, evaluations, writes, answer, side_effects)
     drawn, missing = sections(inputs)
     return Report(
         title,
@@ -106,6 +109,7 @@ def report(
             examples=tables.examples(evaluations, steered, n_examples),
             sections=drawn,
             comparison=tables.comparison(evaluations),
+            side_effects=tables.side_effects(side_effects),
             certificate=None if certificate is None else tables.frame(certificate.to_dataframe()),
             certificate_words=None if certificate is None else str(certificate),
             settings=tables.settings(inputs),

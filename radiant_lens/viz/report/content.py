@@ -14,6 +14,7 @@ from radiant_lens.analysis.writes import EditWrites
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.evaluation import Evaluation
+from radiant_lens.evaluation.side_effects import SideEffects
 from radiant_lens.sites import HeadSite
 from radiant_lens.steering.held_out import HeldOutCertificate
 from radiant_lens.steering.steering import Steering
@@ -31,6 +32,7 @@ class ReportInputs(NamedTuple):
     evaluations: Mapping[str, Evaluation]
     writes: EditWrites | None
     answer: TracedAnswer | None
+    side_effects: SideEffects | None = None
 
 
 class Panel(NamedTuple):
@@ -141,6 +143,8 @@ def sections(inputs: ReportInputs) -> tuple[list[Section], list[str]]:
         if panels:
             drawn.append(Section(heading, words, panels))
         missing |= {name: heading for f in figures for name in f.needs if name not in available}
+    if inputs.side_effects is None:
+        missing["side_effects"] = "Side effects"
     return drawn, [f"{heading}: needs `{name}`" for name, heading in missing.items()]
 
 

@@ -9,6 +9,8 @@ import pandas as pd
 
 from radiant_lens import _checks
 from radiant_lens.evaluation import Evaluation
+from radiant_lens.evaluation.side_effects import SideEffects
+from radiant_lens.evaluation.side_effects.metrics import METRICS
 from radiant_lens.viz import _style as style
 from radiant_lens.viz.report.content import ReportInputs
 
@@ -23,6 +25,8 @@ COMPARED = (
 )
 LONGEST = 2000
 """Characters of a prompt or answer that are shown."""
+N_CHANGED = 3
+"""Changed answers to harmless requests that are shown."""
 
 
 def steered_name(evaluations: Mapping[str, Evaluation], steered: str | None) -> str | None:
@@ -90,6 +94,33 @@ def _interval(evaluation: Evaluation, metric: str) -> str:
     text = format(evaluation.metrics[metric], ".3f" if metric == "kl" else ".0%")
     # A space that does not break keeps both ends of an interval on one line.
     return text.replace(", ", ",\u00a0")
+
+
+def side_effects(measured: SideEffects | None) -> dict[str, Any] | None:
+    """The metrics of side effects, and the first answers to harmless requests that the steering changes."""
+    if measured is None:
+        return None
+    rows = [
+        [
+            f"{name.replace('_', ' ')}: {METRICS[name].words}",
+            f"{effect.plain.value:.3f}",
+            f"{effect.steered.value:.3f}",
+            f"{effect.difference:+.3f}".replace(", ", ",\u00a0"),
+            effect.reading,
+        ]
+        for name, effect in measured.metrics.items()
+    ]
+    changed = measured.changed_answers()
+    shown = changed.head(N_CHANGED)[["request", "plain", "steered"]].itertuples(index=False)
+    return {
+        "metrics": {"columns": ["metric", "plain", "steered", "difference [95% interval]", "reading"], "rows": rows},
+        "answers": {
+            "columns": ["request", "plain", "steered"],
+            "rows": [[_cut(text) for text in row] for row in shown],
+        },
+        "n_changed": len(changed),
+        "n_answers": len(measured.answers),
+    }
 
 
 def frame(table: pd.DataFrame) -> dict[str, Any]:

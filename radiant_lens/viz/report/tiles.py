@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 from radiant_lens.evaluation import Evaluation
+from radiant_lens.evaluation.side_effects import SideEffects
 from radiant_lens.steering.held_out import HeldOutCertificate
 from radiant_lens.viz.report.content import ReportInputs
 
@@ -42,7 +43,9 @@ def tiles(inputs: ReportInputs, steered: str | None) -> list[Tile]:
     base, on = (
         (None, None) if steered is None else (next(iter(inputs.evaluations.values())), inputs.evaluations[steered])
     )
-    return [_gain(base, on), _kl(on), _side_effects(base, on), _certified(inputs.certificate)]
+    measured = inputs.side_effects
+    aside = _same_text(base, on) if measured is None else _other_text(measured)
+    return [_gain(base, on), _kl(on), aside, _certified(inputs.certificate)]
 
 
 def _gain(base: Evaluation | None, on: Evaluation | None) -> Tile:
@@ -70,7 +73,18 @@ def _kl(on: Evaluation | None) -> Tile:
     )
 
 
-def _side_effects(base: Evaluation | None, on: Evaluation | None) -> Tile:
+def _other_text(measured: SideEffects) -> Tile:
+    change = measured.metrics["cross_entropy"].difference
+    changed = [name.replace("_", " ") for name, effect in measured.metrics.items() if effect.reading == "changed"]
+    return Tile(
+        "Side effects",
+        f"{change.value:+.3f}",
+        "nats per token: change of the cross-entropy of neutral text (below 0 is better); 95% interval "
+        f"[{change.low:+.3f}, {change.high:+.3f}]. Metrics that changed: {', '.join(changed) or 'none'}.",
+    )
+
+
+def _same_text(base: Evaluation | None, on: Evaluation | None) -> Tile:
     name, metric = "Side effects", "cross_entropy"
     if base is None or on is None or not all(metric in e.metrics for e in (base, on)):
         return Tile(name, NOT_MEASURED, "Needs evaluations without and with the steering on desirable text.")
