@@ -24,8 +24,9 @@ from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import Statement
 from radiant_lens.distributed import Rank, this_rank
 from radiant_lens.errors import DataError, InvalidArgumentError, RankError
-from radiant_lens.models.identity import check_hooks, require_bridge, require_fitting, signature
+from radiant_lens.models.identity import require_bridge, require_fitting, signature
 from radiant_lens.models.tokens import pass_tokens
+from radiant_lens.models.user_hooks import UserHooks
 from radiant_lens.steering.steering import Steering
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def collect(
 
     Raises:
         InvalidArgumentError: not a bridge, positions of another kind, an index outside a text, an unknown layer, or a
-            store together with hooks, which a later run could not compare.
+            store together with hooks, which a later run could not compare, or a hook that never runs.
         UnknownNameError: a hook that the model does not have.
         ModelMismatchError: a steering for another model.
         DataError: no statements, a text longer than the context, activations that are not finite.
@@ -89,7 +90,7 @@ def collect(
         raise InvalidArgumentError(
             "`store` cannot be used with `fwd_hooks`: functions cannot be compared when resuming."
         )
-    check_hooks(model, fwd_hooks)
+    hooks = UserHooks(model, fwd_hooks)
     kept_layers = _kept_layers(layers, model.cfg.n_layers)
     if steering is not None:
         require_fitting(steering, model)
@@ -99,10 +100,11 @@ def collect(
         "meta": _provenance(model, name, positions, layers),
     }
     texts = tokenize(model, statements, positions)
-    run = Run(model, texts, kept_layers, max_tokens, steering, tuple(fwd_hooks))
+    run = Run(model, texts, kept_layers, max_tokens, steering, tuple(hooks.pairs))
     columns = _columns(statements, texts)
     if store is None:
         z = run.in_memory(progress)
+        hooks.require_runs()
         return HeadCache(z=z, **{name: torch.cat(list(chunks())) for name, chunks in columns.items()}, **fields)
     return _collect_to_store(store, run, columns, fields, progress)
 

@@ -31,8 +31,9 @@ from radiant_lens.evaluation.multiple_choice import choices, score_choices
 from radiant_lens.evaluation.ratios import condition_parts, join_parts, make_parts
 from radiant_lens.evaluation.result import Evaluation
 from radiant_lens.hooks._steer import steer
-from radiant_lens.models.identity import check_hooks, require_bridge, require_fitting, signature
+from radiant_lens.models.identity import require_bridge, require_fitting, signature
 from radiant_lens.models.loading import load_model
+from radiant_lens.models.user_hooks import UserHooks
 from radiant_lens.steering.steering import Steering
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ def evaluate(
             at every position, and their edits are not counted.
 
     Raises:
-        InvalidArgumentError: a number out of its range, no family, or a fluency model without its family.
+        InvalidArgumentError: a number out of its range, no family, a fluency model without its family, or a hook that
+            never runs.
         UnknownNameError: no such family or judge.
         ModelMismatchError: a steering for another model.
         DataError: the data lack the records that a family needs, or a prompt is longer than the context.
@@ -108,7 +110,7 @@ def evaluate(
     require_bridge(model)
     _checks.instance("data", data, Dataset, hint="`load_dataset` reads one")
     check_sampling(n_samples, max_new_tokens, temperature, seed)
-    check_hooks(model, fwd_hooks)
+    hooks = UserHooks(model, fwd_hooks)
     if steering is not None:
         require_fitting(steering, model)
     families = _families(data, metrics, fluency_model)
@@ -123,15 +125,15 @@ def evaluate(
     prompts = data.prompts if GENERATED & set(families) else ()
     # `require_fitting` has checked the steering above; a second check would hash all weights again.
     steered = nullcontext() if steering is None else steer(model, steering, allow_mismatch=True)
-    with steered, model.hooks(fwd_hooks=list(fwd_hooks)):
+    with steered, model.hooks(fwd_hooks=hooks.pairs):
         answers = generate_answers(model, prompts, stop=data.stop, **sampling)
     _warn_if_empty([text for samples in answers for text in samples])
     table = _judged(answer_table(prompts, answers), prompts, chosen_judge)
     # Functions, so that a family that was not asked for is not computed.
     builders: dict[str, Any] = {
         "answers": lambda: verdict_parts(table),
-        "text": lambda: _text_parts(model, _desirable(data), steering, fwd_hooks),
-        "choice": lambda: _choice_parts(model, data, steering, fwd_hooks),
+        "text": lambda: _text_parts(model, _desirable(data), steering, hooks.pairs),
+        "choice": lambda: _choice_parts(model, data, steering, hooks.pairs),
         "diversity": lambda: join_parts([distinct_parts(table), extreme_parts(table)]),
         "fluency": lambda: perplexity_parts(second, table, prompts),
     }
@@ -144,7 +146,9 @@ def evaluate(
         "fluency_model": None if second is None else signature(second)["name"],
         "n_without_choices": sum(choices(p) is None for p in data.prompts),
     }
-    return Evaluation(table, join_parts(builders[name]() for name in families), data.prompts, settings)
+    parts = join_parts(builders[name]() for name in families)
+    hooks.require_runs()
+    return Evaluation(table, parts, data.prompts, settings)
 
 
 def _judged(table: pd.DataFrame, prompts: Sequence[Prompt], judge: Judge) -> pd.DataFrame:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, cast
 
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 from radiant_lens import _checks
-from radiant_lens._typing import HookFunction
 from radiant_lens.errors import InvalidArgumentError, ModelMismatchError, TokenRuleWarning
 from radiant_lens.models.fingerprint import active_adapters, content_hashes
 from radiant_lens.models.sample_hash import sample_hashes
@@ -229,10 +228,3 @@ def _compare_token_rules(recorded: bool | None, bridge: TransformerBridge) -> No
         TokenRuleWarning,
         stacklevel=3,
     )
-
-
-def check_hooks(model: TransformerBridge, fwd_hooks: Sequence[tuple[Any, HookFunction]]) -> None:
-    """Raise `UnknownNameError` for a hook that the model does not have; TransformerLens also takes filters of names."""
-    for name, _ in fwd_hooks:
-        if isinstance(name, str):
-            _checks.known("hook of this model", name, model.hook_dict)
