@@ -75,7 +75,8 @@ def load_dataset(
             several (1 if any is 1), and so may `correct_answers` and `incorrect_answers`. A text in a column that is
             named here for one of these is one answer; write several as a JSON list.
         undesirable: the labels of the source that are undesirable, such as 0 in a column in which 1 means true, or
-            ["toxic", "hate"]; all others are desirable. Default: 1 is undesirable, and words are refused. For
+            ["toxic", "hate"]; all others are desirable. With one of 0 and 1, or of true and false, only the other may
+            occur beside it, unless it is in a list. Default: 1 is undesirable, and words are refused. For
             contrastive pairs, the column of the undesirable texts: `rejected` and `answer_matching_behavior` if
             nothing is said; of `positive` and `negative` it must be stated.
         threshold: for scores in the label column: scores at or above it are undesirable, or those below it

@@ -19,7 +19,7 @@ _KNOWN = {
     "0": 0, "desirable": 0, "harmless": 0, "nontoxic": 0, "non-toxic": 0,
     "1": 1, "undesirable": 1, "harmful": 1, "toxic": 1,
 }  # fmt: skip
-# Values that come in pairs: beside one of them only the other is a label, so that a typo is a bad row.
+# Values that come in pairs: if one of them alone is undesirable, only the other is desirable, and a typo is a bad row.
 _PAIRS = (frozenset({"0", "1"}), frozenset({"true", "false"}))
 # Names of columns in which 1 usually is the good class, and the column of texts that true-or-false data sets have.
 _GOOD_NAMES = (
@@ -45,12 +45,14 @@ class LabelRule:
 
     Attributes:
         undesirable: canonical values that mean label 1; None for the documented sense (1 = undesirable).
+        pair: the only labels that may occur; empty for any.
         threshold: scores at or above it are undesirable.
         below: scores below the threshold are undesirable instead.
         seen: canonical labels of the rows read so far, in the order of their appearance.
     """
 
     undesirable: frozenset[str] | None = None
+    pair: frozenset[str] = frozenset()
     threshold: float | None = None
     below: bool = False
     seen: dict[str, None] = field(default_factory=dict[str, None])
@@ -72,9 +74,9 @@ class LabelRule:
         if self.threshold is not None:
             return self._by_threshold(value, name, self.threshold)
         word = canonical(value)
-        label = _KNOWN.get(word) if self.undesirable is None else self._by_value(word, self.undesirable)
-        if label is None:
-            raise DataError(_refusal(value, name, self.undesirable))
+        label = _KNOWN.get(word) if self.undesirable is None else int(word in self.undesirable)
+        if label is None or (self.pair and word not in self.pair):
+            raise DataError(_refusal(value, name, self.pair))
         self.seen[word] = None
         return label
 
@@ -87,13 +89,6 @@ class LabelRule:
         if score != score:
             raise DataError(f"`{name}` must be a number to be compared with `threshold`; got {_briefly(value)}.")
         return int((score < threshold) if self.below else (score >= threshold))
-
-    @staticmethod
-    def _by_value(word: str, undesirable: frozenset[str]) -> int | None:
-        for pair in _PAIRS:
-            if undesirable <= pair and word not in pair:
-                return None
-        return int(word in undesirable)
 
     def check_seen(self, source: str) -> None:
         """Check that every value of `undesirable` is a label of some row.
@@ -116,7 +111,7 @@ class LabelRule:
             return "undesirable" if column == "label" else column
         # The other labels are listed as well: a misspelled word among them became desirable.
         others = [word for word in self.seen if word not in self.undesirable]
-        rest = "" if any(self.undesirable <= pair for pair in _PAIRS) else f" (0 = {_listed(others)})"
+        rest = "" if self.pair else f" (0 = {_listed(others)})"
         return f"{column} is {' or '.join(sorted(self.undesirable))}{rest}"
 
 
@@ -141,7 +136,10 @@ def make_rule(undesirable: Label | Sequence[Label] | None, threshold: float | No
     values: list[Any] = list(undesirable) if isinstance(undesirable, list | tuple) else [undesirable]
     if not values or not all(isinstance(value, str | int | float) for value in values):
         raise InvalidArgumentError(f"`undesirable` must be a label or a list of labels; got {undesirable!r}.")
-    return LabelRule(frozenset(map(canonical, values)))
+    labels = frozenset(map(canonical, values))
+    # A list says that all other labels are desirable, however many there are.
+    pairs = [] if isinstance(undesirable, list | tuple) else [pair for pair in _PAIRS if labels <= pair]
+    return LabelRule(labels, pair=pairs[0] if pairs else frozenset())
 
 
 def check_sense(text_column: str, label_column: str, *, ambiguous: bool = False) -> None:
@@ -163,10 +161,12 @@ def check_sense(text_column: str, label_column: str, *, ambiguous: bool = False)
         )
 
 
-def _refusal(value: Any, name: str, undesirable: frozenset[str] | None) -> str:
-    if undesirable is not None:
-        pair = next(" or ".join(sorted(pair)) for pair in _PAIRS if undesirable <= pair)
-        return f"`{name}` must be one of the two labels that go with `undesirable`, {pair}; got {_briefly(value)}."
+def _refusal(value: Any, name: str, pair: frozenset[str]) -> str:
+    if pair:
+        return (
+            f"`{name}` must be one of the two labels that go with `undesirable`, {' or '.join(sorted(pair))}; got "
+            f"{_briefly(value)}: for more labels give `undesirable` as a list."
+        )
     return (
         f"`{name}` must be 0 (desirable) or 1 (undesirable); got {_briefly(value)}: name the undesirable ones of other "
         "labels, undesirable=[...], or compare scores, threshold=0.5."

@@ -38,6 +38,8 @@ def labels(dataset):
         ([True, False, "true"], False, [0, 1, 0], "label is false"),
         (["kind", "rude", "neutral"], "rude", [0, 1, 0], "label is rude (0 = 'kind', 'neutral')"),
         ([0, 3, 2], [2, 3], [0, 1, 1], "label is 2 or 3 (0 = '0')"),
+        ([0, 1, 2], [0, 1], [1, 1, 0], "label is 0 or 1 (0 = '2')"),
+        ([0, 1, 2], [0], [1, 0, 0], "label is 0 (0 = '1', '2')"),
     ],
 )
 def test_the_caller_states_the_sense(write, values, undesirable, expected, sense):
@@ -74,7 +76,10 @@ def test_a_typo_in_a_label_or_in_undesirable_is_refused(write):
         DataError, match="line 2: `label` must be one of the two labels .* `undesirable`, false or true; got 'flase'"
     ):
         load_dataset(write(["true", "flase"]), undesirable="false")
-    with pytest.raises(DataError, match="line 2: `label` must be one of the two labels .*, 0 or 1; got 2"):
+    with pytest.raises(
+        DataError,
+        match="line 2: `label` must be one of the two labels .*, 0 or 1; got 2: for more labels give .* a list",
+    ):
         load_dataset(write([0, 2]), undesirable=0)
     with pytest.raises(DataError, match="names 'flase', but no row of mine.jsonl .*; labels are: 'true', 'false'"):
         load_dataset(write(["true", "false"]), undesirable="flase")
