@@ -140,7 +140,8 @@ SHAPES = [
     Shape(
         "Hate speech and offensive language",
         "labeled_data.csv",
-        ",count,hate_speech,offensive_language,neither,class,tweet\n0,3,0,0,3,2,so nice\n1,3,3,0,0,0,\"so, rude\"\n2,3,0,3,0,1,damn\n",
+        ",count,hate_speech,offensive_language,neither,class,tweet\n"
+        "0,3,0,0,3,2,so nice\n1,3,3,0,0,0,\"so, rude\"\n2,3,0,3,0,1,damn\n",
         {"columns": {"text": "tweet", "label": "class"}, "undesirable": [0, 1]},
         [("", "so nice", 0), ("", "so, rude", 1), ("", "damn", 1)],
     ),
