@@ -21,7 +21,8 @@ def read_choices(path: str | Path, template: Template) -> tuple[Prompt, ...]:
     """Read the questions of a file as prompts: the answer is the correct answer, the other choices are incorrect.
 
     `choices` is a list of at least two texts, or `{"text": [...], "label": [...]}` as ARC has it. `answer` is the
-    number of the right choice, counted from 0 as MMLU does, its letter or label, or its text.
+    number of the right choice, counted from 0 as MMLU does, its letter or label, or its text. A choice that the list
+    repeats, as some rows of CommonsenseQA do, counts once.
 
     Args:
         path: a file that `load_dataset` can open.
@@ -48,11 +49,11 @@ class ChoiceReader:
         if not question:
             raise DataError("`question` is empty.")
         texts, labels = _read_choices(row["choices"])
-        right = texts[_find_answer(row["answer"], texts, labels)]
+        right = _find_answer(row["answer"], texts, labels)
         prompt = Prompt(
             self.template.prompt(question),
             (right,),
-            tuple(text for text in texts if text != right),
+            tuple(dict.fromkeys(text for text in texts if text != right)),
             fields.identifier(row, "group", normalize(question)),
             right,
             question=question,
@@ -71,11 +72,10 @@ def _read_choices(value: Any) -> tuple[list[str], list[str] | None]:
         value = fields.read_list(value, "choices")
     lists = (value,) if labels is None else (value, labels)
     texts = [[item.strip() for item in v] if isinstance(v, list) and _are_texts(v) else [] for v in lists]
-    if len(texts[0]) < 2 or len(texts[0]) != len(texts[-1]):
-        raise DataError("`choices` must be a list of at least two texts, or lists of as many 'text' and 'label'.")
-    for items in texts:
-        if len(set(items)) < len(items):
-            raise DataError(f"`choices` names {max(items, key=items.count)!r} twice.")
+    if len(set(texts[0])) < 2 or len(texts[0]) != len(texts[-1]):
+        raise DataError(
+            "`choices` must be a list of at least two different texts, or lists of as many 'text' and 'label'."
+        )
     return texts[0], None if labels is None else texts[1]
 
 
@@ -83,23 +83,21 @@ def _are_texts(items: list[Any]) -> bool:
     return all(isinstance(item, str) and item.strip() for item in items)
 
 
-def _find_answer(value: Any, texts: list[str], labels: list[str] | None) -> int:
-    """Return the index of the right choice."""
+def _find_answer(value: Any, texts: list[str], labels: list[str] | None) -> str:
+    """Return the right choice."""
     # In a .csv numbers are text, too; a `bool` is an `int`, and names no choice.
     written = "" if isinstance(value, bool) else str(value).strip()
     if labels is not None:
-        if written not in labels:
+        if labels.count(written) != 1:
             raise DataError(f"`answer` must be one of the labels {', '.join(labels)}; got {value!r:.80}.")
-        return labels.index(written)
-    letters = ascii_uppercase[: len(texts)]
-    indices = {letters.index(written)} if len(written) == 1 and written in letters else set[int]()
-    if isinstance(value, str) and written in texts:
-        indices.add(texts.index(written))
-    if written.isdecimal() and int(written) < len(texts):
-        indices.add(int(written))
-    if len(indices) != 1:
+        return texts[labels.index(written)]
+    by_letter = dict(zip(ascii_uppercase, texts)).get(written)
+    by_number = texts[int(written)] if written.isdecimal() and int(written) < len(texts) else None
+    by_text = written if isinstance(value, str) and written in texts else None
+    right = {by_letter, by_number, by_text} - {None}
+    if len(right) != 1:
         raise DataError(
             f"`answer` must be the number of a choice (0 to {len(texts) - 1}), its letter or its text"
-            f"{'; these name different choices' if indices else ''}: got {value!r:.80}."
+            f"{'; these name different choices' if right else ''}: got {value!r:.80}."
         )
-    return indices.pop()
+    return str(right.pop())

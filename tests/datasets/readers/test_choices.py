@@ -43,6 +43,16 @@ def test_a_csv_has_lists_as_text(tmp_path):
     assert (prompt.correct_answers, prompt.incorrect_answers) == (("green",), ("red",))
 
 
+def test_choices_of_one_text_count_once(tmp_path):
+    row = {"question": "Which?", "choices": ["red", "green", "green", "blue", "blue"]}
+    for answer in ("green", 1, 2):
+        (prompt,) = read(tmp_path, {**row, "answer": answer})
+        assert (prompt.correct_answers, prompt.incorrect_answers) == (("green",), ("red", "blue"))
+    twice = {"text": ["red", "green"], "label": ["A", "A"]}
+    with pytest.raises(DataError, match="`answer` must be one of the labels A, A; got 'A'"):
+        read(tmp_path, {**row, "choices": twice, "answer": "A"})
+
+
 def test_choices_that_are_numbers_are_found_by_an_unambiguous_answer(tmp_path):
     numbers = {"question": "1 + 1?", "choices": ["1", "2", "3"]}
     assert read(tmp_path, {**numbers, "answer": 1})[0].correct_answers == ("2",)
@@ -57,15 +67,27 @@ def test_choices_that_are_numbers_are_found_by_an_unambiguous_answer(tmp_path):
         ({"choices": CHOICES, "answer": 0}, "missing column 'question'"),
         ({"question": "Which?", "choices": CHOICES}, "missing column 'answer'"),
         ({"question": " ", "choices": CHOICES, "answer": 0}, "`question` is empty"),
-        ({"question": "Which?", "choices": ["red"], "answer": 0}, "`choices` must be a list of at least two texts"),
-        ({"question": "Which?", "choices": ["red", ""], "answer": 0}, "`choices` must be a list of at least two texts"),
-        ({"question": "Which?", "choices": ["red", 1], "answer": 0}, "`choices` must be a list of at least two texts"),
+        (
+            {"question": "Which?", "choices": ["red"], "answer": 0},
+            "`choices` must be a list of at least two different texts",
+        ),
+        (
+            {"question": "Which?", "choices": ["red", ""], "answer": 0},
+            "`choices` must be a list of at least two different texts",
+        ),
+        (
+            {"question": "Which?", "choices": ["red", 1], "answer": 0},
+            "`choices` must be a list of at least two different texts",
+        ),
         (
             {"question": "Which?", "choices": "red; green", "answer": 0},
-            "`choices` must be a list of at least two texts",
+            "`choices` must be a list of at least two different texts",
         ),
         ({"question": "Which?", "choices": {"text": CHOICES, "label": ["A"]}, "answer": "A"}, "of as many 'text' and"),
-        ({"question": "Which?", "choices": ["red", "red"], "answer": 0}, "`choices` names 'red' twice"),
+        (
+            {"question": "Which?", "choices": ["red", "red"], "answer": 0},
+            "`choices` must be a list of at least two different",
+        ),
         ({"question": "Which?", "choices": CHOICES, "answer": 3}, r"the number of a choice \(0 to 2\), .*: got 3"),
         ({"question": "Which?", "choices": CHOICES, "answer": -1}, "got -1"),
         ({"question": "Which?", "choices": CHOICES, "answer": True}, "got True"),
