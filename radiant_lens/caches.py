@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from radiant_lens import _checks
 from radiant_lens._files import load_folder, save_folder
 from radiant_lens.errors import ArtefactError, InvalidArgumentError, InvalidIndexError
+from radiant_lens.notebook import card, html_table
 from radiant_lens.splits import classes_by_group, split_groups
 
 
@@ -75,6 +77,27 @@ class HeadCache:
             f"HeadCache({len(self)} examples of {len(self.texts)} texts in {len(set(self.group_names))} groups, "
             f"{n_layers} layers x {n_heads} heads x {d_head}, {share:.0%} undesirable)"
         )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row for each example: its `text`, `position`, `label` and `group`, without activations."""
+        index = self.text_index.tolist()
+        return pd.DataFrame(
+            {
+                "text": [self.texts[i] for i in index],
+                "position": self.positions.numpy(),
+                "label": self.labels.numpy(),
+                "group": [self.group_names[i] for i in index],
+            }
+        )
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for label, name in enumerate(("desirable", "undesirable")):
+            texts = self.text_index[self.labels == label].unique().tolist()
+            groups = {self.group_names[i] for i in texts}
+            n_examples = int((self.labels == label).sum())
+            rows.append({"class": name, "examples": n_examples, "texts": len(texts), "groups": len(groups)})
+        return card("HeadCache", repr(self), html_table(rows))
 
     @property
     def groups(self) -> Int[Tensor, " example"]:

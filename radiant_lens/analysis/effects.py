@@ -20,6 +20,7 @@ from radiant_lens.errors import DataError
 from radiant_lens.evaluation.likelihood import score_statements
 from radiant_lens.models.identity import require_fitting
 from radiant_lens.models.tokens import AnswerBatch, answer_batches, answer_rows, pad_token, pass_tokens
+from radiant_lens.notebook import card, html_table
 from radiant_lens.sites import HeadSite, hook_name
 from radiant_lens.statistics.bounds import Interval, bootstrap_ratio, group_sums
 from radiant_lens.steering.steering import Steering
@@ -86,6 +87,11 @@ class HeadEffects:
             }
         )
         return table.sort_values("estimated", ascending=False, ignore_index=True)
+
+    def _repr_html_(self) -> str:
+        words = "Effect of editing each head alone on the log-odds of correct against incorrect answers, in nats"
+        rows = self.to_dataframe().to_dict("records")
+        return card("HeadEffects", words, html_table(rows, note=", in `.to_dataframe()`"))
 
     def __repr__(self) -> str:
         """The most effective heads, in one line."""

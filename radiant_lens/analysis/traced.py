@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,6 +19,7 @@ from radiant_lens.evaluation.stops import check_stop, cut_answer
 from radiant_lens.hooks._steer import steer
 from radiant_lens.hooks.trace import Trace
 from radiant_lens.models.tokens import Text, encode
+from radiant_lens.notebook import card, marked_tokens
 from radiant_lens.sites import HeadSite, pattern_hook_name
 from radiant_lens.steering.steering import Steering
 
@@ -51,6 +53,26 @@ class TracedAnswer:
     answer: str
     trace: Trace
     patterns: AttentionPatterns
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row for each token: `position`, `token`, `part`, and `edits` there with their `displacement`."""
+        trace = self.trace.to_dataframe()
+        edited = trace[trace["gated"].astype(bool)].groupby("position")["displacement"]
+        table = pd.DataFrame({"position": range(len(self.tokens)), "token": self.tokens})
+        table["part"] = ["prompt" if i < self.n_prompt else "answer" for i in table["position"]]
+        table["edits"] = table["position"].map(edited.size()).fillna(0).astype(int)
+        table["displacement"] = table["position"].map(edited.sum()).fillna(0.0)
+        return table
+
+    def __repr__(self) -> str:
+        """The answer, and the number of edits, in one line."""
+        return f"TracedAnswer({self.answer!r:.80}, {int(self.to_dataframe()['edits'].sum())} edits)"
+
+    def _repr_html_(self) -> str:
+        # An edit acts on the token after the position at which it is made.
+        marks = [0.0, *self.to_dataframe()["displacement"].tolist()[:-1]]
+        words = "Darker tokens were predicted under longer edits"
+        return card("TracedAnswer", f"{self!r}", marked_tokens(self.tokens, marks, words))
 
 
 def trace_answer(

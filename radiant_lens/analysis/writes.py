@@ -18,6 +18,7 @@ from radiant_lens.datasets.records import Statement
 from radiant_lens.errors import InvalidArgumentError, NothingToEditError
 from radiant_lens.models.identity import require_fitting
 from radiant_lens.models.tokens import AnswerBatch, answer_batches, answer_rows, pad_token, pass_tokens
+from radiant_lens.notebook import card, html_table
 from radiant_lens.sites import FINAL_RESIDUAL, HeadSite, hook_name
 from radiant_lens.steering.steering import Steering
 
@@ -64,6 +65,22 @@ class EditWrites:
         n = min(n, len(order) // 2)
         ends = torch.cat([order[:n], order[len(order) - n :]])
         return pd.DataFrame({"token": [self.tokens[i] for i in ends.tolist()], "change": change[ends].numpy()})
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row for each token, the most promoted first: its `token`, `change` and each head's change."""
+        heads = {str(site): change.numpy() for site, change in zip(self.sites, self.by_head)}
+        table = pd.DataFrame({"token": self.tokens, "change": self.total.numpy(), **heads})
+        return table.sort_values("change", ascending=False, ignore_index=True)
+
+    def _repr_html_(self) -> str:
+        words = f"Change of logits by {len(self.sites)} heads, mean over {self.n_positions} edited positions"
+        return card("EditWrites", words, html_table(self.top(4).to_dict("records")))
+
+    def __repr__(self) -> str:
+        """The most promoted and the most demoted tokens, in one line."""
+        ends = self.top(2)
+        changes = ", ".join(f"{token!r} {change:+.2f}" for token, change in zip(ends["token"], ends["change"]))
+        return f"EditWrites({len(self.sites)} heads at {self.n_positions} positions: {changes})"
 
 
 class _Edited(NamedTuple):

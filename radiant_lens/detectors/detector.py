@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from sklearn.base import BaseEstimator
@@ -14,6 +15,7 @@ from torch import Tensor
 from radiant_lens import _checks
 from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
+from radiant_lens.detectors.display import detector_card, heads_table
 from radiant_lens.detectors.scores import LOSSES, AffineScores, fit_heads
 from radiant_lens.detectors.subset import Part, head_chunks
 from radiant_lens.detectors.votes import VOTE_RULES, LayerVotes, VotingData, choose_thresholds
@@ -313,6 +315,21 @@ class RiskAwareDetector(BaseEstimator):
         """Return `hook(recorder)` for every layer, in the pairs that TransformerLens takes."""
         function = self.hook(recorder)
         return [(hook_name(layer), function) for layer in range(len(self.weights_))]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row for each head: `layer`, `head`, validation `fpr`, `fnr` and `risk`, `p_value`, `significant`.
+
+        Raises:
+            NotFittedError: before `fit`.
+        """
+        self._require_fitted()
+        rates = {"fpr": self.head_fpr_, "fnr": self.head_fnr_, "risk": self.head_risk_}
+        return heads_table({**rates, "p_value": self.head_p_value_, "significant": self.head_significant_})
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        # In place of scikit-learn's table of parameters.
+        risk = self.head_risk_ if hasattr(self, "weights_") else None
+        return {"text/plain": str(self), "text/html": detector_card(str(self), risk)}
 
     def __str__(self) -> str:
         """Show the parameters and, once fitted, how many heads are significant and how many flag all or none."""

@@ -19,6 +19,7 @@ from radiant_lens.evaluation import ratios
 from radiant_lens.evaluation.answers import ANSWER_COLUMNS, JUDGED, as_table, extreme_parts, judge_table, verdict_parts
 from radiant_lens.evaluation.judges.judge import VERDICTS, Judge, Rule
 from radiant_lens.evaluation.judges.registry import get_judge
+from radiant_lens.notebook import card, html_table
 from radiant_lens.statistics.bounds import Interval
 from radiant_lens.statistics.paired import PairedDifference
 
@@ -100,6 +101,26 @@ class Evaluation:
         unjudged: Any = self.parts[~kinds.isin(JUDGED)]
         parts = ratios.join_parts([*judged, unjudged])
         return replace(self, table=table, parts=parts, settings=self.settings | {"judge": repr(new_judge)})
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row for each metric: `metric`, `value`, its interval `low` and `high`, and why it is not a number.
+
+        `table` has the answers.
+        """
+        rows = [
+            {"metric": name, **interval._asdict(), "note": self._unmeasured(name)}
+            for name, interval in self.metrics.items()
+        ]
+        return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "note"])
+
+    def _repr_html_(self) -> str:
+        words = f"{len(self.table)} answers to {len(self.prompts)} prompts; 95% intervals over groups"
+        # A metric that is not a number shows the reason in its place.
+        rows = [
+            {"metric": name, **interval._asdict(), "value": self._unmeasured(name) or interval.value}
+            for name, interval in self.metrics.items()
+        ]
+        return card("Evaluation", words, html_table(rows, most=16, note=", in `.to_dataframe()`"))
 
     def to_markdown(self) -> str:
         """Write the metrics as a table; one that is not a number says why."""

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from radiant_lens.errors import RadiantError
+from radiant_lens.notebook import card, html_table
 from radiant_lens.steering.editor import LayerEdit
 
 
@@ -60,6 +61,26 @@ class Trace:
         frames = [pd.DataFrame(dict(zip(columns, _flatten(record)))) for record in self.records]
         table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
         return table.sort_values(columns[:5], ignore_index=True)
+
+    def summary(self) -> pd.DataFrame:
+        """Return one row for each head: positions, votes, edits, and the mean length of an edit."""
+        table = self.to_dataframe()
+        edited = table.assign(displacement=table["displacement"].where(table["gated"].astype(bool)))
+        heads = edited.groupby(["layer", "head"], as_index=False)
+        return heads.agg(
+            positions=("vote", "size"), votes=("vote", "sum"), edits=("gated", "sum"), length=("displacement", "mean")
+        )
+
+    def __repr__(self) -> str:
+        """Numbers of passes, heads and edits, in one line."""
+        if not self.recording:
+            return "Trace(not recorded; use `steer(model, steering, trace=True)`)"
+        summary = self.summary()
+        return f"Trace({len(self.records)} layer passes, {len(summary)} heads, {int(summary['edits'].sum())} edits)"
+
+    def _repr_html_(self) -> str:
+        rows = self.summary().sort_values("edits", ascending=False).to_dict("records") if self.recording else []
+        return card("Trace", repr(self), html_table(rows, note=", in `.to_dataframe()`"))
 
 
 def _flatten(record: TraceRecord) -> tuple[Any, ...]:

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from radiant_lens.notebook import card, html_table
 from radiant_lens.statistics.bounds import (
     Interval,
     binomial_upper,
@@ -104,6 +105,15 @@ class HeldOutCertificate:
             }
             for row in (*self.heads, self.overall)
         )
+
+    def _repr_html_(self) -> str:
+        columns = ["head", "groups", "still flagged", "upper", "still flagged at any token"]
+        rows = self.to_dataframe()[columns].iloc[::-1].to_dict("records")
+        return card("HeldOutCertificate", str(self), html_table(rows, note=", in `.to_dataframe()`"))
+
+    def __repr__(self) -> str:
+        """The overall row, in one line."""
+        return f"HeldOutCertificate({self})"
 
     def __str__(self) -> str:
         """The overall row as a sentence, with `gamma` for comparison."""

@@ -14,6 +14,7 @@ from radiant_lens.analysis.effects import HeadEffects, head_effects
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.evaluation._evaluate import evaluate
 from radiant_lens.evaluation.result import Evaluation
+from radiant_lens.notebook import Fragment, card, html_table
 from radiant_lens.policies.ablation import AblationPolicy
 from radiant_lens.policies.registry import Policy
 from radiant_lens.steering.steering import Steering
@@ -45,6 +46,9 @@ class HeadKnockOut:
     def to_dataframe(self) -> pd.DataFrame:
         """One row a head, the largest effects first."""
         return self.table.sort_values("effect", key=lambda e: e.abs(), ascending=False, ignore_index=True)
+
+    def _repr_html_(self) -> str:
+        return card(f"{self.kind} ablation of each head: effect on {self.metric}", _rows(self.to_dataframe()))
 
     def plot(self) -> go.Figure:
         """Heatmap of the effects (see `radiant_lens.viz.knock_out`)."""
@@ -120,6 +124,15 @@ class DetectingAndDoing:
     effects: HeadEffects
     experiment: Experiment
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a head, the largest measured effects first."""
+        return self.table.sort_values("measured", ascending=False, ignore_index=True)
+
+    def _repr_html_(self) -> str:
+        correlations = ", ".join(f"{name} {value:.2f}" for name, value in self.correlations().items())
+        words = f"Rank correlations with the measured effect: {correlations}"
+        return card("Risk of each head's detector, and effect of its edit", words, _rows(self.to_dataframe()))
+
     def correlations(self) -> dict[str, float]:
         """Spearman correlation of the measured effect with (negative) risk and with the estimate."""
         # Spearman's, by ranks: a few heads carry most of the effect, and would decide a correlation of values alone.
@@ -150,6 +163,10 @@ def detecting_and_doing(experiment: Experiment, policy: Policy | None = None) ->
     risk = experiment.detector.head_risk_
     table.insert(2, "risk", [float(risk[layer, head]) for layer, head in zip(table["layer"], table["head"])])
     return DetectingAndDoing(table, effects, experiment)
+
+
+def _rows(table: pd.DataFrame) -> Fragment:
+    return html_table(table.to_dict("records"), note=", in `.to_dataframe()`")
 
 
 def _every_head(experiment: Experiment) -> list[tuple[int, int]]:

@@ -22,6 +22,7 @@ from radiant_lens import _checks
 from radiant_lens.evaluation import ratios
 from radiant_lens.evaluation.products import PRODUCTS
 from radiant_lens.evaluation.result import Evaluation, pool
+from radiant_lens.notebook import card, html_table
 from radiant_lens.statistics.bounds import Interval
 from radiant_lens.studies.seeds import MIN_SEEDS, widen
 
@@ -217,6 +218,11 @@ class StudyResult:
         from radiant_lens.viz.results import study
 
         return study(self, x=x, y=y)
+
+    def _repr_html_(self) -> str:
+        head, _, *lines = self.to_markdown().split("\n\n")[0].splitlines()
+        columns, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, *lines)]
+        return card(repr(self), html_table([dict(zip(columns, row)) for row in rows], most=16), self._caption())
 
     def __repr__(self) -> str:
         """Counts, in one line."""
