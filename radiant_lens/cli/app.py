@@ -351,6 +351,8 @@ def lm_eval(context: typer.Context) -> None:
 def doctor(
     model: Annotated[str, typer.Argument(help="Model to check.")] = "tiny",
     device: o.Device = None,
+    dtype: o.Dtype = None,
+    prepend_bos: o.PrependBos = None,
     as_json: o.Json = False,
 ) -> None:
     """Check that a model's heads can be read, steered and trusted here; print versions and devices.
@@ -361,7 +363,7 @@ def doctor(
     """
     from radiant_lens.cli.doctor import examine, rows
 
-    report = examine(model, device)
+    report = examine(model, device, dtype=dtype, prepend_bos=prepend_bos)
     emit(report, as_json=as_json, shown=[table("radiant-lens doctor", rows(report))])
     if not report["ok"]:
         raise typer.Exit(1)

@@ -68,9 +68,18 @@ def test_what_is_checked_is_what_is_used():
     assert report["model"]["special tokens"].startswith("texts begin without a BOS token (set by `prepend_bos`")
 
 
-def test_an_unknown_precision_is_bad_usage_and_no_failed_check():
-    with pytest.raises(InvalidArgumentError, match="`dtype` must be one of 'auto', 'float32', .*; got 'int8'"):
+def test_the_command_checks_what_its_options_say(command_line):
+    status, out, _ = command_line("doctor", "tiny", "--dtype", "bfloat16", "--no-prepend-bos", "--json")
+    model = json.loads(out)["model"]
+    assert status == 0 and model["dtype"] == "bfloat16" and "without a BOS token" in model["special tokens"]
+
+
+def test_an_unknown_precision_is_bad_usage_and_no_failed_check(command_line):
+    words = "`dtype` must be one of 'auto', 'float32', 'bfloat16', 'float16', 'float64'; got 'int8'"
+    with pytest.raises(InvalidArgumentError, match=words):
         examine("tiny", dtype="int8")
+    status, _, err = command_line("doctor", "tiny", "--dtype", "int8")
+    assert status == 2 and words in " ".join(err.split())
 
 
 def test_a_hub_that_cannot_be_reached_is_said(command_line):
