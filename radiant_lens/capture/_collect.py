@@ -25,6 +25,7 @@ from radiant_lens.datasets.records import Statement
 from radiant_lens.distributed import Rank, this_rank
 from radiant_lens.errors import DataError, InvalidArgumentError, RankError
 from radiant_lens.models.identity import require_bridge, require_fitting, signature
+from radiant_lens.models.lengths import fit_context
 from radiant_lens.models.tokens import pass_tokens
 from radiant_lens.models.user_hooks import UserHooks
 from radiant_lens.steering.steering import Steering
@@ -48,6 +49,7 @@ def collect(
     steering: Steering | None = None,
     fwd_hooks: Sequence[tuple[str, HookFunction]] = (),
     store: str | Path | None = None,
+    on_long: str = "skip",
 ) -> HeadCache:
     """Run the model over labelled statements and keep every head's activation at the chosen positions.
 
@@ -68,16 +70,21 @@ def collect(
             with the data. The same call continues an interrupted run, and loads a finished one. Processes that
             `torchrun` or `accelerate launch` started share the shards (in a folder that all of them see); without a
             store each process collects everything.
+        on_long: for texts beyond the model's context: "skip" leaves them out, "cut" ends them where the context ends
+            (and leaves out those whose answer begins after it), "error" raises. `meta["too_long"]` has the counts.
 
     Returns:
         One example for each text and position, in the order of the texts; memory-mapped with a `store`.
+
+    Warns (UserWarning) if texts are skipped or cut.
 
     Raises:
         InvalidArgumentError: not a bridge, positions of another kind, an index outside a text, an unknown layer, or a
             store together with hooks, which a later run could not compare, or a hook that never runs.
         UnknownNameError: a hook that the model does not have.
         ModelMismatchError: a steering for another model.
-        DataError: no statements, a text longer than the context, activations that are not finite.
+        DataError: no statements, all of them (or, with `on_long="error"`, one) longer than the context, activations
+            that are not finite.
         ArtefactError: the store was begun with other settings, is damaged, or is something else.
         OutputError: the store cannot be written; its shards that are done stay.
         RankError: another rank has died, or does not see the store.
@@ -94,10 +101,15 @@ def collect(
     kept_layers = _kept_layers(layers, model.cfg.n_layers)
     if steering is not None:
         require_fitting(steering, model)
+    fitting = fit_context(model, statements, on_long)
+    statements = fitting.records
     fields: dict[str, Any] = {
         "texts": tuple(s.text for s in statements),
         "group_names": tuple(s.group for s in statements),
-        "meta": _provenance(model, name, positions, layers),
+        "meta": {
+            **_provenance(model, name, positions, layers),
+            "too_long": {"skipped": fitting.n_skipped, "cut": fitting.n_cut},
+        },
     }
     texts = tokenize(model, statements, positions)
     run = Run(model, texts, kept_layers, max_tokens, steering, tuple(hooks.pairs))

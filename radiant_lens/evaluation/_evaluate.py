@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from radiant_lens.evaluation.ratios import condition_parts, join_parts, make_par
 from radiant_lens.evaluation.result import Evaluation
 from radiant_lens.hooks._steer import steer
 from radiant_lens.models.identity import require_bridge, require_fitting, signature
+from radiant_lens.models.lengths import Fitting, fit_context
 from radiant_lens.models.loading import load_model
 from radiant_lens.models.user_hooks import UserHooks
 from radiant_lens.steering.steering import Steering
@@ -65,6 +67,7 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     fluency_model: TransformerBridge | str | Path | None = None,
     fwd_hooks: Sequence[tuple[str, HookFunction]] = (),
+    on_long: str = "skip",
 ) -> Evaluation:
     """Judge generated answers, and measure the effect of the steering on desirable text.
 
@@ -84,7 +87,7 @@ def evaluate(
     Processes that `torchrun` or `accelerate launch` started share the generation, judging and scoring. Each of them
     must make the call, and gets the whole result, equal to that of one process up to the order of sums.
 
-    Warns (UserWarning) if more than a tenth of the answers are empty.
+    Warns (UserWarning) if more than a tenth of the answers are empty, or if prompts or texts are skipped or cut.
 
     Args:
         model: from `load_model`.
@@ -97,13 +100,17 @@ def evaluate(
         fluency_model: second model for the family "fluency", anything that `load_model` takes.
         fwd_hooks: your own TransformerLens hooks, `(hook_name, hook_fn)`, active together with the steering. They act
             at every position, and their edits are not counted.
+        on_long: for prompts and texts beyond the model's context, the new tokens included: "skip" leaves them out,
+            "cut" ends texts where the context ends (prompts are left out), "error" raises. `settings["too_long"]` has
+            the counts.
 
     Raises:
         InvalidArgumentError: a number out of its range, no family, a fluency model without its family, or a hook that
             never runs.
         UnknownNameError: no such family or judge.
         ModelMismatchError: a steering for another model.
-        DataError: the data lack the records that a family needs, or a prompt is longer than the context.
+        DataError: the data lack the records that a family needs, or all of them (with `on_long="error"`, one) are
+            longer than the context.
         RankError: another rank has died.
         Errors of the judge keep their type, and have the generated answers as their attribute `answers`.
     """
@@ -114,6 +121,7 @@ def evaluate(
     if steering is not None:
         require_fitting(steering, model)
     families = _families(data, metrics, fluency_model)
+    data, too_long = _fit_context(model, data, families, max_new_tokens, on_long)
     chosen_judge = get_judge(data.judge if judge is None else judge)
     second: Any = None if fluency_model is None else load_model(fluency_model, device=model.cfg.device)
     sampling: dict[str, Any] = {
@@ -145,6 +153,7 @@ def evaluate(
         "metrics": families,
         "fluency_model": None if second is None else signature(second)["name"],
         "n_without_choices": sum(choices(p) is None for p in data.prompts),
+        "too_long": too_long,
     }
     parts = join_parts(builders[name]() for name in families)
     hooks.require_runs()
@@ -194,6 +203,24 @@ def _families(data: Dataset, names: Sequence[str] | None, fluency_model: object)
     if ("fluency" in names) != (fluency_model is not None):
         raise InvalidArgumentError("`fluency_model` and the metrics 'fluency' must be given together; got one alone.")
     return [name for name in FAMILIES if name in names]
+
+
+def _fit_context(
+    model: TransformerBridge, data: Dataset, families: Sequence[str], max_new_tokens: int, on_long: str
+) -> tuple[Dataset, dict[str, int]]:
+    """Return the data without the records beyond the context that these families would read, and their counts."""
+    generated, choice = bool(GENERATED & set(families)), "choice" in families
+    prompts, texts = Fitting(data.prompts), Fitting(tuple(_desirable(data)))
+    if generated or choice:
+        n_new = max_new_tokens if generated else 0
+        prompts = fit_context(model, data.prompts, on_long, n_new=n_new, answers=choice, stacklevel=4)
+    if "text" in families:
+        texts = fit_context(model, texts.records, on_long, stacklevel=4)
+    counts = {"skipped": prompts.n_skipped + texts.n_skipped, "cut": texts.n_cut}
+    if any(counts.values()):
+        # The records are what `data` made of its contexts and examples already.
+        data = replace(data, atoms=texts.records, bare_prompts=prompts.records, contexts=None, few_shot=None)
+    return data, counts
 
 
 def _desirable(data: Dataset) -> list[Statement]:

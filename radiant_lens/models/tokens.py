@@ -73,11 +73,11 @@ def encode(model: TransformerBridge, texts: Sequence[Text], *, n_new: int = 0) -
 def encode_each(model: TransformerBridge, texts: Sequence[Text], *, n_new: int = 0) -> Iterator[Encoded]:
     """Yield the results of `encode` one by one: the offsets of many texts take more memory than the texts."""
     require_bridge(model)
-    _check_texts(texts)
+    check_texts(texts)
     limit = model.cfg.n_ctx
     for i, record in enumerate(texts):
         text, rendered = (record, False) if isinstance(record, str) else (record.text, record.rendered)
-        row = _encode_text(model, text, rendered)
+        row = encode_text(model, text, rendered)
         if not row.ids:
             raise DataError(f"Text {i} has no tokens: {text!r}.")
         if limit and len(row.ids) > limit:
@@ -91,7 +91,13 @@ def encode_each(model: TransformerBridge, texts: Sequence[Text], *, n_new: int =
         yield row
 
 
-def _check_texts(texts: Sequence[Text]) -> None:
+def check_texts(texts: Sequence[Text]) -> None:
+    """Check that texts are a list of texts or records, all of them valid Unicode.
+
+    Raises:
+        InvalidArgumentError: something else.
+        DataError: a text that is not valid Unicode.
+    """
     if isinstance(texts, str):
         raise InvalidArgumentError(f"Texts must be given as a list; got the single text {texts[:60]!r}.")
     for i, record in enumerate(texts):
@@ -105,7 +111,8 @@ def _check_texts(texts: Sequence[Text]) -> None:
             ) from error
 
 
-def _encode_text(model: TransformerBridge, text: str, rendered: bool) -> Encoded:
+def encode_text(model: TransformerBridge, text: str, rendered: bool) -> Encoded:
+    """Tokenize one text, however long; `rendered` for a chat that holds its special tokens already."""
     tokenizer: Any = model.tokenizer
     bos: int | None = tokenizer.bos_token_id
     if rendered:
