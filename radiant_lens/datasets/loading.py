@@ -58,14 +58,15 @@ def load_dataset(
 
             - a name: "misconceptions" or "tone" (of the package), "tiny-facts" or "tiny-tone" (of its embedded world),
               "truthfulqa", "nq_open", "trivia_qa", "jigsaw" or "realtoxicityprompts" (from the Hub, or from `path`);
-            - a file that ends in .csv, .tsv, .json, .jsonl, .ndjson or .parquet, in any case; .gz may follow. The
-              separator of a table, its encoding and the layout of a .json file are found out, and
-              `Dataset.reading` says so;
+            - a file that ends in .csv, .tsv, .json, .jsonl, .ndjson or .parquet, or in .txt (a prompt on each line),
+              in any case; .gz may follow. The separator of a table, its encoding and the layout of a .json file are
+              found out, and `Dataset.reading` says so;
             - a pandas DataFrame, a Hugging Face `Dataset`, a list of dicts, a list of (text, label) pairs, or a dict
               of columns. Class labels of Hugging Face are read by their names.
 
             Rows are in a format that is recognised by their columns: statements (`text`, `label`), prompts (see
-            `read_records`), questions (`question`, `correct_answers`, `incorrect_answers`), contrastive pairs
+            `read_records`), questions (`question`, `correct_answers`, `incorrect_answers`; or `question`, `choices`,
+            `answer`), contrastive pairs
             (`chosen` and `rejected`, or `positive` and `negative`, with or without a `prompt`), `prompt`,
             `completion` and `label`, chats (`messages`, `label`), or one of a published data set.
         path: the local file of a published data set, in any of its formats.

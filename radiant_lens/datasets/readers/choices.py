@@ -1,39 +1,24 @@
-"""Multiple-choice questions of general benchmarks: columns `question`, `choices`, `answer`."""
+"""Multiple-choice questions of general benchmarks: columns `question`, `choices`, `answer`.
+
+`choices` is a list of at least two texts, or `{"text": [...], "label": [...]}` as ARC has it. `answer` is the number of
+the right choice, counted from 0 as MMLU does, its letter or label, or its text. A choice that the list repeats, as some
+rows of CommonsenseQA do, counts once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
 from radiant_lens.datasets.readers import columns as fields
-from radiant_lens.datasets.readers.parsing import Records, gather
+from radiant_lens.datasets.readers.parsing import Records
 from radiant_lens.datasets.readers.questions import normalize
-from radiant_lens.datasets.readers.rows import Row, file_rows
+from radiant_lens.datasets.readers.rows import Row
 from radiant_lens.datasets.records import Prompt
 from radiant_lens.datasets.templates import Template
 from radiant_lens.errors import DataError
-
-
-def read_choices(path: str | Path, template: Template) -> tuple[Prompt, ...]:
-    """Read the questions of a file as prompts: the answer is the correct answer, the other choices are incorrect.
-
-    `choices` is a list of at least two texts, or `{"text": [...], "label": [...]}` as ARC has it. `answer` is the
-    number of the right choice, counted from 0 as MMLU does, its letter or label, or its text. A choice that the list
-    repeats, as some rows of CommonsenseQA do, counts once.
-
-    Args:
-        path: a file that `load_dataset` can open.
-        template: template around question and answer.
-
-    Raises:
-        DataError: no such file, or rows that cannot be used, the first of them named by their lines.
-    """
-    path = Path(path)
-    read = ChoiceReader(template)
-    return gather(file_rows(path), read, name=path.name, columns={}, required={}, on_bad_rows="raise").prompts
 
 
 @dataclass(frozen=True)
@@ -43,7 +28,7 @@ class ChoiceReader:
     template: Template
 
     def __call__(self, row: Row, place: str) -> Records:
-        """Return one prompt."""
+        """Return a prompt and, for each choice, a statement; the wrong choices have label 1."""
         fields.require(row, ("question", "choices", "answer"))
         question = fields.text(row, "question").strip()
         if not question:
@@ -60,7 +45,8 @@ class ChoiceReader:
             joint=self.template.joint,
             rendered=self.template.rendered,
         )
-        return Records(prompts=(prompt,))
+        statements = tuple(map(prompt.answered, (right, *prompt.incorrect_answers)))
+        return Records(statements, (prompt,))
 
 
 def _read_choices(value: Any) -> tuple[list[str], list[str] | None]:

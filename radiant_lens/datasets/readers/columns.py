@@ -19,7 +19,7 @@ Columns = Mapping[str, str | Sequence[str]]
 NAMES = (
     "text", "label", "group", "answer_start", "question", "prompt", "joint", "condition",
     "correct_answers", "incorrect_answers", "best_answer", "best_incorrect_answer", "mc1_incorrect", "rendered",
-    "messages", "chosen", "rejected", "positive", "negative", "completion",
+    "messages", "chosen", "rejected", "positive", "negative", "completion", "choices", "answer",
 )  # fmt: skip
 # Columns of several answers. Only under these names of a file a text is cut at "; ", as TruthfulQA's csv writes lists;
 # under any other name it is one answer, which may hold a semicolon itself.

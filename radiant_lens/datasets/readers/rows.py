@@ -18,9 +18,10 @@ Row = Mapping[str, Any]
 Places = Iterator[tuple[str, Any]]
 """Rows with their places, such as "line 3"."""
 
-ENDINGS = (".csv", ".json", ".jsonl", ".tsv", ".ndjson", ".parquet")
+ENDINGS = (".csv", ".json", ".jsonl", ".tsv", ".ndjson", ".parquet", ".txt")
 ENDINGS_HINT = (
-    "A file must end in .csv, .json or .jsonl (or .tsv, .ndjson, .parquet); .gz may follow the ending of a text file."
+    "A file must end in .csv, .json or .jsonl (or .tsv, .ndjson, .parquet, or .txt with a prompt on each line); .gz "
+    "may follow the ending of a text file."
 )
 # Key of the fields of a .csv row for which the header has no name.
 BEYOND = "(beyond the header)"
@@ -127,6 +128,11 @@ def _table_row(header: list[str], fields: list[str]) -> Row:
     return {**row, BEYOND: fields[len(header) :]} if len(fields) > len(header) else row
 
 
+def _text_rows(text: str, path: Path) -> tuple[Places, str]:
+    lines = enumerate(text.split("\n"), start=1)
+    return ((f"line {i}", {"line": line.rstrip("\r")}) for i, line in lines if line.strip()), ""
+
+
 def _json_rows(text: str, path: Path) -> tuple[Places, str]:
     try:
         content = parsed(json.loads, text)
@@ -196,6 +202,7 @@ _READERS: dict[str, Callable[[str, Path], tuple[Places, str]]] = {
     ".json": _json_rows,
     ".jsonl": _jsonl_rows,
     ".ndjson": _jsonl_rows,
+    ".txt": _text_rows,
 }
 
 

@@ -67,9 +67,9 @@ def side_effects(
             default 60 everyday sentences of the package.
         requests: harmless requests, or a data set with prompts; default 30 everyday requests of the package. For a
             model that has no tokens for English, such as "tiny", the defaults are texts of its embedded world.
-        benchmark: a data set whose prompts have correct and incorrect answers, or a local file of multiple-choice
-            questions with columns question, choices, answer (see `radiant_lens.datasets.readers.choices`); None to
-            leave "accuracy" out.
+        benchmark: a data set whose prompts have correct and incorrect answers, or a file of questions that
+            `load_dataset` reads, such as multiple choice with columns question, choices, answer; None to leave
+            "accuracy" out.
         template: template around requests that are texts and around the questions of a file; default the chat template
             of the model's tokenizer, and "Q: {question} A: {answer}" where it has none.
         max_new_tokens, temperature, seed: of the answers; temperature 0 is greedy.

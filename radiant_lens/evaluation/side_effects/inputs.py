@@ -15,7 +15,7 @@ from radiant_lens.datasets.harmless import (
     world_requests,
     world_statements,
 )
-from radiant_lens.datasets.readers.choices import read_choices
+from radiant_lens.datasets.loading import load_dataset
 from radiant_lens.datasets.records import DESIRABLE, Prompt, Statement
 from radiant_lens.datasets.templates import ChatTemplate, Template, as_template
 from radiant_lens.errors import DataError, InvalidArgumentError
@@ -88,10 +88,10 @@ def read_benchmark(benchmark: Dataset | str | Path | None, template: Template) -
     if benchmark is None:
         return []
     if not isinstance(benchmark, Dataset | str | Path):
-        raise InvalidArgumentError(
-            f"`benchmark` must be a Dataset or a file with columns question, choices, answer; got {benchmark!r:.80}."
-        )
-    prompts = benchmark.prompts if isinstance(benchmark, Dataset) else read_choices(benchmark, template)
+        raise InvalidArgumentError(f"`benchmark` must be a Dataset or a file of questions; got {benchmark!r:.80}.")
+    prompts = (
+        benchmark.prompts if isinstance(benchmark, Dataset) else load_dataset(benchmark, template=template).prompts
+    )
     answerable = [p for p in prompts if choices_of(p)]
     if not answerable:
         raise DataError("`benchmark` has no question with correct and incorrect answers.")

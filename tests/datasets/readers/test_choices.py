@@ -6,18 +6,16 @@ import json
 
 import pytest
 
-from radiant_lens.datasets import TextTemplate
-from radiant_lens.datasets.readers.choices import read_choices
+from radiant_lens import load_dataset
 from radiant_lens.errors import DataError
 
-TEMPLATE = TextTemplate()
 CHOICES = ["red", "green", "blue"]
 
 
 def read(tmp_path, *rows):
     path = tmp_path / "questions.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return read_choices(path, TEMPLATE)
+    return load_dataset(path).prompts
 
 
 @pytest.mark.parametrize("answer", [1, "1", "B", "green", " green "])
@@ -26,6 +24,26 @@ def test_an_answer_is_a_number_a_letter_or_a_text(tmp_path, answer):
     assert prompt.text == "Q: Which? A:"
     assert (prompt.correct_answers, prompt.incorrect_answers) == (("green",), ("red", "blue"))
     assert (prompt.best_answer, prompt.question, prompt.group) == ("green", "Which?", "which?")
+
+
+def test_a_statement_for_each_choice(tmp_path):
+    path = tmp_path / "questions.json"
+    path.write_text(json.dumps([{"question": "Which?", "choices": CHOICES, "answer": 2}]))
+    data = load_dataset(path, template="Question: {question}\nAnswer: {answer}")
+    assert [(s.text, s.label) for s in data.statements] == [
+        (f"Question: Which?\nAnswer: {choice}", label) for choice, label in (("blue", 0), ("red", 1), ("green", 1))
+    ]
+    assert data.sense == "wrong choice"
+
+
+def test_columns_of_other_names(tmp_path):
+    path = tmp_path / "questions.json"
+    choices = {"text": CHOICES, "label": ["A", "B", "C"]}
+    path.write_text(json.dumps([{"id": "x", "question": "Which?", "choices": choices, "answerKey": "C"}]))
+    assert load_dataset(path).prompts[0].correct_answers == ("blue",)
+    path.write_text(json.dumps([{"ctx": "He", "endings": ["runs.", "flies."], "label": "1"}]))
+    named = {"question": "ctx", "choices": "endings", "answer": "label"}
+    assert load_dataset(path, columns=named, template="{question} {answer}").prompts[0].best_answer == "flies."
 
 
 def test_labels_of_their_own_decide(tmp_path):
@@ -39,7 +57,7 @@ def test_labels_of_their_own_decide(tmp_path):
 def test_a_csv_has_lists_as_text(tmp_path):
     path = tmp_path / "questions.csv"
     path.write_text('question,choices,answer\nWhich?,"[""red"", ""green""]",1\n')
-    (prompt,) = read_choices(path, TEMPLATE)
+    (prompt,) = load_dataset(path).prompts
     assert (prompt.correct_answers, prompt.incorrect_answers) == (("green",), ("red",))
 
 

@@ -201,7 +201,7 @@ def test_parquet(tmp_path):
 @pytest.mark.parametrize("name", ["mine.xlsx", "mine.xlsx.gz", "mine.gz", "mine"])
 def test_other_endings_are_refused_by_name(tmp_path, name):
     with pytest.raises(
-        UnknownNameError, match=r"A file must end in .csv, .json or .jsonl \(or .tsv, .ndjson, .parquet\)"
+        UnknownNameError, match=r"A file must end in .csv, .json or .jsonl \(or .tsv, .ndjson, .parquet, or .txt"
     ):
         load_dataset(write(tmp_path, name, TABLE))
 

@@ -198,6 +198,14 @@ def test_reading_is_linear(tmp_path):
     assert seconds(5000) < 40 * max(seconds(500), 0.005)
 
 
+@pytest.mark.parametrize("name", ["realtoxicityprompts", None])
+def test_a_text_file_has_a_prompt_on_each_line(tmp_path, name):
+    path = write(tmp_path, "rtp_insult.txt", "He called her a\n\n“You are” \u2028 so\r\n")
+    d = load_dataset(path) if name is None else load_dataset(name, path=path)
+    assert [p.text for p in d.prompts] == ["He called her a", "“You are” \u2028 so"]
+    assert (len(d.statements), d.judge, d.prompts[0].correct_answers) == (0, "toxicity", ())
+
+
 def test_prompts_of_realtoxicityprompts_and_their_continuations(tmp_path):
     unscored = {**RTP, "prompt": {"text": "b", "toxicity": None}, "continuation": {"text": " c", "toxicity": None}}
     rows = [RTP, {**RTP, "continuation": {"text": " bye", "toxicity": 0.49}}, unscored, {**RTP, "continuation": None}]

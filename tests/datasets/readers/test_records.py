@@ -320,6 +320,6 @@ def test_a_file_without_rows_is_refused(tmp_path, name, content):
 def test_a_missing_file_and_an_unknown_ending_are_refused(tmp_path):
     with pytest.raises(DataError, match="There is no file"):
         read_records(tmp_path / "data.csv")
-    (tmp_path / "data.txt").write_text("a")
-    with pytest.raises(UnknownNameError, match=r"'\.txt' is not a known data file ending"):
-        read_records(tmp_path / "data.txt")
+    (tmp_path / "data.doc").write_text("a")
+    with pytest.raises(UnknownNameError, match=r"'\.doc' is not a known data file ending"):
+        read_records(tmp_path / "data.doc")

@@ -185,7 +185,7 @@ def test_progress_is_shown_step_by_step(model, nothing, monkeypatch):
         ({"data": []}, DataError, "The neutral text .`data`. has no examples"),
         ({"requests": "hello"}, InvalidArgumentError, "`requests` must be a list; got 'hello'"),
         ({"requests": []}, DataError, "`requests` has no examples"),
-        ({"benchmark": 7}, InvalidArgumentError, "`benchmark` must be a Dataset or a file .* got 7"),
+        ({"benchmark": 7}, InvalidArgumentError, "`benchmark` must be a Dataset or a file of questions; got 7"),
         ({"benchmark": "missing.jsonl"}, DataError, "There is no file 'missing.jsonl'"),
         ({"max_new_tokens": 0}, InvalidArgumentError, "`max_new_tokens` must be a whole number of at least 1; got 0"),
         ({"temperature": -1}, InvalidArgumentError, "`temperature` must lie at or above 0; got -1"),
