@@ -110,6 +110,13 @@ class Passes(threading.local):
         self._offset, self._last = 0, -1
         self._newest_only, self._repeats = True, False
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse to be copied or pickled: a copy of the model would keep its edits after the block."""
+        raise InvalidArgumentError(
+            "A model cannot be copied or pickled inside a `steer` block, because the copy would stay edited: do it "
+            "outside the block. `save_pretrained` saves its weights, which `steer` does not change."
+        )
+
     def begin(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the model: find out the turn that this pass belongs to, and its columns.
 

@@ -228,7 +228,7 @@ READERS: dict[str, Callable[[], Reader]] = {
 
 
 def loads(reader: Reader, data: bytes, scratch: Path) -> bool:
-    """Whether anything can be read; it is refused by a documented error only."""
+    """Try to read anything, and return whether it loaded; only a documented error may refuse it."""
     from radiant_lens.errors import RadiantError
 
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import threading
 import weakref
 from collections.abc import Callable
@@ -168,6 +170,14 @@ def test_a_second_thread_that_steers_the_same_model_is_refused(plain):
     assert "Another thread is steering this model" in str(errors[0])
     run()
     assert len(errors) == 1
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickle.dumps], ids=["copied", "pickled"])
+def test_a_model_is_not_copied_with_its_edits(plain, copied):
+    with rl.steer(plain, strong(plain)):
+        with pytest.raises(InvalidArgumentError, match="cannot be copied or pickled inside a `steer` block"):
+            copied(plain)
+    assert copied(plain)
 
 
 # Memory
