@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from plain_models import random_steering
 
 import radiant_lens as rl
 from radiant_lens.errors import DataError, InvalidArgumentError
@@ -68,7 +69,9 @@ def test_the_first_long_text_is_refused_on_request(model):
 
 
 def test_if_all_are_too_long_none_is_left(model):
-    with pytest.raises(DataError, match="Text 0 has 307 tokens; .* all 2 texts are too long, so none is left; shorten them"):
+    with pytest.raises(
+        DataError, match="Text 0 has 307 tokens; .* all 2 texts are too long, so none is left; shorten them"
+    ):
         rl.collect(model, DATA[1:])
 
 
@@ -91,6 +94,26 @@ def test_a_character_of_several_bytes_may_be_several_tokens(model):
                 assert n_tokens(model, record.text) > CONTEXT
             else:
                 assert len(encode(model, fitting)) == 2
+
+
+# Analysis
+
+
+def test_effects_and_writes_leave_out_what_is_too_long(model):
+    steering = random_steering(model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_head)
+    with pytest.warns(UserWarning, match="1 of 2 texts .* 1 skipped") as caught:
+        effects = rl.head_effects(model, rl.Dataset("mine", (), (prompts(1), prompts(240))), steering)
+    assert caught[0].filename == __file__
+    assert torch.equal(
+        effects.estimated, rl.head_effects(model, rl.Dataset("x", (), (prompts(1),)), steering).estimated
+    )
+    with pytest.raises(DataError, match="Text 1 has .* tokens; .* 256"):
+        rl.head_effects(model, rl.Dataset("mine", (), (prompts(1), prompts(240))), steering, on_long="error")
+    with pytest.warns(UserWarning, match="2 of 3 texts .* 2 skipped"):
+        writes = rl.edit_writes(model, DATA, steering)
+    assert torch.equal(writes.total, rl.edit_writes(model, [SHORT], steering).total)
+    with pytest.warns(UserWarning, match="2 of 3 texts .* 1 skipped and 1 cut"):
+        assert rl.edit_writes(model, DATA, steering, on_long="cut").n_positions > writes.n_positions
 
 
 # Evaluation
