@@ -14,6 +14,7 @@ from .analysis import TracedAnswer as TracedAnswer
 from .analysis import edit_writes as edit_writes
 from .analysis import head_effects as head_effects
 from .analysis import trace_answer as trace_answer
+from .analysis.steering import Steering as Steering
 from .caches import HeadCache as HeadCache
 from .capture import collect as collect
 from .datasets import Contexts as Contexts
@@ -44,8 +45,9 @@ from .policies import RandomDirectionPolicy as RandomDirectionPolicy
 from .policies import SequentialFit as SequentialFit
 from .policies import fit_sequential as fit_sequential
 from .sites import HeadSite as HeadSite
-from .steering import Steering as Steering
+from .studies import Fitted as Fitted
 from .studies import Study as Study
+from .studies import fit as fit
 from .viz.report import Report as Report
 from .viz.report import report as report
 

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from radiant_lens import _checks
+from radiant_lens.analysis.steering import Steering
 from radiant_lens.errors import DataError, InvalidArgumentError, MissingPackageError
 from radiant_lens.evaluation.generation import are_numbers, require_numbers
 from radiant_lens.hooks._steer import steer
@@ -27,7 +28,6 @@ from radiant_lens.hooks.trace import Trace
 from radiant_lens.models.identity import signature
 from radiant_lens.models.loading import load_model
 from radiant_lens.models.tokens import pad_rows, pad_token
-from radiant_lens.steering.steering import Steering
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

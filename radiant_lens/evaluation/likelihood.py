@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from radiant_lens._typing import HookFunction
@@ -16,7 +16,8 @@ from radiant_lens.distributed import shared
 from radiant_lens.evaluation.generation import are_numbers, require_numbers
 from radiant_lens.hooks._steer import steer
 from radiant_lens.hooks.trace import Trace
-from radiant_lens.models.tokens import AnswerRow, answer_batches, answer_rows, pad_token, pass_tokens
+from radiant_lens.models.packing import AnswerPass, answer_passes, predict
+from radiant_lens.models.tokens import AnswerRow, answer_rows, pass_tokens
 from radiant_lens.steering.steering import Steering
 
 if TYPE_CHECKING:
@@ -78,54 +79,50 @@ def _sums(
 ) -> Float[Tensor, "field statement"]:
     """The fields of `ScoredText`."""
     sums = torch.zeros((len(ScoredText._fields), len(rows)), dtype=torch.float64)
-    for batch in answer_batches(rows, pad_token(model), max_tokens=max_tokens):
-        starts = batch.starts
+    changed = (steering is not None or len(fwd_hooks) > 0) and compare
+    for batch in answer_passes(model, rows, max_tokens=max_tokens):
         with model.hooks(fwd_hooks=list(fwd_hooks)):
-            steered, trace = _log_probs(model, batch.tokens, batch.mask, starts, steering)
-        target = batch.tokens[:, 1:]
-        # A position predicts the next token, so the last one of a row scores nothing.
-        answer = batch.edited[:, :-1] & batch.mask[:, 1:]
-        # `where`, not `* answer`: a padding token may have log-probability -inf, and -inf * 0 is NaN.
-        scored = steered.gather(2, target[:, :, None])[..., 0].where(answer, 0)
-        sums[0, batch.rows] = scored.sum(1).double()
-        if (steering is not None or fwd_hooks) and compare:
-            plain, _ = _log_probs(model, batch.tokens, batch.mask, starts, None)
-            # A token of probability 0 adds 0 to the KL, but -inf - -inf is NaN.
-            kl = (plain.exp() * (plain - steered)).masked_fill(plain.isneginf(), 0).sum(-1)
-            sums[1, batch.rows] = kl.where(answer, 0).sum(1).double()
-            n_edits, lengths = _edits(trace, answer)
-            sums[2, batch.rows] = (n_edits > 0).sum(1).double()
-            sums[4, batch.rows], sums[5, batch.rows] = lengths.sum(1), n_edits.sum(1)
-        sums[3, batch.rows] = answer.sum(1).double()
+            steered, trace = _log_probs(model, batch, steering, trace=changed)
+        values = torch.zeros((len(sums), len(batch.targets)), dtype=torch.float64)
+        values[0] = steered.gather(1, batch.targets[:, None])[:, 0]
+        values[3] = 1
+        if changed:
+            plain, _ = _log_probs(model, batch, None)
+            values[1] = token_kl(plain, steered)
+            n_edits, lengths = _edits(trace, batch)
+            values[2], values[4], values[5] = n_edits > 0, lengths, n_edits
+        sums.index_add_(1, batch.texts, values)
     return sums
 
 
+def token_kl(
+    plain: Float[Tensor, "predicted vocab"], steered: Float[Tensor, "predicted vocab"]
+) -> Float[Tensor, " predicted"]:
+    """KL from the plain to the steered distribution, of log-probabilities, in nats."""
+    # A token of probability 0 adds 0 to the KL, but -inf - -inf is NaN.
+    return (plain.exp() * (plain - steered)).masked_fill(plain.isneginf(), 0).sum(-1)
+
+
 def _log_probs(
-    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], mask: Tensor, starts: Tensor, steering: Steering | None
-) -> tuple[Float[Tensor, "batch pos-1 vocab"], Trace | None]:
-    """Log-probabilities of each next token (the last position has none), and the trace of the edits."""
-    device = model.cfg.device
-    # The public calls have checked the steering against the model; hashing the weights in every batch would be slow.
-    context = (
-        nullcontext() if steering is None else steer(model, steering, start=starts, trace=True, allow_mismatch=True)
-    )
-    with torch.no_grad(), context as trace:
-        logits = model(tokens.to(device), attention_mask=mask.long().to(device))
-    # Padded positions may be NaN: with a mask that hides everything, eager attention averages over nothing.
-    require_numbers(are_numbers(logits) | ~mask.to(logits.device))
-    return logits[:, :-1].float().log_softmax(-1).cpu(), trace
+    model: TransformerBridge, batch: AnswerPass, steering: Steering | None, *, trace: bool = False
+) -> tuple[Float[Tensor, "predicted vocab"], Trace | None]:
+    """Log-probabilities at the positions that predict the answers, and the trace of the edits."""
+    context: AbstractContextManager[Trace | None] = nullcontext()
+    if steering is not None:
+        # The public calls have checked the steering against the model; hashing the weights in each batch would be slow.
+        context = steer(model, steering, start=batch.starts, trace=trace, allow_mismatch=True)
+    with torch.no_grad(), context as record:
+        logits = predict(model, batch)
+    require_numbers(are_numbers(logits))
+    return logits.float().log_softmax(-1).cpu(), record
 
 
-def _edits(
-    trace: Trace | None, answer: Bool[Tensor, "batch pos"]
-) -> tuple[Float[Tensor, "batch pos"], Float[Tensor, "batch pos"]]:
-    """Number of heads edited at each answer token, and the sum of their displacements' lengths."""
-    n_edits, lengths = torch.zeros((2, *answer.shape), dtype=torch.float64)
+def _edits(trace: Trace | None, batch: AnswerPass) -> tuple[Float[Tensor, " predicted"], Float[Tensor, " predicted"]]:
+    """Number of heads edited at each prediction, and the sum of their displacements' lengths."""
+    n_edits, lengths = torch.zeros((2, *batch.tokens.shape), dtype=torch.float64)
     for record in trace.records if trace is not None else ():
-        # The last position predicts no token of the text: its edits change nothing that is scored.
-        inside = record.columns < answer.shape[1]
         # Padding is shown to the gates too; `shown` is false there.
-        added = (record.edit.displacement * record.shown[..., None, None])[:, inside].double()
-        n_edits[:, record.columns[inside]] += added.any(-1).sum(-1)
-        lengths[:, record.columns[inside]] += added.norm(dim=-1).sum(-1)
-    return n_edits * answer, lengths * answer
+        added = (record.edit.displacement * record.shown[..., None, None]).double()
+        n_edits[:, record.columns] += added.any(-1).sum(-1)
+        lengths[:, record.columns] += added.norm(dim=-1).sum(-1)
+    return n_edits[batch.rows, batch.columns], lengths[batch.rows, batch.columns]

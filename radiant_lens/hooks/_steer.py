@@ -54,6 +54,7 @@ def steer(
     model: TransformerBridge | PreTrainedModel,
     steering: Steering,
     *,
+    strength: float = 1.0,
     trace: bool = False,
     start: int | Sequence[int] | Int[Tensor, " batch"] | None = None,
     allow_mismatch: bool = False,
@@ -80,6 +81,7 @@ def steer(
     Args:
         model: from `load_model`, or any `PreTrainedModel` whose type `radiant_lens.sites` knows.
         steering: from the `fit` of a policy.
+        strength: factor of every displacement, as in `Steering.scaled`.
         trace: record votes, gates and displacements; memory grows with the number of tokens.
         start: column at which edits begin in each row (padding and cached tokens counted), in place of the last prompt
             token; for scoring a known answer.
@@ -91,25 +93,28 @@ def steer(
 
     Raises:
         ModelMismatchError: a steering for another model.
-        InvalidArgumentError: `model` is neither a bridge nor a `PreTrainedModel`; inside the block, a cache of an
-            unknown class.
+        InvalidArgumentError: `model` is neither a bridge nor a `PreTrainedModel`, or a strength out of range; inside
+            the block, a cache of an unknown class.
         UnknownNameError: a `PreTrainedModel` of an architecture whose module paths are not known.
         RadiantError: another thread is steering the model; at the end of the block, a plain model that ran without
             calling its output projections.
     """
-    return SteerBlock(lambda: _steered(model, steering, trace, start, allow_mismatch))
+    return SteerBlock(lambda: _steered(model, steering, strength, trace, start, allow_mismatch))
 
 
 @contextmanager
 def _steered(
     model: TransformerBridge | PreTrainedModel,
     steering: Steering,
+    strength: float,
     trace: bool,
     start: int | Sequence[int] | Tensor | None,
     allow_mismatch: bool,
 ) -> Generator[Trace]:
     """One block of `steer`."""
     require_fitting(steering, model, allow_mismatch=allow_mismatch)
+    # After the check, which gives a sentence for what is no steering at all.
+    steering = steering.scaled(strength)
     pad_id = getattr(model.tokenizer, "pad_token_id", None) if isinstance(model, TransformerBridge) else None
     trace_record, calls = Trace(trace), Calls()
     passes = Passes(start, pad_id, calls, recorded=trace)

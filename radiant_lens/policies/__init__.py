@@ -1,5 +1,6 @@
 """Policies compute a steering from activations and a detector; all of them have `fit(cache, detector)`."""
 
+from radiant_lens.analysis.steering import Steering as Steering
 from radiant_lens.policies.ablation import AblationPolicy as AblationPolicy
 from radiant_lens.policies.controls import IdentityPolicy as IdentityPolicy
 from radiant_lens.policies.controls import RandomDirectionPolicy as RandomDirectionPolicy
@@ -24,4 +25,3 @@ from radiant_lens.steering.editor import LayerEdit as LayerEdit
 from radiant_lens.steering.held_out import HeldOutCertificate as HeldOutCertificate
 from radiant_lens.steering.maps import AffineMap as AffineMap
 from radiant_lens.steering.maps import Certificate as Certificate
-from radiant_lens.steering.steering import Steering as Steering

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from radiant_lens import _checks
+from radiant_lens.analysis.steering import Steering
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.policies.head_sample import prepare
 from radiant_lens.steering.maps import RankOneMaps
-from radiant_lens.steering.steering import Steering
 
 METRICS = ("mahalanobis", "wasserstein", "total")
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 from radiant_lens import _checks
+from radiant_lens.analysis.steering import Steering
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.policies.head_sample import HeadSample, assemble, prepare
@@ -14,7 +15,6 @@ from radiant_lens.policies.heads import HeadChoice, choose_heads
 from radiant_lens.sites import HeadSite
 from radiant_lens.steering.gates import GATES
 from radiant_lens.steering.maps import Certificate, HeadMaps
-from radiant_lens.steering.steering import Steering
 
 
 @dataclass(frozen=True, kw_only=True)

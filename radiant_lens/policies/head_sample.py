@@ -14,6 +14,7 @@ from torch import Tensor
 
 from radiant_lens import _checks
 from radiant_lens._files import sha256
+from radiant_lens.analysis.steering import Steering
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.distributed import fitting_rank
@@ -23,7 +24,6 @@ from radiant_lens.policies.heads import require_collected
 from radiant_lens.sites import HeadSite
 from radiant_lens.steering.gates import GATES, HeadScores, opens
 from radiant_lens.steering.maps import Certificate, HeadMaps
-from radiant_lens.steering.steering import Steering
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
-"""`LeastKLPolicy`: the edit that changes what the model says least, for a gain in log-odds."""
+"""`LeastKLPolicy`: the edit that changes what the model says least, for a gain in log-odds.
+
+The closed form is in `radiant_lens.solvers.least_kl`, the displacements in `radiant_lens.analysis.families`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,29 +14,33 @@ from jaxtyping import Float
 from torch import Tensor
 
 from radiant_lens import _checks
+from radiant_lens.analysis.families import FAMILIES, Family
 from radiant_lens.analysis.sensitivity import GainGradient, fisher_scores, gain_gradient
-from radiant_lens.analysis.strength import MeasuredStrength, mean_kl, strength_at_kl
+from radiant_lens.analysis.steering import Steering
+from radiant_lens.analysis.strength import KLCurve, MeasuredStrength, desirable_statements, measure_kl
+from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
-from radiant_lens.datasets.records import DESIRABLE, Statement
-from radiant_lens.errors import DataError
-from radiant_lens.models.identity import require_bridge, signature
-from radiant_lens.policies.heads import HeadChoice, heads_of_shape
-from radiant_lens.sites import HeadSite
-from radiant_lens.solvers.least_kl import LeastKLSolution, Sample, choose_coupling, solve_least_kl
-from radiant_lens.steering.gates import HeadScores
+from radiant_lens.datasets.records import Statement
+from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.errors import InvalidArgumentError
+from radiant_lens.models.identity import require_bridge, require_fitting, signature
+from radiant_lens.policies.heads import HeadChoice, choose_heads, heads_of_shape
+from radiant_lens.solvers.least_kl import LeastKLSolution, Sample, choose_regularisation, solve_least_kl
+from radiant_lens.steering.gates import GATES, HeadScores
 from radiant_lens.steering.maps import Certificate, RankOneMaps
-from radiant_lens.steering.steering import Steering
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+# Groups on whose activations the mean and spread of coordinates are measured, for affine displacements.
+_N_MOMENT_GROUPS = 100
+
 
 @dataclass(frozen=True)
 class _Half:
-    """Gradient of the gain and scores of one half of the training groups, for the heads to be moved."""
+    """Gradient of the gain and scores of one half of the training groups."""
 
     gain: GainGradient
-    gradient: Float[Tensor, "site d_head"]
     sample: Sample
 
 
@@ -43,6 +49,7 @@ class _Step:
     """One solution: what it predicts, and what was measured at the strength that meets the budget."""
 
     before: dict[str, float]
+    ridge: float
     coupling: float
     solution: LeastKLSolution
     measured: MeasuredStrength
@@ -52,6 +59,7 @@ class _Step:
         strength = self.measured.strength
         return {
             **self.before,
+            "ridge": self.ridge,
             "coupling": self.coupling,
             "predicted_gain": strength * self.solution.gain,
             "predicted_kl": strength**2 * self.solution.kl,
@@ -62,24 +70,30 @@ class _Step:
 
 @dataclass(frozen=True)
 class LeastKLPolicy:
-    """Shift heads so that correct answers gain most for a stated KL to the unsteered model.
+    """Move heads so that correct answers gain most for a stated KL to the unsteered model.
 
     The user names a budget: the KL in nats a token by which desirable text may change. The displacements follow in
     closed form from the gradient of the log-odds of correct answers and the Fisher information (see
     `radiant_lens.solvers.least_kl`). Their length is set by the KL that is measured on validation text, so the budget
     is met even where the second-order estimate is poor.
 
-    The edit is a constant shift at every position from the last prompt token on, without a gate. It is not part of the
-    paper. It needs prompts with correct and incorrect answers, and no detector.
+    It is not part of the paper. It needs prompts with correct and incorrect answers; it needs a detector only for a
+    gate.
 
     Args:
         budget: KL in nats a token, positive.
-        heads: "all", "layer:I", heads by name or pairs `(layer, head)`.
+        heads: "all", "layer:I", heads by name or pairs `(layer, head)`; with a detector, any rule of
+            `radiant_lens.policies.heads`.
+        gate: "none" edits at every position from the last prompt token on; the others as for `RadiantPolicy`.
+        family: displacements to choose among: "constant", "affine" in the activation, or "strength" for each head of
+            the maps of another steering, which is given to `fit` and brings its heads and gate
+            (see `radiant_lens.analysis.families`).
         steps: solutions one after the other, each with gradient and Fisher information under the edits so far, at
             least 1.
-        ridge: share of the mean of a head's Fisher information that is added to its diagonal, positive.
-        coupling: share of the Fisher information across heads, in [0, 1); None: the one with the most gain for its KL
-            when either half of the training groups is tried on the other.
+        ridge: share of the mean of a head's Fisher information that is added to its diagonal, positive; None: chosen
+            with the coupling.
+        coupling: weight of the Fisher information across heads, at least 0; None: the one with the most gain for its
+            KL when either half of the training groups is tried on the other.
         n_draws: draws of tokens for each text in the Fisher information, at least 1.
         seed: of the draws.
 
@@ -89,8 +103,10 @@ class LeastKLPolicy:
 
     budget: float = 0.05
     heads: HeadChoice = "all"
+    gate: str = "none"
+    family: str = "constant"
     steps: int = 1
-    ridge: float = 0.1
+    ridge: float | None = None
     coupling: float | None = None
     n_draws: int = 1
     seed: int = 0
@@ -98,9 +114,12 @@ class LeastKLPolicy:
     def check(self) -> None:
         """Raise `InvalidArgumentError` where a parameter is out of its range; `fit` does so first."""
         _checks.between("budget", self.budget, 0)
-        _checks.between("ridge", self.ridge, 0)
+        _checks.choice("gate", self.gate, GATES)
+        _checks.choice("family", self.family, FAMILIES)
+        if self.ridge is not None:
+            _checks.between("ridge", self.ridge, 0)
         if self.coupling is not None:
-            _checks.between("coupling", self.coupling, 0, 1, closed="low")
+            _checks.between("coupling", self.coupling, 0, closed="low")
         _checks.whole("steps", self.steps, 1)
         _checks.whole("n_draws", self.n_draws, 1)
         _checks.seed(self.seed)
@@ -111,6 +130,9 @@ class LeastKLPolicy:
         train: Dataset,
         *,
         validation: Dataset | None = None,
+        detector: RiskAwareDetector | None = None,
+        base: Steering | None = None,
+        guarantee: float | None = None,
         max_tokens: int | None = None,
         progress: bool = False,
     ) -> Steering:
@@ -121,11 +143,15 @@ class LeastKLPolicy:
             train: prompts with correct and incorrect answers, and desirable statements.
             validation: desirable statements of other groups, on which the KL is measured; None: a fifth of the groups
                 of `train` is set apart.
+            detector: fitted; needed for a gate.
+            base: the steering whose maps get strengths, for the family "strength".
+            guarantee: None: the mean KL on validation text meets the budget. Else an upper bound of it over groups,
+                with this confidence in (0.5, 1).
             max_tokens: tokens in one pass, padding included; None: 1024 on the CPU, else 4096.
             progress: show progress bars.
 
         Raises:
-            InvalidArgumentError: a parameter out of its range.
+            InvalidArgumentError: a parameter out of its range, or a gate without a detector.
             DataError: data without prompts of both kinds of answers, or without desirable statements.
             LeakageError: training and validation share a group.
             ConvergenceError: no strength meets the budget.
@@ -134,117 +160,157 @@ class LeastKLPolicy:
         require_bridge(model)
         for name, data in (("train", train), ("validation", validation)):
             _checks.instance(name, data, (Dataset, *([type(None)] if name == "validation" else [])))
+        if guarantee is not None:
+            _checks.between("guarantee", guarantee, 0.5, 1)
         if validation is None:
             train, validation = train.split((0.8, 0.2), seed=self.seed)
         _checks.disjoint_groups(train.groups, validation.groups, ("training", "validation"))
-        held_out = _desirable(validation)
-        sites = heads_of_shape(self.heads, model.cfg.n_layers, model.cfg.n_heads)
-        parts = train.split((0.5, 0.5), seed=self.seed)
-        options: dict[str, Any] = {"max_tokens": max_tokens, "progress": progress}
-        shift = torch.zeros((len(sites), model.cfg.d_head), dtype=torch.float64)
+        fit = _Fit(self, model, self._family(model, train, detector, base), max_tokens, progress)
+        return fit.run(train, validation, guarantee)
+
+    def _family(
+        self, model: TransformerBridge, train: Dataset, detector: RiskAwareDetector | None, base: Steering | None
+    ) -> Family:
+        if (self.family == "strength") != (base is not None):
+            raise InvalidArgumentError(
+                '`base`, the steering whose maps get strengths, goes with family="strength" and with no other; got '
+                f"family={self.family!r} {'without' if base is None else 'with'} it."
+            )
+        if base is not None:
+            require_fitting(base, model)
+            return Family("strength", base)
+        if self.gate != "none" and detector is None:
+            raise InvalidArgumentError(f"`gate` {self.gate!r} needs a detector: give `fit(..., detector=...)`.")
+        config = model.cfg
+        if detector is None:
+            sites = heads_of_shape(self.heads, config.n_layers, config.n_heads)
+            # No head ever flags, and the gate "none" does not ask.
+            biases = torch.full((config.n_layers, config.n_heads), -1.0)
+            weights = torch.zeros((*biases.shape, config.d_head))
+            scores = HeadScores(weights, biases, torch.ones(config.n_layers, dtype=torch.long))
+        else:
+            sites = choose_heads(detector, self.heads)
+            scores = HeadScores(detector.weights_, detector.biases_, detector.vote_thresholds_)
+        nothing = RankOneMaps.translation(torch.zeros((len(sites), config.d_head), dtype=torch.float64))
+        groups = set(detector.training_groups_) | set(detector.validation_groups_) if detector is not None else set()
+        template = Steering(
+            sites,
+            nothing,
+            scores,
+            self.gate,
+            tuple(Certificate("least KL") for _ in sites),
+            meta={
+                "model": signature(model),
+                "positions": "answer",
+                "seen_groups": sorted(groups),
+                **({} if detector is None else {"detector": detector.get_params()}),
+            },
+        )
+        if self.family == "constant":
+            return Family("constant", template)
+        cache = collect(model, train.head(_N_MOMENT_GROUPS))
+        z = cache.z[:, [site.layer for site in sites], [site.head for site in sites]].double()
+        return Family("affine", template, z.mean(0), z.std(0).clamp_min(1e-6))
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """One fit: the policy, and where it is done."""
+
+    policy: LeastKLPolicy
+    model: TransformerBridge
+    family: Family
+    max_tokens: int | None
+    progress: bool
+
+    def run(self, train: Dataset, validation: Dataset, guarantee: float | None) -> Steering:
+        """All steps; each measures, solves, and sets the strength on validation text."""
+        policy, family = self.policy, self.family
+        held_out = desirable_statements(validation)
+        halves = train.split((0.5, 0.5), seed=policy.seed)
+        parameters = torch.zeros((len(family.sites), family.n_parameters), dtype=torch.float64)
         steering: Steering | None = None
         steps: list[_Step] = []
-        for i in range(self.steps):
-            halves = [self._measure(model, half, sites, steering, self.seed + i, options) for half in parts]
+        for i in range(policy.steps):
+            measured = [self._measure(half, steering, policy.seed + i) for half in halves]
             # The budget is for all steps together: each may use what the earlier ones have left.
-            budget = self.budget * (i + 1) / self.steps
-            solution, coupling = self._solve(halves, budget)
-            shifted = partial(self._shifted, model, sites, (train, validation), shift, solution)
-            measured = strength_at_kl(partial(self._measured_kl, model, held_out, shifted, max_tokens), budget)
-            steps.append(_Step(_joined([half.gain for half in halves]), coupling, solution, measured))
-            steering = shifted(measured.strength)
-            shift = shift + measured.strength * solution.displacement
+            budget = policy.budget * (i + 1) / policy.steps
+            solution, ridge, coupling = self._solve(measured, budget)
+
+            def kl(strength: float, direction: Tensor = solution.displacement) -> float:
+                moved = self._steering(parameters + strength * direction)  # noqa: B023 (called within this round)
+                grouped = measure_kl(self.model, held_out, moved, max_tokens=self.max_tokens)
+                return grouped.mean if guarantee is None else grouped.upper(guarantee)
+
+            at_budget = KLCurve(kl).at(budget)
+            steps.append(_Step(_before(measured), ridge, coupling, solution, at_budget))
+            parameters = parameters + at_budget.strength * solution.displacement
+            steering = self._steering(parameters)
         assert steering is not None
-        return self._certified(steering, steps)
+        return self._documented(steering, steps, (train, validation))
 
-    @staticmethod
-    def _measured_kl(
-        model: TransformerBridge,
-        statements: Sequence[Statement],
-        shifted: Callable[[float], Steering],
-        max_tokens: int | None,
-        strength: float,
-    ) -> float:
-        return mean_kl(model, statements, shifted(strength), max_tokens=max_tokens)
+    def _measure(self, half: Dataset, steering: Steering | None, seed: int) -> _Half:
+        options: dict[str, Any] = {"max_tokens": self.max_tokens, "progress": self.progress}
+        gain = gain_gradient(self.model, half.prompts, self.family, steering, **options)
+        scores = fisher_scores(
+            self.model, self._scored(half), self.family, steering, n_draws=self.policy.n_draws, seed=seed, **options
+        )
+        return _Half(gain, Sample(scores.scores, int(scores.n_tokens.sum())))
 
-    def _measure(
-        self,
-        model: TransformerBridge,
-        half: Dataset,
-        sites: Sequence[HeadSite],
-        steering: Steering | None,
-        seed: int,
-        options: dict[str, Any],
-    ) -> _Half:
-        at = tuple(torch.tensor(axis) for axis in zip(*sites))
-        gain = gain_gradient(model, half.prompts, steering, **options)
-        scores = fisher_scores(model, _desirable(half), steering, n_draws=self.n_draws, seed=seed, **options)
-        sample = Sample(scores.scores[:, at[0], at[1]], int(scores.n_tokens.sum()))
-        return _Half(gain, gain.gradient[at], sample)
+    def _scored(self, half: Dataset) -> Sequence[Statement]:
+        """Texts of the Fisher information: what the budget is measured on, or all that a gate may pass."""
+        # A gate is nearly shut on desirable text. There F is almost 0, and displacements would look free.
+        return desirable_statements(half) if self.family.template.gate == "none" else half.statements
 
-    def _solve(self, halves: Sequence[_Half], budget: float) -> tuple[LeastKLSolution, float]:
-        """The solution from both halves, with the coupling that either half recommends for the other."""
+    def _solve(self, halves: Sequence[_Half], budget: float) -> tuple[LeastKLSolution, float, float]:
+        """The solution from both halves, with the regularisation that either half recommends for the other."""
         one, other = halves
-        coupling = self.coupling
-        if coupling is None:
-            coupling, _ = choose_coupling((one.gradient, other.gradient), (one.sample, other.sample), ridge=self.ridge)
-        weights = [half.gain.n_prompts for half in halves]
-        gradient = (weights[0] * one.gradient + weights[1] * other.gradient) / sum(weights)
+        ridge, coupling = choose_regularisation(
+            (one.gain.gradient, other.gain.gradient),
+            (one.sample, other.sample),
+            ridge=self.policy.ridge,
+            coupling=self.policy.coupling,
+        )
+        n = one.gain.n_prompts + other.gain.n_prompts
+        gradient = sum(half.gain.gradient * (half.gain.n_prompts / n) for half in halves)
+        assert isinstance(gradient, Tensor)
         sample = Sample(
             torch.cat([one.sample.scores, other.sample.scores]), one.sample.n_tokens + other.sample.n_tokens
         )
-        return solve_least_kl(gradient, sample, budget, ridge=self.ridge, coupling=coupling), coupling
+        return solve_least_kl(gradient, sample, budget, ridge=ridge, coupling=coupling), ridge, coupling
 
-    def _shifted(
-        self,
-        model: TransformerBridge,
-        sites: Sequence[HeadSite],
-        data: tuple[Dataset, Dataset],
-        shift: Float[Tensor, "site d_head"],
-        solution: LeastKLSolution,
-        strength: float,
-    ) -> Steering:
-        """A steering that adds the earlier steps' shift and this solution to each head, everywhere."""
-        config = model.cfg
-        scores = HeadScores(
-            weights=torch.zeros((config.n_layers, config.n_heads, config.d_head)),
-            # There is no detector: no head ever flags, and the gate "none" does not ask.
-            biases=torch.full((config.n_layers, config.n_heads), -1.0),
-            thresholds=torch.ones(config.n_layers, dtype=torch.long),
-        )
-        meta = {
-            "policy": {"name": "least KL", **asdict(self), "heads": [list(site) for site in sites]},
-            "model": signature(model),
-            "data": data[0].name,
-            "positions": "answer",
-            "seen_groups": sorted(data[0].groups | data[1].groups),
-        }
-        certificates = tuple(Certificate("least KL") for _ in sites)
-        maps = RankOneMaps.translation(shift + strength * solution.displacement)
-        return Steering(tuple(sites), maps, scores, "none", certificates, meta=meta)
+    def _steering(self, parameters: Float[Tensor, "site parameter"]) -> Steering:
+        return replace(self.family.template, head_maps=self.family.maps(parameters))
 
-    def _certified(self, steering: Steering, steps: Sequence[_Step]) -> Steering:
-        """The steering with the worst residual of its solutions, and what all steps predicted and measured."""
+    def _documented(self, steering: Steering, steps: Sequence[_Step], data: tuple[Dataset, Dataset]) -> Steering:
+        """The steering with the worst residual of its solutions, and all that the steps predicted and measured."""
         residual = max(step.solution.residual for step in steps)
-        certificates = tuple(Certificate("least KL", gap=residual) for _ in steering.sites)
+        template = self.family.template
+        seen = {*template.meta.get("seen_groups", ()), *data[0].groups, *data[1].groups}
         return replace(
             steering,
-            certificates=certificates,
-            meta={**steering.meta, "least_kl": {"steps": [step.report() for step in steps]}},
+            certificates=tuple(Certificate("least KL", gap=residual) for _ in steering.sites),
+            meta={
+                **template.meta,
+                "policy": {
+                    "name": "least KL",
+                    **asdict(self.policy),
+                    "heads": [list(site) for site in steering.sites],
+                    "gate": template.gate,
+                },
+                "gamma": None,
+                "data": data[0].name,
+                "seen_groups": sorted(seen),
+                "kl_budget": self.policy.budget,
+                "least_kl": {"steps": [step.report() for step in steps]},
+            },
         )
 
 
-def _joined(gains: Sequence[GainGradient]) -> dict[str, float]:
+def _before(halves: Sequence[_Half]) -> dict[str, float]:
     """Means over the prompts of both halves, before the step."""
-    n = sum(gain.n_prompts for gain in gains)
+    n = sum(half.gain.n_prompts for half in halves)
     return {
-        "gain_before": sum(gain.value * gain.n_prompts for gain in gains) / n,
-        "mc2_before": sum(gain.mc2 * gain.n_prompts for gain in gains) / n,
+        "gain_before": sum(half.gain.value * half.gain.n_prompts for half in halves) / n,
+        "mc2_before": sum(half.gain.mc2 * half.gain.n_prompts for half in halves) / n,
     }
-
-
-def _desirable(data: Dataset) -> list[Statement]:
-    statements = [s for s in data.statements if s.label == DESIRABLE]
-    if not statements:
-        raise DataError(f"Data set {data.name!r} has no desirable statements: the KL is measured on them.")
-    return statements

@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from radiant_lens import _checks
+from radiant_lens.analysis.steering import Steering
 from radiant_lens.caches import HeadCache
 from radiant_lens.errors import GuaranteeError
 from radiant_lens.statistics.bounds import binomial_upper, groups_needed
 from radiant_lens.steering.held_out import overall_counts
-from radiant_lens.steering.steering import Steering
 
 # The search stops when the margin is known to 1%. It returns the upper end, which met the bound itself.
 RELATIVE_STEP = 0.01

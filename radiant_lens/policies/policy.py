@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from radiant_lens.analysis.steering import Steering
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.policies.heads import HeadChoice
 from radiant_lens.sites import HeadSite
-from radiant_lens.steering.steering import Steering
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from radiant_lens import _checks
+from radiant_lens.analysis.steering import Steering
 from radiant_lens.caches import HeadCache
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import Statement
@@ -34,7 +35,6 @@ from radiant_lens.solvers.solutions import TransportSolution
 from radiant_lens.solvers.transport import solve_transport
 from radiant_lens.steering.gates import GATES, TrustRegion
 from radiant_lens.steering.maps import Certificate, DenseMaps, HeadMaps, RankOneMaps
-from radiant_lens.steering.steering import Steering
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

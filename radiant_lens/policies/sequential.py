@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from radiant_lens import _checks
+from radiant_lens.analysis.steering import Steering
 from radiant_lens.caches import HeadCache
 from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
@@ -20,7 +21,7 @@ from radiant_lens.linalg import gaussian_distance, masked_moments
 from radiant_lens.policies.head_sample import prepare
 from radiant_lens.policies.policy import Policy
 from radiant_lens.sites import HeadSite
-from radiant_lens.steering.steering import Steering, joined
+from radiant_lens.steering.steering import joined
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

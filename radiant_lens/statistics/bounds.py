@@ -124,6 +124,29 @@ def bootstrap_ratio(
     return Interval(float(top.sum() / bottom.sum()), float(low), float(high))
 
 
+def ratio_upper(
+    numerators: Float[Tensor, " group"],
+    denominators: Float[Tensor, " group"],
+    *,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> float:
+    """One-sided upper bound of `sum(numerators) / sum(denominators)`: bootstrap over groups, widened for few groups.
+
+    Infinite for fewer than two groups: they say nothing about their spread.
+
+    Example:
+        >>> ratio_upper(torch.tensor([1.0]), torch.tensor([10.0]))
+        inf
+    """
+    top, bottom = numerators.double().numpy(), denominators.double().numpy()
+    top, bottom = top[bottom != 0], bottom[bottom != 0]
+    if len(bottom) < 2:
+        return float("inf")
+    return _expanded_bootstrap(top, bottom, 2 * confidence - 1, n_resamples, seed)[1]
+
+
 def share_interval(
     numerators: Float[Tensor, " group"],
     denominators: Float[Tensor, " group"],

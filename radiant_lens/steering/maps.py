@@ -64,6 +64,10 @@ class HeadMaps(PerHead, ABC):
     def transformed(self, matrix: Float[Tensor, "site d_head d_head"]) -> HeadMaps:
         """Maps whose displacements are `matrix` times these."""
 
+    @abstractmethod
+    def scaled(self, factors: Float[Tensor, " site"]) -> HeadMaps:
+        """Maps whose displacements are `factors` times these, one factor for each head."""
+
 
 @dataclass(frozen=True)
 class RankOneMaps(HeadMaps):
@@ -93,6 +97,10 @@ class RankOneMaps(HeadMaps):
         """`write` becomes `matrix write`."""
         return replace(self, write=torch.einsum("sij,sj->si", matrix, self.write.to(matrix)))
 
+    def scaled(self, factors: Float[Tensor, " site"]) -> RankOneMaps:
+        """`write` times the factors."""
+        return replace(self, write=factors.to(self.write)[:, None] * self.write)
+
 
 @dataclass(frozen=True)
 class DenseMaps(HeadMaps):
@@ -120,6 +128,11 @@ class DenseMaps(HeadMaps):
     def transformed(self, matrix: Float[Tensor, "site d_head d_head"]) -> DenseMaps:
         """`change` and `shift` from the left by `matrix`."""
         return DenseMaps(matrix @ self.change.to(matrix), torch.einsum("sij,sj->si", matrix, self.shift.to(matrix)))
+
+    def scaled(self, factors: Float[Tensor, " site"]) -> DenseMaps:
+        """`change` and `shift` times the factors."""
+        factors = factors.to(self.change)
+        return DenseMaps(factors[:, None, None] * self.change, factors[:, None] * self.shift)
 
 
 @dataclass(frozen=True)
@@ -152,6 +165,10 @@ class ResampleMaps(HeadMaps):
     def transformed(self, matrix: Float[Tensor, "site d_head d_head"]) -> HeadMaps:
         """Refuse, as `matrices` does."""
         raise InvalidArgumentError("Resample ablation is no affine map: its displacements cannot be turned.")
+
+    def scaled(self, factors: Float[Tensor, " site"]) -> HeadMaps:
+        """Refuse: part of the way to another activation is no activation of the bank."""
+        raise InvalidArgumentError("Resample ablation puts whole activations in place of others: it has no strength.")
 
 
 MAP_KINDS: dict[str, type[HeadMaps]] = {m.kind: m for m in (RankOneMaps, DenseMaps, ResampleMaps)}

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from radiant_lens import _checks
 from radiant_lens._typing import HookFunction
@@ -24,7 +25,7 @@ from radiant_lens.steering.gates import TrustRegion
 from radiant_lens.steering.held_out import Events, HeldOutCertificate, certificate
 from radiant_lens.steering.hub import download, temporary_folder, upload
 from radiant_lens.steering.layer_hook import LayerHook, Recorder, Window
-from radiant_lens.steering.maps import AffineMap
+from radiant_lens.steering.maps import AffineMap, Certificate
 from radiant_lens.steering.model_card import model_card, with_metrics
 
 
@@ -123,7 +124,7 @@ class Steering(SteeringParts):
             window = _window_from(_checks.columns("start", start))
         return [(hook_name(layer), self.hook(layer, window=window)) for layer in self.layers]
 
-    def select(self, heads: RankedHeads | Heads, k: str | int = "auto") -> Steering:
+    def select(self, heads: RankedHeads | Heads, k: str | int = "auto") -> Self:
         """The same edits on fewer heads.
 
         Groups that the effects were measured on took part in the choice, so `certify` refuses them afterwards.
@@ -152,6 +153,27 @@ class Steering(SteeringParts):
             head_maps=self.head_maps.take(index),
             certificates=tuple(self.certificates[i] for i in index.tolist()),
             trust=None if self.trust is None else self.trust.take(index),
+        )
+
+    def scaled(self, strength: float) -> Self:
+        """The same edits with every displacement multiplied by `strength`; the gate decides as before.
+
+        No promise of the policy carries over, so the certificates keep nothing but the solver's name and counts.
+
+        Args:
+            strength: 0 edits nothing, 1 is this steering, a negative number pushes the other way.
+
+        Raises:
+            InvalidArgumentError: a strength out of range, or resample ablation, which has no strength.
+        """
+        _checks.between("strength", strength, -1e6, 1e6, closed="both")
+        if strength == 1:
+            return self
+        return replace(
+            self,
+            head_maps=self.head_maps.scaled(torch.full((len(self.sites),), float(strength), dtype=torch.float64)),
+            certificates=tuple(Certificate(c.method, n_flagged=c.n_flagged) for c in self.certificates),
+            meta={**self.meta, "gamma": None, "strength": strength * self.meta.get("strength", 1.0)},
         )
 
     def certify(
@@ -215,7 +237,7 @@ class Steering(SteeringParts):
         return save_parts(steering, path, card=model_card(steering))
 
     @classmethod
-    def load(cls, path: str | Path) -> Steering:
+    def load(cls, path: str | Path) -> Self:
         """Read a steering that `save` wrote.
 
         Raises:
@@ -247,7 +269,7 @@ class Steering(SteeringParts):
             return upload(folder, repo_id, private=private, revision=revision, message=f"Upload {self!r}")
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> Steering:
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> Self:
         """Read a steering from a local folder or the Hugging Face Hub.
 
         Args:
@@ -306,7 +328,10 @@ class Steering(SteeringParts):
             )
 
 
-def joined(steerings: Sequence[Steering]) -> Steering:
+AnySteering = TypeVar("AnySteering", bound=Steering)
+
+
+def joined(steerings: Sequence[AnySteering]) -> AnySteering:
     """Steerings of different heads as one, with the detector, gate and provenance of the first.
 
     Raises:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from radiant_lens.analysis.steering import Steering
 from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.evaluation._evaluate import evaluate
-from radiant_lens.steering.steering import Steering
 from radiant_lens.studies.experiment import Experiment
 from radiant_lens.studies.results import Row, StudyResult
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from radiant_lens import _checks
+from radiant_lens.analysis.steering import Steering
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.errors import NothingToEditError
 from radiant_lens.policies.controls import IdentityPolicy, RandomDirectionPolicy
 from radiant_lens.policies.registry import Policy
-from radiant_lens.steering.steering import Steering
 from radiant_lens.studies.cells import RANDOM, RANDOM_TOTAL, SHUFFLED
 from radiant_lens.studies.experiment import Experiment, recommended_policy
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from radiant_lens.analysis.effects import HeadEffects, head_effects
+from radiant_lens.analysis.steering import Steering
 from radiant_lens.caches import HeadCache
 from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.policies.radiant import RadiantPolicy
-from radiant_lens.steering.steering import Steering
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -11,13 +11,13 @@ from rich.progress import track
 
 from radiant_lens import _checks
 from radiant_lens.analysis.effects import HeadEffects, head_effects
+from radiant_lens.analysis.steering import Steering
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.evaluation._evaluate import evaluate
 from radiant_lens.evaluation.result import Evaluation
 from radiant_lens.notebook import Fragment, card, html_table
 from radiant_lens.policies.ablation import AblationPolicy
 from radiant_lens.policies.registry import Policy
-from radiant_lens.steering.steering import Steering
 from radiant_lens.studies.experiment import Experiment, recommended_policy
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from radiant_lens import _checks
+from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.models.loading import load_model
 from radiant_lens.studies.arms import Arm, grid
 from radiant_lens.studies.study import Study
@@ -123,7 +124,7 @@ READY: dict[str, ReadyStudy] = {
 
 
 def ready_studies(
-    name: str, *, model: str = "tiny", data: str | None = None, out: str | None = None, **options: Any
+    name: str, *, model: str = "tiny", data: str | Dataset | None = None, out: str | None = None, **options: Any
 ) -> list[Study]:
     """Make a ready study, one `Study` for each of its data sets.
 
@@ -145,12 +146,12 @@ def ready_studies(
     ready = READY[name]
     # Only this study has an arm for each layer; the others need no model before they run.
     n_layers = int(load_model(model).cfg.n_layers) if name == "layers" else 0
-    chosen = ready.data if data is None else (data,)
+    chosen: tuple[str | Dataset, ...] = ready.data if data is None else (data,)
     # A share of rude answers is small, so several replies to one prompt are judged together.
     tone: dict[str, Any] = {"metrics": ("answers", "text", "diversity")}
     return [
         Study(
-            f"{name} on {d}",
+            f"{name} on {d.name if isinstance(d, Dataset) else d}",
             ready.arms(n_layers),
             model=model,
             data=d,

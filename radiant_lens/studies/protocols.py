@@ -21,6 +21,7 @@ import pandas as pd
 from rich.progress import Progress
 
 from radiant_lens import _checks
+from radiant_lens.analysis.steering import Steering
 from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.loading import load_dataset
@@ -31,7 +32,6 @@ from radiant_lens.evaluation.result import Evaluation
 from radiant_lens.models.loading import load_model
 from radiant_lens.policies.iti import ITIPolicy
 from radiant_lens.policies.radiant import RadiantPolicy
-from radiant_lens.steering.steering import Steering
 from radiant_lens.studies.cells import UNSTEERED
 from radiant_lens.studies.experiment import Experiment
 from radiant_lens.studies.results import Row, StudyResult

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from radiant_lens._typing import HookFunction
 from radiant_lens.analysis.effects import HeadEffects, head_effects
+from radiant_lens.analysis.steering import Steering
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.errors import NothingToEditError
 from radiant_lens.evaluation._evaluate import evaluate
@@ -18,7 +19,6 @@ from radiant_lens.models.loading import load_model
 from radiant_lens.policies.heads import BY_EFFECT, HeadChoice, parse_heads
 from radiant_lens.policies.policy import Policy
 from radiant_lens.policies.registry import make_policy
-from radiant_lens.steering.steering import Steering
 from radiant_lens.studies._controls import RANDOM_METRICS, random_direction, shuffled_labels
 from radiant_lens.studies.arms import Arm, DetectorKey
 from radiant_lens.studies.cells import SHUFFLED, UNSTEERED, Cell

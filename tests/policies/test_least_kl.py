@@ -72,6 +72,44 @@ def test_it_is_a_steering_like_any_other(model, parts, fitted, tmp_path):
     assert "least KL" in repr(fitted)
 
 
+def test_an_affine_family_moves_each_activation_by_its_own_value(model, parts):
+    train, validation, _ = parts
+    steering = rl.LeastKLPolicy(budget=0.01, family="affine").fit(model, train, validation=validation)
+    assert kl(model, validation, steering) == pytest.approx(0.01, rel=0.05)
+    one, other = torch.randn(2, 1, model.cfg.n_heads, model.cfg.d_head)
+    assert not torch.allclose(steering.edit(one, 1) - one, steering.edit(other, 1) - other, atol=1e-4)
+
+
+@pytest.mark.parametrize("gate", ["head", "vote"])
+def test_under_a_gate_only_flagged_heads_are_moved(model, experiment, gate):
+    policy = rl.LeastKLPolicy(budget=0.01, gate=gate, heads="significant")
+    steering = policy.fit(model, experiment.train, validation=experiment.validation, detector=experiment.detector)
+    assert steering.gate == gate
+    assert kl(model, experiment.validation, steering) == pytest.approx(0.01, rel=0.05)
+    edit = steering.displace(experiment.train_cache.z[:200, steering.layers[0]], steering.layers[0])
+    assert bool(edit.gated.any())
+    assert not bool(edit.gated.all())
+    assert not bool(edit.displacement[~edit.gated].any())
+
+
+def test_strengths_are_factors_of_another_steering(model, experiment, steering):
+    policy = rl.LeastKLPolicy(budget=0.02, family="strength")
+    scaled = policy.fit(model, experiment.train, validation=experiment.validation, base=steering)
+    assert (scaled.sites, scaled.gate) == (steering.sites, steering.gate)
+    z = experiment.train_cache.z[:50, steering.layers[0]].double()
+    own, base = (s.displace(z, steering.layers[0]) for s in (scaled, steering))
+    factors = own.displacement[own.gated] / base.displacement[own.gated]
+    assert torch.equal(own.gated, base.gated)
+    assert float(factors.std()) > 0
+    assert kl(model, experiment.validation, scaled) == pytest.approx(0.02, rel=0.05)
+
+
+def test_with_a_guarantee_the_strength_is_lower(model, parts, fitted):
+    train, validation, _ = parts
+    safe = rl.LeastKLPolicy(budget=0.01).fit(model, train, validation=validation, guarantee=0.95)
+    assert kl(model, validation, safe) < 0.95 * kl(model, validation, fitted)
+
+
 def test_chosen_heads_alone_are_moved(model, parts):
     train, validation, _ = parts
     steering = rl.LeastKLPolicy(budget=0.001, heads="L1H5 L2H0").fit(model, train, validation=validation)
@@ -83,8 +121,12 @@ def test_chosen_heads_alone_are_moved(model, parts):
     [
         ({"budget": 0}, "`budget` must lie strictly above 0"),
         ({"steps": 0}, "`steps` must be a whole number of at least 1"),
-        ({"coupling": 1.0}, "`coupling` must lie in"),
+        ({"coupling": -1.0}, "`coupling` must lie at or above 0"),
         ({"heads": "significant"}, "`heads` must be 'all'"),
+        ({"gate": "heads"}, "`gate` must be one of"),
+        ({"gate": "head"}, "`gate` 'head' needs a detector"),
+        ({"family": "linear"}, "`family` must be one of 'constant', 'affine', 'strength'"),
+        ({"family": "strength"}, "`base`, the steering whose maps get strengths"),
     ],
 )
 def test_refusals_come_before_any_work(model, parts, options, message):

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from radiant_lens.errors import DataError, InvalidArgumentError
-from radiant_lens.solvers.least_kl import Sample, choose_coupling, solve_least_kl
+from radiant_lens.solvers.least_kl import (
+    COUPLINGS,
+    RIDGES,
+    Sample,
+    choose_regularisation,
+    crossed_ratios,
+    solve_least_kl,
+)
 
 
 def make_problem(seed: int, n_texts: int = 40, n_sites: int = 3, d: int = 4) -> tuple[torch.Tensor, Sample]:
@@ -27,10 +34,10 @@ def dense_matrix(sample: Sample, ridge: float, coupling: float) -> torch.Tensor:
     within = torch.block_diag(*[torch.ones(d, d, dtype=torch.float64)] * sites)
     blocks = information * within
     added = blocks.diagonal().unflatten(0, (sites, d)).mean(1).repeat_interleave(d)
-    return (1 - coupling) * blocks + coupling * information + ridge * torch.diag(added)
+    return blocks + coupling * information + ridge * torch.diag(added)
 
 
-@given(st.integers(0, 1000), st.sampled_from([0.0, 0.1, 0.6, 0.95]), st.sampled_from([1e-3, 0.1, 2.0]))
+@given(st.integers(0, 1000), st.sampled_from([0.0, 0.1, 1.0, 20.0]), st.sampled_from([1e-3, 0.1, 2.0]))
 def test_the_direction_solves_the_dense_system(seed, coupling, ridge):
     gradient, sample = make_problem(seed)
     solution = solve_least_kl(gradient, sample, 0.05, ridge=ridge, coupling=coupling)
@@ -56,7 +63,7 @@ def test_the_predicted_kl_is_the_budget(seed, budget):
 def test_no_other_displacement_of_the_same_kl_gains_more(seed):
     """With all of F and next to no ridge the solution is the optimum of the stated problem."""
     gradient, sample = make_problem(seed, n_texts=200)
-    solution = solve_least_kl(gradient, sample, 0.1, ridge=1e-9, coupling=1 - 1e-9)
+    solution = solve_least_kl(gradient, sample, 0.1, ridge=1e-9, coupling=1e9)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(20):
         other = solution.displacement + 0.3 * solution.displacement.norm() * torch.randn(
@@ -73,12 +80,25 @@ def test_a_coupling_is_chosen_where_heads_act_together():
     own = torch.randn(400, 2, 3, generator=generator, dtype=torch.float64)
     gradient = torch.tensor([[1.0, 0.2, 0.0], [1.0, -0.2, 0.0]], dtype=torch.float64)
     together = [Sample(3 * common[half] + 0.3 * own[half], 200) for half in (slice(200), slice(200, None))]
-    coupling, ratios = choose_coupling((gradient, gradient), (together[0], together[1]))
+    ridge, coupling = choose_regularisation((gradient, gradient), (together[0], together[1]))
     assert coupling > 0.1
-    assert ratios[coupling] > 1.05 * ratios[0.0]
+
+    def ratio(samples: list[Sample], coupling: float) -> float:
+        (value,) = crossed_ratios((gradient, gradient), (samples[0], samples[1]), ridge=ridge, couplings=[coupling])
+        return value
+
+    assert ratio(together, coupling) > 1.05 * ratio(together, 0.0)
     apart = [Sample(own[half], 200) for half in (slice(200), slice(200, None))]
-    _, ratios = choose_coupling((gradient, gradient), (apart[0], apart[1]))
-    assert max(ratios.values()) < 1.05 * ratios[0.0]
+    assert max(ratio(apart, coupling) for coupling in COUPLINGS) < 1.05 * ratio(apart, 0.0)
+
+
+def test_what_is_settled_is_not_chosen():
+    gradient, sample = make_problem(2)
+    halves = ((gradient, gradient), (sample, sample))
+    assert choose_regularisation(*halves, ridge=7.0, coupling=0.5) == (7.0, 0.5)
+    ridge, coupling = choose_regularisation(*halves, coupling=0.5)
+    assert ridge in RIDGES
+    assert coupling == 0.5
 
 
 def test_a_head_without_scores_stays_where_it_is():
@@ -95,7 +115,7 @@ def test_a_head_without_scores_stays_where_it_is():
     [
         ({"budget": 0.0}, InvalidArgumentError, "`budget` must lie strictly above 0"),
         ({"ridge": -1.0}, InvalidArgumentError, "`ridge` must lie strictly above 0"),
-        ({"coupling": 1.0}, InvalidArgumentError, "`coupling` must lie in"),
+        ({"coupling": -1.0}, InvalidArgumentError, "`coupling` must lie at or above 0"),
         ({"gradient": torch.zeros(3, 4)}, InvalidArgumentError, "zero for all heads"),
         ({"gradient": torch.full((3, 4), torch.nan)}, DataError, "`gradient` must be finite"),
         ({"sample": Sample(torch.zeros(0, 3, 4), 0)}, DataError, "holds no text"),

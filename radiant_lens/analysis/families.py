@@ -1,0 +1,99 @@
+"""Families of displacements: how far a head moves, as a linear function of a few parameters.
+
+A member adds `basis(a) parameters` to the activation `a` of a head wherever its gate is open:
+
+- "constant": the same vector everywhere, `d_head` parameters;
+- "affine": a vector, and a factor for each coordinate of the standardised activation, `2 d_head` parameters;
+- "strength": the displacement of another steering, times one parameter for each head.
+
+What the model says depends on the parameters through the sum over positions of `gradient . basis(a)`, so gradients and
+Fisher information of all families come from one backward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from radiant_lens.analysis.steering import Steering
+from radiant_lens.sites import HeadSite
+from radiant_lens.steering.maps import DenseMaps, HeadMaps, RankOneMaps
+
+FAMILIES = ("constant", "affine", "strength")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Displacements of some heads under a gate, linear in their parameters.
+
+    Args:
+        kind: one of `FAMILIES`.
+        template: the edited heads with their gate; for "strength", also the displacements.
+        mean, spread: of each coordinate of the activations, for "affine".
+    """
+
+    kind: str
+    template: Steering
+    mean: Float[Tensor, "site d_head"] | None = None
+    spread: Float[Tensor, "site d_head"] | None = None
+
+    @property
+    def sites(self) -> tuple[HeadSite, ...]:
+        """The heads that are moved."""
+        return self.template.sites
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters of each head."""
+        d_head = self.template.scores.weights.shape[-1]
+        return {"constant": d_head, "affine": 2 * d_head, "strength": 1}[self.kind]
+
+    def project(
+        self,
+        layer: int,
+        gradient: Float[Tensor, "batch pos head d_head"],
+        z: Float[Tensor, "batch pos head d_head"],
+        edited: Bool[Tensor, "batch pos"],
+    ) -> Float[Tensor, "batch site parameter"]:
+        """Gradient in the parameters of a layer's heads, for each text, from the gradient in their activations.
+
+        Args:
+            layer: the layer.
+            gradient: of an objective, at the activations after the edits so far.
+            z: the activations before any edit.
+            edited: positions at which edits happen where the gate is open.
+        """
+        at = [i for i, site in enumerate(self.sites) if site.layer == layer]
+        heads = torch.tensor([self.sites[i].head for i in at], device=z.device)
+        weight = edited[:, :, None].float()
+        edit = None if self.template.gate == "none" and self.kind != "strength" else self.template.displace(z, layer)
+        if edit is not None:
+            weight = weight * edit.gated
+        # Positions outside the window may hold anything, NaN included: `where`, not a product.
+        of_heads = gradient[:, :, heads].float().where(weight[..., None] > 0, 0)
+        if self.kind == "strength":
+            assert edit is not None
+            return (of_heads * edit.displacement.float()).sum((1, 3))[..., None]
+        shift = of_heads.sum(1)
+        if self.kind == "constant":
+            return shift
+        return torch.cat([shift, (of_heads * self._standardised(z, at, heads)).sum(1)], dim=-1)
+
+    def maps(self, parameters: Float[Tensor, "site parameter"]) -> HeadMaps:
+        """The maps of these parameters."""
+        if self.kind == "constant":
+            return RankOneMaps.translation(parameters)
+        if self.kind == "strength":
+            return self.template.head_maps.scaled(parameters[:, 0])
+        assert self.mean is not None and self.spread is not None
+        shift, factor = parameters.chunk(2, dim=-1)
+        factor = factor / self.spread.to(factor)
+        return DenseMaps(torch.diag_embed(factor), shift - factor * self.mean.to(factor))
+
+    def _standardised(self, z: Tensor, at: list[int], heads: Tensor) -> Tensor:
+        assert self.mean is not None and self.spread is not None
+        mean, spread = (value[at].to(z.device, torch.float32) for value in (self.mean, self.spread))
+        return torch.nan_to_num((z[:, :, heads].float() - mean) / spread)

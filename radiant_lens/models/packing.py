@@ -1,0 +1,210 @@
+"""Passes over texts with answers, in which answers to the same prompt share the prompt's tokens.
+
+A question has several answers to compare. One row holds its prompt once, then all answers one after the other:
+
+    Q: ... A:   answer 1   answer 2   answer 3
+
+Each answer sees the prompt and itself, by an attention mask of its own, and its positions go on from the prompt's. So
+the model computes what it computes for each text alone, at a third of the tokens where prompts are longer than answers.
+Edits begin at the last prompt token, which all answers share, and go on through the row.
+
+The mask and positions could fail in a model that makes its own. `shares_prompts` compares a shared row with separate
+ones, once for each model, and models that differ get a row for each text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from radiant_lens.models.tokens import AnswerRow, batch_rows, ordinary_tokens, pad_rows, pad_token
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+class AnswerPass(NamedTuple):
+    """One batch of rows, with the place of every prediction of an answer's token.
+
+    Attributes:
+        tokens: right-padded.
+        mask: False at padding.
+        starts: column at which edits begin in each row: that of the last prompt token.
+        position_ids: None where columns are positions.
+        attention: True where a query (first) sees a key; None for the usual mask.
+        texts: number of the text that each prediction belongs to.
+        rows, columns: position that makes each prediction.
+        targets: token to be predicted.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"]
+    starts: Int[Tensor, " batch"]
+    position_ids: Int[Tensor, "batch pos"] | None
+    attention: Bool[Tensor, "batch pos pos"] | None
+    texts: Int[Tensor, " predicted"]
+    rows: Int[Tensor, " predicted"]
+    columns: Int[Tensor, " predicted"]
+    targets: Int[Tensor, " predicted"]
+
+    @property
+    def edited(self) -> Bool[Tensor, "batch pos"]:
+        """Positions from `starts` to the last token."""
+        return (torch.arange(self.tokens.shape[1]) >= self.starts[:, None]) & self.mask
+
+
+class PackedRow(NamedTuple):
+    """A prompt's tokens with the answers that follow it: number of each text, and its tokens after the prompt."""
+
+    prompt: list[int]
+    texts: list[int]
+    answers: list[list[int]]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the row."""
+        return len(self.prompt) + sum(map(len, self.answers))
+
+
+def answer_passes(
+    model: TransformerBridge, rows: Sequence[AnswerRow], *, max_tokens: int, together: Sequence[int] | None = None
+) -> Iterator[AnswerPass]:
+    """Yield passes of at most `max_tokens` tokens, padding included, or of one row.
+
+    Args:
+        model: from `load_model`.
+        rows: tokenized texts.
+        max_tokens: in one pass.
+        together: a number for each text; texts of one number share a pass. None: any text may go anywhere.
+    """
+    packed = pack_rows(model, rows, max_tokens=max_tokens)
+    clusters = _clusters(packed, together)
+    # A cluster takes as many rows as it has, each of the length of its longest.
+    lengths = torch.tensor([len(cluster) * max(row.length for row in cluster) for cluster in clusters])
+    for batch in batch_rows(lengths, max_tokens=max_tokens):
+        yield make_pass([row for i in batch.tolist() for row in clusters[i]], pad_token(model))
+
+
+def pack_rows(model: TransformerBridge, rows: Sequence[AnswerRow], *, max_tokens: int) -> list[PackedRow]:
+    """Join texts with the same prompt into rows of at most `max_tokens` tokens; where none has, a row for each text."""
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for i, row in enumerate(rows):
+        by_prompt.setdefault(tuple(row.ids[: row.start + 1]), []).append(i)
+    if len(by_prompt) == len(rows) or not _fits_window(model, rows) or not shares_prompts(model):
+        return [PackedRow(row.ids[: row.start + 1], [i], [row.ids[row.start + 1 :]]) for i, row in enumerate(rows)]
+    packed: list[PackedRow] = []
+    for prompt, members in by_prompt.items():
+        current = PackedRow(list(prompt), [], [])
+        for i in members:
+            answer = rows[i].ids[len(prompt) :]
+            if current.texts and current.length + len(answer) > max_tokens:
+                packed.append(current)
+                current = PackedRow(list(prompt), [], [])
+            current.texts.append(i)
+            current.answers.append(answer)
+        packed.append(current)
+    return packed
+
+
+def make_pass(packed: Sequence[PackedRow], pad_id: int) -> AnswerPass:
+    """Pad rows to one length, and list their predictions."""
+    tokens, mask = pad_rows([row.prompt + [t for a in row.answers for t in a] for row in packed], pad_id)
+    texts, rows, columns, targets = [], [], [], []
+    shared = any(len(row.answers) > 1 for row in packed)
+    segments, positions = torch.zeros((2, *tokens.shape), dtype=torch.long)
+    positions[:] = torch.arange(tokens.shape[1])
+    for r, row in enumerate(packed):
+        n, column = len(row.prompt), len(row.prompt)
+        for s, (text, answer) in enumerate(zip(row.texts, row.answers), start=1):
+            end = column + len(answer)
+            segments[r, column:end] = s
+            positions[r, column:end] = torch.arange(n, n + len(answer))
+            # The last prompt token predicts the first token of every answer.
+            columns += [n - 1, *range(column, end - 1)][: len(answer)]
+            targets += answer
+            texts += [text] * len(answer)
+            rows += [r] * len(answer)
+            column = end
+        # Padding reads the prompt and is read by nobody: a query that sees no key would be NaN.
+        segments[r, column:] = -1
+    attention = None
+    if shared:
+        own = (segments[:, :, None] == segments[:, None, :]) | (segments[:, None, :] == 0)
+        attention = own.tril() & (segments != -1)[:, None, :]
+    return AnswerPass(
+        tokens,
+        mask,
+        torch.tensor([len(row.prompt) - 1 for row in packed]),
+        positions if shared else None,
+        attention,
+        *(torch.tensor(values, dtype=torch.long) for values in (texts, rows, columns, targets)),
+    )
+
+
+def predict(model: TransformerBridge, batch: AnswerPass) -> Float[Tensor, "predicted vocab"]:
+    """Run a pass; returns the logits at the positions that predict the answers' tokens, in the model's precision."""
+    device = model.cfg.device
+    if batch.attention is None:
+        logits = model(batch.tokens.to(device), attention_mask=batch.mask.long().to(device))
+    else:
+        assert batch.position_ids is not None
+        # Added to the scores, since eager attention knows no other mask of this shape.
+        dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+        hidden = torch.zeros(batch.attention.shape, dtype=dtype).masked_fill(~batch.attention, torch.finfo(dtype).min)
+        logits = model(
+            batch.tokens.to(device),
+            attention_mask=hidden[:, None].to(device),
+            position_ids=batch.position_ids.to(device),
+        )
+    # Over a large vocabulary, what follows costs as much as several layers: only where an answer is predicted.
+    return logits[batch.rows.to(logits.device), batch.columns.to(logits.device)]
+
+
+_SHARES: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def shares_prompts(model: TransformerBridge) -> bool:
+    """True if a row with a shared prompt gives what separate rows give; tried once for each model."""
+    if model not in _SHARES:
+        _SHARES[model] = _compare_rows(model)
+    return _SHARES[model]
+
+
+def _compare_rows(model: TransformerBridge) -> bool:
+    tokens = ordinary_tokens(model, 14)
+    rows = [AnswerRow(tokens[:5] + answer, 4) for answer in (tokens[5:8], tokens[8:10], tokens[10:])]
+    one = PackedRow(tokens[:5], [0, 1, 2], [row.ids[5:] for row in rows])
+    pad = pad_token(model)
+    separate = make_pass([PackedRow(tokens[:5], [i], [row.ids[5:]]) for i, row in enumerate(rows)], pad)
+    try:
+        with torch.no_grad():
+            shared, alone = (predict(model, p).float().log_softmax(-1) for p in (make_pass([one], pad), separate))
+    # Any error means the same here: this model takes no mask or no positions of this kind.
+    except Exception:
+        return False
+    # In nats; rounding in bfloat16 gives some 1e-4, an answer that sees another one or sits elsewhere far more.
+    kl = (alone.exp() * (alone - shared)).nan_to_num(nan=torch.inf).sum(-1)
+    return bool(kl.abs().max() < 0.01)
+
+
+def _fits_window(model: TransformerBridge, rows: Sequence[AnswerRow]) -> bool:
+    """False where a text is longer than the model's sliding window, which a mask given by us would replace."""
+    config = getattr(model.original_model, "config", None)
+    windows = [getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_window")]
+    limit = min((w for w in windows if isinstance(w, int) and w > 0), default=None)
+    return limit is None or max(len(row.ids) for row in rows) <= limit
+
+
+def _clusters(packed: Sequence[PackedRow], together: Sequence[int] | None) -> list[list[PackedRow]]:
+    """Rows that must share a pass."""
+    if together is None:
+        return [[row] for row in packed]
+    clusters: dict[int, list[PackedRow]] = {}
+    for row in packed:
+        clusters.setdefault(together[row.texts[0]], []).append(row)
+    return list(clusters.values())

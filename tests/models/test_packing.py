@@ -1,0 +1,155 @@
+"""Rows in which answers share their prompt, against a row for each text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import radiant_lens as rl
+from radiant_lens.evaluation import score_choices, score_statements
+from radiant_lens.models import packing
+from radiant_lens.models.packing import PackedRow, answer_passes, make_pass, pack_rows, predict, shares_prompts
+from radiant_lens.models.tokens import answer_rows
+
+
+@pytest.fixture(scope="module")
+def rows(model, facts):
+    """Three questions with four answers each, bare."""
+    prompts = replace(facts.head(3), contexts=None).prompts[:3]
+    statements = [p.answered(a) for p in prompts for a in (*p.correct_answers, *p.incorrect_answers)]
+    return list(answer_rows(model, statements))
+
+
+def alone(monkeypatch, call):
+    """The result of a call for which no row is shared."""
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "shares_prompts", lambda model: False)
+        return call()
+
+
+def log_probs(model, rows, **options) -> torch.Tensor:
+    total = torch.zeros(len(rows))
+    with torch.no_grad():
+        for batch in answer_passes(model, rows, **options):
+            scored = predict(model, batch).log_softmax(-1).gather(1, batch.targets[:, None])[:, 0]
+            total.index_add_(0, batch.texts, scored)
+    return total
+
+
+def test_a_row_holds_its_prompt_once(model, rows):
+    packed = pack_rows(model, rows, max_tokens=4096)
+    assert len(packed) == 3 < len(rows)
+    assert sorted(i for row in packed for i in row.texts) == list(range(len(rows)))
+    for row in packed:
+        for i, answer in zip(row.texts, row.answers):
+            assert row.prompt + answer == rows[i].ids
+            assert len(row.prompt) == rows[i].start + 1
+    assert sum(row.length for row in packed) < sum(len(row.ids) for row in rows)
+
+
+def test_rows_end_at_the_limit(model, rows):
+    limit = max(len(row.ids) for row in rows) + 2
+    packed = pack_rows(model, rows, max_tokens=limit)
+    assert len(packed) > 3
+    assert all(row.length <= limit or len(row.answers) == 1 for row in packed)
+
+
+def test_the_mask_and_the_positions_of_a_small_row():
+    batch = make_pass([PackedRow([7, 8], [0, 1], [[1, 2], [3]]), PackedRow([9], [2], [[4]])], pad_id=0)
+    assert batch.tokens.tolist() == [[7, 8, 1, 2, 3], [9, 4, 0, 0, 0]]
+    assert batch.position_ids is not None
+    assert batch.position_ids[0].tolist() == [0, 1, 2, 3, 2]
+    assert batch.starts.tolist() == [1, 0]
+    assert batch.attention is not None
+    # Queries by keys: an answer sees the prompt and itself.
+    assert batch.attention[0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 0, 0, 1],
+    ]
+    # Padding sees the prompt, and nothing sees padding.
+    assert batch.attention[1].int().tolist() == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], *[[1, 0, 0, 0, 0]] * 3]
+    assert list(zip(*(t.tolist() for t in (batch.texts, batch.rows, batch.columns, batch.targets)))) == [
+        (0, 0, 1, 1),
+        (0, 0, 2, 2),
+        (1, 0, 1, 3),
+        (2, 1, 0, 4),
+    ]
+
+
+def test_without_a_shared_prompt_nothing_is_masked(model, rows):
+    (batch,) = answer_passes(model, [rows[0]], max_tokens=4096)
+    assert batch.attention is None
+    assert batch.position_ids is None
+
+
+def test_log_probabilities_are_those_of_separate_rows(model, rows, monkeypatch):
+    shared = log_probs(model, rows, max_tokens=4096)
+    torch.testing.assert_close(shared, alone(monkeypatch, lambda: log_probs(model, rows, max_tokens=4096)))
+    torch.testing.assert_close(shared, log_probs(model, rows, max_tokens=30), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("gate", ["none", "head"])
+def test_scores_under_a_steering_are_those_of_separate_rows(model, facts, steering, gate, monkeypatch):
+    statements = replace(facts.head(8), contexts=None).statements
+    gated = replace(steering, gate=gate)
+    shared = score_statements(model, statements, gated)
+    for one, other in zip(shared, alone(monkeypatch, lambda: score_statements(model, statements, gated))):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    assert float(shared.kl.sum()) > 0
+    assert float(shared.n_edits.sum()) > 0
+
+
+def test_choices_are_those_of_separate_rows(model, facts, steering, monkeypatch):
+    prompts = replace(facts.head(8), contexts=None).prompts
+    shared = score_choices(model, prompts, steering)
+    separate = alone(monkeypatch, lambda: score_choices(model, prompts, steering))
+    assert (shared["mc2"] - separate["mc2"]).abs().max() < 1e-4
+
+
+def test_texts_of_one_number_share_a_pass(model, rows):
+    together = [i // 4 for i in range(len(rows))]
+    batches = list(answer_passes(model, rows, max_tokens=1, together=together))
+    assert len(batches) == 3
+    assert all(len({together[i] for i in batch.texts.tolist()}) == 1 for batch in batches)
+
+
+def test_a_model_that_ignores_the_mask_gets_separate_rows(rows, monkeypatch):
+    model = rl.load_model("tiny")
+    assert shares_prompts(model)
+    other = rl.load_model("tiny")
+    forward = type(other).forward
+
+    def without_mask(self, *args, **kwargs):
+        mask = kwargs.get("attention_mask")
+        kwargs["attention_mask"] = None if mask is not None and mask.ndim == 4 else mask
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(other, "forward", without_mask.__get__(other))
+    assert not shares_prompts(other)
+    assert len(pack_rows(other, rows, max_tokens=4096)) == len(rows)
+
+
+def test_a_model_that_refuses_such_a_mask_gets_separate_rows(monkeypatch):
+    model = rl.load_model("tiny")
+
+    def refusing(*args, **kwargs):
+        if kwargs["attention_mask"].ndim == 4:
+            raise ValueError("no such mask")
+        return type(model).forward(model, *args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", refusing)
+    assert not shares_prompts(model)
+
+
+def test_texts_beyond_a_sliding_window_get_separate_rows(rows, monkeypatch):
+    model = rl.load_model("tiny")
+    longest = max(len(row.ids) for row in rows)
+    monkeypatch.setattr(model.original_model.config, "sliding_window", longest, raising=False)
+    assert len(pack_rows(model, rows, max_tokens=4096)) < len(rows)
+    monkeypatch.setattr(model.original_model.config, "sliding_window", longest - 1)
+    assert len(pack_rows(model, rows, max_tokens=4096)) == len(rows)
