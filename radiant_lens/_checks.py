@@ -14,6 +14,8 @@ from radiant_lens.errors import DataError, InvalidArgumentError, LeakageError, U
 
 # Elements that are checked at a time.
 FINITE_CHUNK = 2**22
+LONGEST = 80
+"""Characters of a wrong value that a message shows."""
 
 
 def instance(name: str, value: object, kinds: type | tuple[type, ...], *, hint: str = "") -> None:
@@ -30,6 +32,12 @@ def _briefly(value: object) -> str:
     return f"{kind} {value!r:.60}" if isinstance(value, (str, int, float, bool)) else kind
 
 
+def shown(value: object) -> str:
+    """Return the repr of a wrong value for a message; a whole text or table would hide the sentence."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
 def seed(value: object, name: str = "seed") -> None:
     """Check that `value` is a seed for every generator (those of NumPy and scikit-learn end at 2**32)."""
     whole(name, value, 0, 2**32 - 1)
@@ -43,7 +51,7 @@ def columns(name: str, value: object) -> Tensor:
         # Any tensor that the next check refuses.
         tensor = torch.tensor(math.nan)
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool or bool((tensor < 0).any()):
-        raise InvalidArgumentError(f"`{name}` must be whole numbers of at least 0; got {value!r}.")
+        raise InvalidArgumentError(f"`{name}` must be whole numbers of at least 0; got {shown(value)}.")
     return tensor
 
 
@@ -51,7 +59,7 @@ def choice(name: str, value: object, allowed: Collection[str]) -> None:
     """Check that `value` is one of `allowed`."""
     if value not in allowed:
         options = ", ".join(repr(a) for a in allowed)
-        raise InvalidArgumentError(f"`{name}` must be one of {options}; got {value!r}.")
+        raise InvalidArgumentError(f"`{name}` must be one of {options}; got {shown(value)}.")
 
 
 def between(name: str, value: object, low: float, high: float = math.inf, *, closed: str = "neither") -> None:
@@ -61,7 +69,7 @@ def between(name: str, value: object, low: float, high: float = math.inf, *, clo
     above = number >= low if closed in ("low", "both") else number > low
     below = number <= high if closed in ("high", "both") else number < high
     if not (above and below):
-        raise InvalidArgumentError(f"`{name}` must lie {_interval(low, high, closed)}; got {value!r}.")
+        raise InvalidArgumentError(f"`{name}` must lie {_interval(low, high, closed)}; got {shown(value)}.")
 
 
 def _interval(low: float, high: float, closed: str) -> str:
@@ -79,7 +87,7 @@ def whole(name: str, value: object, low: int, high: int | None = None) -> None:
     number = int(value) if isinstance(value, (int, Integral)) and not isinstance(value, bool) else low - 1
     if number < low or (high is not None and number > high):
         allowed = f"of at least {low}" if high is None else f"between {low} and {high}"
-        raise InvalidArgumentError(f"`{name}` must be a whole number {allowed}; got {value!r}.")
+        raise InvalidArgumentError(f"`{name}` must be a whole number {allowed}; got {shown(value)}.")
 
 
 def known(kind: str, name: str, names: Iterable[str], *, hint: str = "") -> None:
@@ -89,7 +97,7 @@ def known(kind: str, name: str, names: Iterable[str], *, hint: str = "") -> None
         return
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     offer = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {_listed(names)}."
-    raise UnknownNameError(f"{name!r} is not a known {kind}: {offer}{' ' + hint if hint else ''}")
+    raise UnknownNameError(f"{shown(name)} is not a known {kind}: {offer}{' ' + hint if hint else ''}")
 
 
 def _listed(names: list[str], most: int = 30) -> str:
@@ -122,10 +130,10 @@ def finite(name: str, value: Tensor) -> None:
 def each(name: str, values: object, kind: type) -> None:
     """Check that `values` is a list, or a tuple, of instances of one type."""
     if not isinstance(values, (list, tuple)):
-        raise InvalidArgumentError(f"`{name}` must be a list; got {values!r}.")
+        raise InvalidArgumentError(f"`{name}` must be a list; got {shown(values)}.")
     for value in values:
         if not isinstance(value, kind):
-            raise InvalidArgumentError(f"`{name}` must hold {kind.__name__} alone; got {value!r}.")
+            raise InvalidArgumentError(f"`{name}` must hold {kind.__name__} alone; got {shown(value)}.")
 
 
 def some(what: str, n: int) -> None:

@@ -177,3 +177,23 @@ def test_finite_counts_over_all_parts(monkeypatch, part):
         _checks.finite("z", z)
     with pytest.raises(DataError, match=says("`z` must be finite; 1 values are not, the first at index ().")):
         _checks.finite("z", torch.tensor(float("nan")))
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        lambda value: _checks.choice("name", value, ("a", "b")),
+        lambda value: _checks.known("name", value, ["a", "b"]),
+        lambda value: _checks.between("name", value, 0, 1),
+        lambda value: _checks.whole("name", value, 0),
+        lambda value: _checks.columns("name", value),
+        lambda value: _checks.each("name", value, int),
+        lambda value: _checks.each("name", [value], int),
+        lambda value: _checks.instance("name", value, int),
+    ],
+)
+def test_a_message_does_not_hold_a_whole_file(check):
+    with pytest.raises(RadiantError) as raised:
+        check("a text as long as a file " * 1000)
+    assert "a text as long as a file" in str(raised.value)
+    assert len(str(raised.value)) < 200

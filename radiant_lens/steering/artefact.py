@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from torch import Tensor
 
 from radiant_lens import _checks
 from radiant_lens._files import load_folder, save_folder
 from radiant_lens.errors import ArtefactError, InvalidArgumentError, RadiantError
 from radiant_lens.sites import HeadSite, checked_sites, hook_name
+from radiant_lens.steering.display import steering_card, steering_table
 from radiant_lens.steering.gates import GATES, HeadScores, TrustRegion
 from radiant_lens.steering.maps import MAP_KINDS, Certificate, HeadMaps
 
@@ -34,6 +36,13 @@ class SteeringParts:
     def hook_site(self) -> str:
         """Name of the edited hook point, with `{layer}` for the layer."""
         return hook_name("{layer}")
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each edited head: `layer`, `head`, and its certificate of the fit (see `Certificate`)."""
+        return steering_table(self)
+
+    def _repr_html_(self) -> str:
+        return steering_card(self)
 
 
 def save_parts(steering: SteeringParts, path: str | Path, *, card: str) -> Path:

@@ -25,6 +25,7 @@ def shown(model, small, steering):
     answer = rl.trace_answer(model, small.test.prompts[1].text, steering, max_new_tokens=6)
     return {
         "HeadCache": small.train_cache,
+        "Steering": steering,
         "detector": small.detector,
         "HeadEffects": rl.head_effects(model, small.validation, steering),
         "Trace": answer.trace,
@@ -39,6 +40,7 @@ def shown(model, small, steering):
 
 
 WORDS = {
+    "Steering": ("<rect", "Edited heads", "Fitted on model tiny, data tiny-facts"),
     "HeadCache": ("desirable", "undesirable", "groups"),
     "detector": ("<rect", "Validation risk of each head", "heads significant"),
     "HeadEffects": ("estimated", "in nats"),
@@ -109,6 +111,14 @@ def test_the_table_of_a_detector_has_its_figures(experiment):
     with pytest.raises(rl.errors.NotFittedError, match="not fitted yet"):
         rl.RiskAwareDetector().to_dataframe()
     assert "<svg" not in page_of(rl.RiskAwareDetector())
+
+
+def test_the_table_of_a_steering_has_its_certificates(steering):
+    table = steering.to_dataframe()
+    assert [tuple(site) for site in table[["layer", "head"]].to_numpy().tolist()] == list(steering.sites)
+    assert table["margin"].tolist() == [certificate.margin for certificate in steering.certificates]
+    # Only edited heads are dark.
+    assert steering._repr_html_().count(", 1.00)") == len(steering.sites)
 
 
 def test_the_tables_of_a_traced_answer_agree(shown):
