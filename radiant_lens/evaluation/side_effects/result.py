@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from radiant_lens.evaluation.side_effects.metrics import METRICS, SideEffect
+from radiant_lens.notebook import card, html_table
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,6 +60,20 @@ class SideEffects:
         """Return the first `n` rows of `answers` in which the steering changes the answer; default all of them."""
         rows: Any = self.answers[self.answers["plain"] != self.answers["steered"]]
         return rows.head(len(rows) if n is None else n)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {
+                "metric": name,
+                "plain": effect.plain.value,
+                "steered": effect.steered.value,
+                "difference [95% interval]": format(effect.difference, "+.3f"),
+                "reading": effect.reading,
+            }
+            for name, effect in self.metrics.items()
+        ]
+        differ = f"{len(self.changed_answers())} of {len(self.answers)} answers to harmless requests differ"
+        return card("SideEffects", differ, html_table(rows, most=len(rows)))
 
     def __repr__(self) -> str:
         """The metrics that changed, in one line."""

@@ -162,6 +162,14 @@ def test_tables(result):
     assert repr(result).endswith("of 30 answers differ)")
 
 
+def test_a_notebook_shows_every_metric(result):
+    page = result._repr_html_()
+    assert page.count("<tr>") == 1 + len(result.metrics)
+    for name, effect in result.metrics.items():
+        assert f">{name}<" in page and f">{effect.difference:+.3f}<" in page
+    assert f"{len(result.changed_answers())} of 30 answers to harmless requests differ" in page
+
+
 def test_progress_is_shown_step_by_step(model, nothing, monkeypatch):
     shown = []
 
