@@ -28,6 +28,8 @@ ROWS = [
     {"question": "Who?", "mc1_targets": {"choices": ["Me"], "labels": [1]}, "mc2_targets": MC["mc2_targets"]},
     {"question": "Who?", **QA, "best_answer": "Me", "best_incorrect_answer": "You"},
     {"question": "Who?", "answer": ["Me"], "false_answer": "You"},
+    {"question": "Who?", "choices": {"text": ["Me", "You"], "label": ["A", "B"]}, "answer": "B"},
+    {"question": "Who?", "choices": {"text": ["Me", "You"], "label": ["A", "B"]}, "answerKey": "B"},
     {"question": "Who?", "answer_matching_behavior": "(A)", "answer_not_matching_behavior": "(B)"},
     {"prompt": "Who?", "chosen": "Me; I", "rejected": "You"},
     {
