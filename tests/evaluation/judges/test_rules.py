@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import radiant_lens as rl
 from radiant_lens.errors import InvalidArgumentError, UnknownNameError
 from radiant_lens.evaluation import Judge, Verdict, get_judge
-from radiant_lens.evaluation.judges import lookup as choosing
+from radiant_lens.evaluation.judges import registry as choosing
 from radiant_lens.evaluation.judges.judge import judge_answers
 from radiant_lens.evaluation.judges.rules import token_f1
 from radiant_lens.evaluation.judges.words import words
