@@ -100,7 +100,7 @@ def known(kind: str, name: str, names: Iterable[str], *, hint: str = "") -> None
     raise UnknownNameError(f"{shown(name)} is not a known {kind}: {offer}{' ' + hint if hint else ''}")
 
 
-def _listed(names: list[str], most: int = 30) -> str:
+def _listed(names: list[str], most: int = 12) -> str:
     return ", ".join(map(repr, names[:most])) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 

@@ -30,6 +30,8 @@ TENSORS, META = "tensors.safetensors", "meta.json"
 _CARD = "README.md"
 ARTEFACT_FILES = (TENSORS, META, _CARD)
 FORMAT_VERSION = 2
+# A fit without a steering saves its detector. A later one replaces that by its steering, but never the other way round.
+_LESSER = {"steering": "detector"}
 UNHASHED = "not taken"
 """Value in place of the hash of tensors that were written piece by piece."""
 
@@ -58,7 +60,7 @@ def save_folder(
 
 
 def _require_kind(path: Path, kind: str) -> None:
-    if path.exists() and _kind_at(path) != kind:
+    if path.exists() and _kind_at(path) not in (kind, _LESSER.get(kind, kind)):
         raise ArtefactError(f"{str(path)!r} exists and is not a saved {kind}; it is left alone, choose another path.")
 
 
@@ -245,7 +247,8 @@ def parsed(parse: Callable[[str], Any], text: str) -> Any:
     try:
         return parse(text)
     except yaml.YAMLError as error:
-        raise ValueError(error) from error
+        # Its message has a line for each place in the text.
+        raise ValueError(" ".join(str(error).split())) from error
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -19,6 +20,9 @@ from radiant_lens import _files
 from radiant_lens.datasets.readers.records import write_records
 from radiant_lens.errors import OutputError
 from radiant_lens.evaluation import generation
+
+LONGEST = 480
+"""Characters of a message: a sentence or two, whatever the value."""
 
 
 class Typed(NamedTuple):
@@ -51,6 +55,28 @@ USAGE = [
     Typed("collect --out o --data surrogate.jsonl", 1, "Text 0 is not valid Unicode"),
     Typed("collect --out o --positions first", 2, "`positions` must be one of"),
     Typed("collect --out o --device gpu", 2, "`device` must be such as 'cpu' or 'cuda:0'; got 'gpu'"),
+    Typed("collect --out o --part tests", 2, "`part` must be one of 'train', 'validation', 'test', 'all'; got 'tests'"),
+    Typed("collect --out o --split 0.5,0.6", 2, "`--split` must be three positive shares that add up to 1"),
+    Typed("collect --out o --data good.jsonl --part test", 2, "3 parts need as many groups; the data has 2"),
+    Typed("columns", 2, "Missing argument"),
+    Typed("columns none.csv", 1, "There is no file 'none.csv'"),
+    Typed("columns tiny-fact", 2, "did you mean 'tiny-facts'"),
+    Typed("columns good.jsonl --rows 0", 2, "for '--rows'"),
+    Typed("columns good.jsonl --columns text", 2, "`--columns` must read OURS=THEIRS, such as text=statement"),
+    Typed("columns good.jsonl --columns text=a,", 2, "`--columns` has an empty piece; got 'text=a,'"),
+    Typed("columns good.jsonl --columns text=a,text=b", 2, "`--columns` names 'text' twice"),
+    Typed("columns good.jsonl --columns txt=text", 2, "'txt' is not a known column: did you mean 'text'"),
+    Typed("columns good.jsonl --columns text=a,label=b,group=c", 1, "has no column 'a' or 'b' or 'c'"),
+    Typed("columns good.jsonl --undesirable 7", 1, "`undesirable` names '7', but no row of good.jsonl has this label"),
+    Typed("columns good.jsonl --undesirable 1 --threshold 0.5", 2, "must be 'above' (the default) or 'below'"),
+    Typed("columns good.jsonl --threshold nan", 2, "`threshold` must be a finite number"),
+    Typed("columns good.jsonl --threshold half", 2, "for '--threshold'"),
+    Typed("columns good.jsonl --format contrastiv", 2, "did you mean 'contrastive'"),
+    Typed("columns good.jsonl --template Q:{question}", 2, "`template` is laid around questions"),
+    Typed("columns good.jsonl --template chat", 2, "'tiny' has none: name another `--model`"),
+    Typed("columns good.jsonl --template chat --model ./none", 1, "There is no folder './none'"),
+    Typed("columns label-two.jsonl --undesirable 3", 1, "`undesirable` names '3'"),
+    Typed("columns tiny-facts --columns text=a", 2, "`columns` cannot be given with tiny-facts"),
     Typed("collect", 2, "Give either --out or --store"),
     Typed("collect --out o --store s", 2, "Give either --out or --store"),
     Typed("collect --store s --layers first", 2, "`layers` must be whole numbers separated by commas"),
@@ -64,11 +90,29 @@ USAGE = [
     Typed("fit --out o --gate open", 2, "`gate` must be one of"),
     Typed("fit --out o --policy magic", 2, "'magic' is not a known policy: known are 'radiant', 'iti'"),
     Typed("fit --out o --policy iti --gamma 0.1", 2, "'gamma' is not a known option of policy 'iti'"),
-    Typed("fit --out o --policy leace --option kind=mean", 2, "Its options are heads, n_layers, gate"),
+    Typed("fit --out o --policy leace --option kind=mean", 2, "known are 'heads', 'n_layers', 'gate'"),
     Typed("fit --out o --policy ablation --option kind=zer", 2, "`kind` must be one of"),
     Typed("fit --out o --option gamma", 2, "`--option` must read name=value; got 'gamma'"),
     Typed("fit --out o --option trust=[", 2, "`--option` 'trust=[' cannot be read"),
     Typed("fit --out o --gamma 0.1 --option gamma=0.2", 2, "`gamma` is set twice"),
+    Typed("fit --out o --alpha 2", 2, "'alpha' is not a known option of policy 'radiant'"),
+    Typed("fit --out o --policy iti --kl 0.1", 2, "'kl' is not a known option of policy 'iti'"),
+    Typed("fit --out o --policy least-kl --kl 0", 2, "`budget` must lie strictly above 0; got 0"),
+    Typed("fit --out o --policy least-kl --kl 0.1 --option budget=0.2", 2, "`budget` is set twice"),
+    Typed("fit --out o --policy least-kl --alpha 2", 2, "'alpha' is not a known option of policy 'least_kl'"),
+    Typed("fit --out o --heads best", 2, "`heads` must be 'significant', 'all'"),
+    Typed("fit --out o --heads 0", 2, "`heads` must be a whole number between 1 and 32; got 0"),
+    Typed("fit --out o --heads 999", 2, "`heads` must be a whole number between 1 and 32; got 999"),
+    Typed("fit --out o --heads L9H0", 2, "`layer` must be a whole number between 0 and 3; got 9"),
+    Typed("fit --out o --heads layers:9", 2, "`n_layers` must be a whole number between 1 and 4; got 9"),
+    Typed("fit --out o --heads effective", 2, "`heads` 'effective' needs a model"),
+    Typed("fit --out o --policy iti --option n_heads=999", 2, "`n_heads` must be a whole number between 1 and 32"),
+    Typed("fit --out o --split 0.6,0.4", 2, "`--split` must be three positive shares"),
+    Typed("fit --out o --fnr-weight 0", 2, "`fnr_weight` must lie strictly above 0; got 0"),
+    Typed("fit --out o --data good.jsonl", 2, "3 parts need as many groups; the data has 2"),
+    Typed("generate", 2, "Missing argument"),
+    Typed("generate --stop= x", 2, "`stop` must not hold the empty string"),
+    Typed("generate --steering lost x", 1, "fitted on model './lost-model', which is not to be found from here"),
     Typed("generate --compare x", 2, "`--compare` needs `--steering`"),
     Typed("generate --dtype float31 x", 2, "`dtype`"),
     Typed("fit --out o --policy iti --alpha 0", 2, "`alpha` must lie strictly above 0; got 0"),
@@ -92,8 +136,10 @@ USAGE = [
     Typed("evaluate --metrics choices", 2, "did you mean 'choice'"),
     Typed("evaluate --judge exakt", 2, "did you mean 'exact'"),
     Typed("evaluate --samples 0", 2, "`n_samples` must be a whole number"),
-    Typed("evaluate --part some", 2, "`part` must be one of 'test', 'all'; got 'some'"),
+    Typed("evaluate --part some", 2, "`part` must be one of 'train', 'validation', 'test', 'all'; got 'some'"),
     Typed("evaluate --steering none", 1, "There is no folder 'none' with a saved steering"),
+    Typed("evaluate --on-long drop", 2, "`on_long` must be one of 'skip', 'cut', 'error'; got 'drop'"),
+    Typed("evaluate --data good.jsonl --undesirable 7", 1, "no row of good.jsonl has this label"),
     Typed("evaluate --out steering", 1, "'steering' cannot be written (it is not an ordinary file)"),
     Typed("ablate", 2, "Name a study (see --list)"),
     Typed("ablate polices", 2, "did you mean 'policies'"),
@@ -105,17 +151,21 @@ USAGE = [
     Typed("ablate --vary gamma=0.1 --seeds -1", 2, "`seeds` must be a whole number between 0"),
     Typed("ablate --vary gamma=0.1 --jobs 0", 2, "`n_jobs` must be a whole number"),
     Typed("ablate --vary gamma=0.1 --out file", 1, "cannot be written (Not a directory)"),
+    Typed("ablate gate --data none.csv --undesirable 0", 1, "There is no file 'none.csv'"),
+    Typed("ablate paper:table1 --undesirable 0", 2, "The paper's tables read their data in the published format"),
     Typed("ablate none.yaml", 1, "Study file 'none.yaml' cannot be read"),
     Typed("ablate code.yaml", 1, "could not determine a constructor"),
     Typed("ablate key-typo.yaml", 2, "did you mean 'arms'"),
     Typed("ablate paper:table9", 2, "is not a known table of the paper"),
     Typed("report", 2, "There is nothing to report on"),
-    Typed("report --model tiny", 2, "must be given together"),
+    Typed("report --model tiny", 2, "`--model` needs `--prompt`"),
+    Typed("report --prompt x", 2, "`--prompt` needs `--steering`"),
     Typed("report --evaluation x.json", 2, "`--evaluation` must read NAME=FILE; got 'x.json'"),
     Typed("report --evaluation a=x.json", 1, "The saved evaluation at 'x.json' cannot be read"),
     Typed("report --evaluation a=evaluation.json", 1, "The saved evaluation at 'evaluation.json' cannot be read"),
     Typed("report --evaluation a=steering.pt", 1, "The saved evaluation at 'steering.pt' cannot be read"),
     Typed("report --steering none", 1, "There is no folder 'none' with a saved steering"),
+    Typed("report --detector steering", 1, "'steering' is not a saved detector"),
     Typed("report --steering steering --cache cut-cache", 1, "The saved head cache at 'cut-cache' is damaged"),
     Typed("report --steering steering --out /dev/full", 1, "cannot be written (it is not an ordinary file)"),
     Typed("doctor tinny", 2, "did you mean 'tiny'"),
@@ -130,6 +180,8 @@ def place(tmp_path_factory, model, gaussian_cache):
     steering = random_steering(model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_head)
     write_bad_artefacts(folder, gaussian_cache(4), steering)
     random_steering(2, 4, 8).save(folder / "other-model")
+    lost = random_steering(model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_head)
+    replace(lost, meta={**lost.meta, "model": {"name": "./lost-model"}}).save(folder / "lost")
     write_records(folder / "good.jsonl", rl.Dataset("good", STATEMENTS))
     return folder
 
@@ -142,6 +194,11 @@ def test_one_sentence_and_a_status(typed, place, monkeypatch, command_line):
     assert status == typed.status, err
     assert typed.says in " ".join((out + err).split())
     assert "Traceback" not in out + err
+    # What typer itself refuses is drawn in a box; `doctor` prints a table. All else is one line, not a page.
+    if "Usage: " not in err and not typed.line.startswith("doctor"):
+        lines = [line for line in err.splitlines() if line.strip()]
+        assert len(lines) == 1 and lines[0].startswith("radiant-lens: ")
+        assert len(lines[0]) < LONGEST
     assert read_files(place) == before
 
 

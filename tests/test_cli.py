@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
+from dataclasses import replace
 
 import pytest
+import torch
 
 import radiant_lens as rl
+from radiant_lens.cli.policies import policies
 from radiant_lens.evaluation.judges.judge import EachAnswer
-from radiant_lens.policies.registry import POLICIES
 from radiant_lens.steering.steering import Steering
 
 
@@ -51,12 +54,13 @@ def test_all_commands_on_the_users_own_model_and_data(run, foreign_folder, own_d
     assert status == 0, err
     assert json.loads(out)["heads"]
     prompt = "Q : what is the capital of dupeka ? A :"
-    steered = ("--model", foreign_folder, "--steering", tmp_path / "steering", "--seed", 3, "--json")
+    # The steering's folder names the model.
+    steered = ("--seed", 3, "--steering", tmp_path / "steering", "--json")
     status, out, _ = run("generate", *steered, "--samples", 2, prompt)
     assert status == 0
     assert [a["prompt"] for a in json.loads(out)["answers"]] == [prompt] * 2
     assert run("generate", *steered, "--samples", 2, prompt)[1] == out
-    status, out, _ = run("evaluate", *own, *steered[2:4], "--json")
+    status, out, _ = run("evaluate", *own[2:], *steered[2:4], "--json")
     assert status == 0
     default = {"correct", "incorrect", "other", "kl", "cross_entropy", "edited_share"}
     assert set(json.loads(out)["metrics"]) - {"displacement"} == default
@@ -70,8 +74,7 @@ def test_all_commands_on_the_users_own_model_and_data(run, foreign_folder, own_d
     status, out, err = run("evaluate", *own, "--out", tmp_path / "plain.json", "--json")
     status, out, err = run("evaluate", *own, *steered[2:4], "--out", tmp_path / "on.json", "--json")
     both = ("--evaluation", f"plain={tmp_path / 'plain.json'}", "--evaluation", f"on={tmp_path / 'on.json'}")
-    at_work = ("--model", foreign_folder, "--prompt", prompt)
-    status, out, err = run("report", *steered[2:4], *both, *at_work, "--out", tmp_path / "r.html", "--json")
+    status, out, err = run("report", *steered[2:4], *both, "--prompt", prompt, "--out", tmp_path / "r.html", "--json")
     assert status == 0, err
     assert json.loads(out)["bytes"] == (tmp_path / "r.html").stat().st_size
     assert "Votes and edits, token by token" in (tmp_path / "r.html").read_text(encoding="utf-8")
@@ -113,13 +116,13 @@ def test_doctor_and_help_for_people(run):
     assert "FAILED" not in out
     status, out, _ = run("--help")
     assert status == 0
-    for command in ("demo", "collect", "fit", "generate", "evaluate", "report", "doctor"):
+    for command in ("demo", "columns", "collect", "fit", "generate", "evaluate", "ablate", "report", "doctor"):
         assert command in out
         assert "Example: radiant-lens" in run(command, "--help")[1]
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
-@pytest.mark.parametrize("command", [(), ("fit",), ("generate",)], ids=" ".join)
+@pytest.mark.parametrize("command", [(), ("fit",), ("generate",), ("columns",)], ids=" ".join)
 def test_help_has_a_short_flag(flag, command, run):
     status, out, _ = run(*command, flag)
     assert status == 0
@@ -128,6 +131,13 @@ def test_help_has_a_short_flag(flag, command, run):
 
 def test_the_version(run):
     assert run("--version")[:2] == (0, f"radiant-lens {rl.__version__}\n")
+
+
+@pytest.mark.parametrize("command", ["demo", "columns", "collect", "fit", "evaluate", "ablate"])
+def test_every_command_that_takes_data_says_how_they_are_read(command, run):
+    text = run(command, "--help")[1]
+    for option in ("--columns", "--undesirable", "--threshold", "--template", "--format"):
+        assert option in text
 
 
 def test_help_does_not_load_torch():
@@ -150,10 +160,10 @@ def fitted_policy(run, tmp_path):
     return fit
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", policies())
 def test_every_policy_is_fitted_by_its_name(policy, run, own_data, tmp_path):
     assert f"'{policy}'" in " ".join(run("fit", "--help")[1].split())
-    line = ("--data", own_data, "--policy", policy, "--option", "heads=2", "--out", tmp_path / "steering", "--json")
+    line = ("--data", own_data, "--policy", policy, "--heads", "2", "--out", tmp_path / "steering", "--json")
     status, out, err = run("fit", *line)
     assert status == 0, err
     assert len(json.loads(out)["heads"]) == 2
@@ -193,6 +203,49 @@ def test_answers_with_and_without_steering_next_to_each_other(run, shift):
         assert [row["answer"] for row in alone] == [row[column] for row in rows]
 
 
+def test_stop_strings_end_answers(run, shift):
+    line = ("generate", "--steering", shift, "--temperature", 0, "--json", "Q : what is the capital of dupeka ? A :")
+    whole = json.loads(run(*line)[1])["answers"][0]["answer"]
+    assert "." in whole[:-1]
+    cut = json.loads(run(*line, "--stop", ".")[1])["answers"][0]["answer"]
+    assert cut == whole[: whole.index(".") + 1]
+    assert json.loads(run(*line, "--stop", "zzz", "--stop", ".")[1])["answers"][0]["answer"] == cut
+
+
+def test_the_groups_of_a_part_alone_are_collected(run, own_data, tmp_path):
+    data = rl.load_dataset(own_data)
+    for part, expected in zip(("train", "validation", "test"), data.split((0.5, 0.25, 0.25), seed=2)):
+        line = ("--data", own_data, "--part", part, "--split", "0.5,0.25,0.25", "--seed", 2)
+        assert run("collect", *line, "--out", tmp_path / part, "--json")[0] == 0
+        assert set(rl.HeadCache.load(tmp_path / part).group_names) == expected.groups
+
+
+def test_a_metric_that_is_not_a_number_says_why(run, own_data, tmp_path, experiment):
+    # No position is edited: the length of an edit is no number.
+    steering = rl.RadiantPolicy(heads=1, gate="vote").fit(experiment.train_cache, experiment.detector)
+    never = replace(steering.scores, biases=torch.full_like(steering.scores.biases, -1e9))
+    replace(steering, scores=never).save(tmp_path / "shut")
+    status, out, err = run("evaluate", "--data", own_data, "--steering", tmp_path / "shut", "--max-new-tokens", 2)
+    assert status == 0, err
+    assert "nan" not in out
+    line = next(line for line in out.splitlines() if "displacement" in line)
+    assert "no edit" in line and line.count("-") >= 3
+
+
+def test_texts_beyond_the_context_are_skipped_cut_or_refused(run, tmp_path):
+    rows = [{"text": f"the soup {i} " + "soup " * n, "label": i % 2} for i, n in enumerate((1, 1, 1, 400))]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    line = ("collect", "--data", tmp_path / "long.jsonl", "--out", tmp_path / "cache", "--json", "--on-long")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        for choice, n_texts in (("skip", 3), ("cut", 4)):
+            status, out, err = run(*line, choice)
+            assert (status, json.loads(out)["texts"]) == (0, n_texts)
+            # A warning is a sentence, without the line of code that it comes from.
+            assert err.startswith("radiant-lens: ") and "1 " in err and ".py" not in err
+    assert run(*line, "error")[0] == 1
+
+
 def test_the_model_is_loaded_with_the_dtype_and_the_bos_that_are_named(run, monkeypatch, own_data, tmp_path):
     from radiant_lens.models import loading
 
@@ -216,6 +269,6 @@ def test_the_model_is_loaded_with_the_dtype_and_the_bos_that_are_named(run, monk
     assert run("generate", "hello", "--no-prepend-bos", "--json")[0] == 0
     assert run("generate", "hello", "--json")[0] == 0
     assert calls[4:] == [(None, False), (None, None)]
-    for command in ("demo", "report", "ablate"):
+    for command in ("demo", "report", "ablate", "doctor"):
         text = run(command, "--help")[1]
         assert "--dtype" in text and "--no-prepend-bos" in text

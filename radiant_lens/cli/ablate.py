@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,8 +11,13 @@ from radiant_lens.cli import options as o
 from radiant_lens.cli.output import emit, shows, table
 from radiant_lens.cli.policies import read_value
 
+if TYPE_CHECKING:
+    from radiant_lens.datasets import Dataset
+
 
 def ablate(
+    loading: o.Loading,
+    reading: o.Reading,
     study: Annotated[
         str | None,
         typer.Argument(help="A ready study or paper:TABLE (see --list), a .yaml file, 'knock-out', or 'detecting'."),
@@ -33,13 +38,11 @@ def ablate(
     jobs: Annotated[int, typer.Option(help="Processes to share the cells among.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder for finished cells; a rerun does what is missing.")] = None,
     list_studies: Annotated[bool, typer.Option("--list", help="List the ready studies.")] = False,
-    dtype: o.Dtype = None,
-    prepend_bos: o.PrependBos = None,
     as_json: o.Json = False,
 ) -> None:
     """Compare steerings and their controls, over seeds, with intervals; resumes where it was stopped.
 
-    Example: radiant-lens ablate policies --seeds 0,1,2 --out my-study
+    Example: radiant-lens ablate --vary gamma=0.005,0.05 --groups 40 --out my-study
     """
     from radiant_lens import _checks, studies
     from radiant_lens.errors import InvalidArgumentError
@@ -50,17 +53,23 @@ def ablate(
     if (study is None) == (not vary):
         raise InvalidArgumentError("Name a study (see --list), or give at least one --vary, but not both.")
     # A study loads its models by name, unless their settings differ from the default ones.
-    source: Any = model
-    if dtype is not None or prepend_bos is not None:
-        source = o.load_model(model or "tiny", dtype=dtype, prepend_bos=prepend_bos)
+    source: Any = model if loading == o.Loading() else loading.load(model or "tiny")
+    # So do data, unless they are read in a way of their own.
+    dataset: str | Dataset | None = data
+    if reading != o.Reading():
+        if study is not None and study.startswith("paper:"):
+            raise InvalidArgumentError(
+                "The paper's tables read their data in the published format: leave out its options."
+            )
+        dataset = reading.load(data or "tiny-facts", model=model or "tiny")
     if study in ("knock-out", "detecting"):
-        _one_by_one(study, source or "tiny", data or "tiny-facts", seeds, kind, metric, as_json)
+        _one_by_one(study, source or "tiny", dataset or "tiny-facts", seeds, kind, metric, as_json)
         return
     if study is not None and study.startswith("paper:"):
         _paper(study.removeprefix("paper:"), source, data, test_data, seeds, samples, as_json)
         return
     options: dict[str, Any] = {"n_samples": samples, "n_groups": groups, "controls": controls, "out": out}
-    options |= {"model": source, "data": data, "seeds": None if seeds is None else o.numbers("seeds", seeds)}
+    options |= {"model": source, "data": dataset, "seeds": None if seeds is None else o.numbers("seeds", seeds)}
     options = {name: value for name, value in options.items() if value is not None}
     if vary:
         chosen = [studies.Study("grid", studies.grid(**_axes(vary)), **options)]
@@ -122,13 +131,18 @@ def _paper(
     emit(rows, as_json=as_json, shown=[result.choices.to_string(), result.to_markdown()])
 
 
-def _one_by_one(study: str, model: Any, data: str, seeds: str | None, kind: str, metric: str, as_json: bool) -> None:
+def _one_by_one(
+    study: str, model: Any, data: str | Dataset, seeds: str | None, kind: str, metric: str, as_json: bool
+) -> None:
     from radiant_lens import datasets, studies
     from radiant_lens.models import loading
 
     seed = o.numbers("seeds", seeds)[0] if seeds else 0
     experiment = studies.prepare(
-        loading.load_model(model), datasets.load_dataset(data), seed=seed, progress=shows(as_json)
+        loading.load_model(model),
+        datasets.load_dataset(data) if isinstance(data, str) else data,
+        seed=seed,
+        progress=shows(as_json),
     )
     if study == "knock-out":
         frame = studies.knock_out(experiment, kind=kind, metric=metric, progress=shows(as_json)).to_dataframe()

@@ -15,8 +15,9 @@ from radiant_lens._files import check_target
 from radiant_lens.analysis.traced import trace_answer
 from radiant_lens.analysis.writes import edit_writes
 from radiant_lens.cli.output import table
-from radiant_lens.datasets import Prompt, load_dataset
+from radiant_lens.datasets import Dataset, Prompt
 from radiant_lens.evaluation import Evaluation
+from radiant_lens.evaluation.side_effects import side_effects
 from radiant_lens.policies import ITIPolicy, RadiantPolicy, Steering
 from radiant_lens.viz.report import report
 
@@ -29,7 +30,7 @@ RADIANT = "RADIANT"
 def run_demo(
     model: str,
     load: Callable[[], TransformerBridge],
-    data: str,
+    dataset: Dataset,
     out: Path,
     *,
     gamma: float,
@@ -42,7 +43,8 @@ def run_demo(
     Args:
         model: name of the model that `load` loads.
         load: called after everything that can be refused without a model.
-        data, out, gamma, n_samples, seed: as the command's options.
+        dataset: the data.
+        out, gamma, n_samples, seed: as the command's options.
         quiet: print nothing on the way.
 
     Returns:
@@ -53,7 +55,7 @@ def run_demo(
     policy = studies.recommended_policy(gamma)
     policy.check()
     check_target(out, "steering")
-    bridge, dataset = load(), load_dataset(data)
+    bridge = load()
     say(f"1. collect: {dataset!r}")
     experiment = studies.prepare(bridge, dataset, seed=seed, progress=not quiet)
     say(f"2. detect: {experiment.detector}")
@@ -81,6 +83,7 @@ def run_demo(
         evaluations=comparison.evaluations,
         steered=RADIANT,
         writes=edit_writes(bridge, experiment.test, recipe.steering),
+        side_effects=side_effects(bridge, recipe.steering, seed=seed),
         answer=trace_answer(bridge, _turned(comparison.evaluations), recipe.steering, stop=dataset.stop),
         title=f"{dataset.name}: what the steering of {model} does",
     ).save(path / "report.html")

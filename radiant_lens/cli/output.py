@@ -13,7 +13,8 @@ from rich.table import Table
 
 from radiant_lens.distributed import launched
 
-console = Console()
+# Texts of others may hold "[bold]" or ":smile:", which must be printed as they are.
+console = Console(markup=False, emoji=False)
 
 
 def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -27,7 +28,8 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    # What is not a number has no digits; a note in the same row says why.
+    return str(value) if not isinstance(value, float) else f"{value:.3f}" if math.isfinite(value) else "-"
 
 
 def shows(as_json: bool) -> bool:

@@ -9,17 +9,28 @@ from typing import TYPE_CHECKING, Any
 from radiant_lens.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from radiant_lens.policies import Policy
+    from radiant_lens.policies import LeastKLPolicy, Policy
 
 # The recommended settings of the command line; every other policy has its own defaults.
 DEFAULTS: dict[str, dict[str, Any]] = {"radiant": {"gamma": 0.005, "gate": "vote"}}
+# Flags with another name than the option of the policy.
+ALIASES = {"least_kl": {"kl": "budget"}}
 
 
-def policy_from_flags(name: str, flags: Mapping[str, Any], assignments: Sequence[str]) -> Policy:
+def policies() -> dict[str, type]:
+    """Return all policies by name: those of studies, and least KL, which needs a model to fit."""
+    # Imported here, as in all commands: `radiant-lens --help` then starts without torch.
+    from radiant_lens.policies import LeastKLPolicy
+    from radiant_lens.policies.registry import POLICIES
+
+    return {**POLICIES, "least_kl": LeastKLPolicy}
+
+
+def policy_from_flags(name: str, flags: Mapping[str, Any], assignments: Sequence[str]) -> Policy | LeastKLPolicy:
     """Create a policy and check its options.
 
     Args:
-        name: a key of `radiant_lens.policies.registry.POLICIES`.
+        name: a key of `policies()`; "-" stands for "_".
         flags: values of flags, None where a flag was left out.
         assignments: texts "name=value".
 
@@ -27,27 +38,25 @@ def policy_from_flags(name: str, flags: Mapping[str, Any], assignments: Sequence
         UnknownNameError: no such policy, or an option that this policy does not have.
         InvalidArgumentError: an option out of its range, set twice, or not of the form name=value.
     """
-    # Imported here, as in all commands: `radiant-lens --help` then starts without torch.
     from radiant_lens import _checks
-    from radiant_lens.policies.registry import POLICIES
 
-    _checks.known("policy", name, POLICIES)
+    known, name = policies(), name.replace("-", "_")
+    _checks.known("policy", name, known)
+    aliases = ALIASES.get(name, {})
     options = {key: value for key, value in flags.items() if value is not None}
     for key, value in map(_assignment, assignments):
-        if key in options:
+        if key in options or key in (aliases.get(flag) for flag in options):
             raise InvalidArgumentError(f"`{key}` is set twice; set it once, as a flag or as an option.")
         options[key] = value
-    allowed = [field.name for field in fields(POLICIES[name])]
+    allowed = [field.name for field in fields(known[name])]
     for key in options:
-        _checks.known(f"option of policy {name!r}", key, allowed, hint=f"Its options are {', '.join(allowed)}.")
-    policy: Policy = POLICIES[name](**{**DEFAULTS.get(name, {}), **options})
+        _checks.known(f"option of policy {name!r}", key, [*allowed, *aliases])
+    if isinstance(options.get("heads"), str) and options["heads"].isdigit():
+        options["heads"] = int(options["heads"])
+    options = {aliases.get(key, key): value for key, value in options.items()}
+    policy = known[name](**{**DEFAULTS.get(name, {}), **options})
     policy.check()
     return policy
-
-
-def names_heads(assignments: Sequence[str]) -> bool:
-    """Return whether an option chooses the heads, so that no other rule may choose among them."""
-    return any(_assignment(text)[0] in ("heads", "n_heads", "n_layers") for text in assignments)
 
 
 def _assignment(text: str) -> tuple[str, Any]:

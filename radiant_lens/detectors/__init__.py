@@ -1,5 +1,7 @@
 """Risk-aware detectors: one score for every head, one vote for every layer."""
 
+from radiant_lens.detectors.artefact import load_detector as load_detector
+from radiant_lens.detectors.artefact import save_detector as save_detector
 from radiant_lens.detectors.classifier import RiskAwareClassifier as RiskAwareClassifier
 from radiant_lens.detectors.detector import Detection as Detection
 from radiant_lens.detectors.detector import RiskAwareDetector as RiskAwareDetector

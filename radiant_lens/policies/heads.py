@@ -132,14 +132,40 @@ def heads_of_shape(heads: HeadChoice, n_layers: int, n_heads: int) -> tuple[Head
     return checked_sites(every, n_layers, n_heads)
 
 
+def check_heads(heads: HeadChoice, n_layers: int, n_heads: int) -> None:
+    """Refuse a choice that no model of this shape has, before activations are collected.
+
+    Raises:
+        InvalidArgumentError: as `choose_heads`.
+    """
+    if not isinstance(heads, (str, int)):
+        checked_sites(heads, n_layers, n_heads)
+        return
+    rule = parse_heads(heads) if isinstance(heads, str) else HeadRule("least_risk", heads)
+    if rule.kind == "named":
+        checked_sites(rule.sites, n_layers, n_heads)
+    elif rule.kind in BY_EFFECT:
+        raise _needs_a_model(rule)
+    elif rule.kind in ("least_risk", "random"):
+        _checks.whole("heads", rule.number, 1, n_layers * n_heads)
+    elif rule.kind == "layer" and rule.number is not None:
+        _checks.whole("layer", rule.number, 0, n_layers - 1)
+    elif rule.kind == "layers":
+        _checks.whole("n_layers", rule.number, 1, n_layers)
+
+
+def _needs_a_model(rule: HeadRule) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"`heads` {rule.kind!r} needs a model: fit on 'significant' heads, then "
+        "`steering.select(head_effects(model, data, steering))`, or use a study."
+    )
+
+
 def _by_rule(rule: HeadRule, detector: RiskAwareDetector, n_layers: int) -> Iterable[tuple[int, int]]:
     layers = detector.collected_layers_
     every = [(layer, head) for layer in layers for head in range(detector.head_risk_.shape[1])]
     if rule.kind in BY_EFFECT:
-        raise InvalidArgumentError(
-            f"`heads` {rule.kind!r} needs a model: fit on 'significant' heads, then "
-            "`steering.select(head_effects(model, data, steering))`, or use a study."
-        )
+        raise _needs_a_model(rule)
     if rule.kind == "named":
         return rule.sites
     if rule.kind == "all":
@@ -189,8 +215,8 @@ def _significant(detector: RiskAwareDetector) -> Iterable[tuple[int, int]]:
         raise NothingToEditError(
             f"{detector.n_groups_} validation groups cannot show that a head is significant: the least p-value that "
             f"one head can have is {detector.least_p_value_:.2g}, after correction for the number of heads, above "
-            f"{LEVEL:g}. About {detector.groups_needed_} validation groups are enough; `heads='all'` or a number, such "
-            "as `heads=4`, works without them."
+            f"{LEVEL:g}. About {detector.groups_needed_} validation groups are enough; `heads` 'all' or a number, such "
+            "as 4, needs none."
         )
     if not sites:
         raise NothingToEditError(

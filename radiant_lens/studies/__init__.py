@@ -14,6 +14,9 @@ from radiant_lens.studies.experiment import effective as effective
 from radiant_lens.studies.experiment import prepare as prepare
 from radiant_lens.studies.experiment import recommended_detector as recommended_detector
 from radiant_lens.studies.experiment import recommended_policy as recommended_policy
+from radiant_lens.studies.fitting import Fitted as Fitted
+from radiant_lens.studies.fitting import Splits as Splits
+from radiant_lens.studies.fitting import fit as fit
 from radiant_lens.studies.one_by_one import DetectingAndDoing as DetectingAndDoing
 from radiant_lens.studies.one_by_one import HeadKnockOut as HeadKnockOut
 from radiant_lens.studies.one_by_one import detecting_and_doing as detecting_and_doing

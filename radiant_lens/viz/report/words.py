@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from radiant_lens.evaluation import Evaluation
+from radiant_lens.statistics.significance import LEVEL
 from radiant_lens.viz.report.content import ReportInputs
 
 
 def summary(inputs: ReportInputs, steered: str | None) -> list[str]:
     """One sentence for each input that the report has."""
-    sentences = [_what(inputs), _strongest(inputs)]
+    sentences = [_what(inputs), _untested(inputs), _strongest(inputs)]
     if steered is not None:
         base_name = next(iter(inputs.evaluations))
         base, on = inputs.evaluations[base_name], inputs.evaluations[steered]
@@ -38,6 +39,18 @@ def _what(inputs: ReportInputs) -> str:
     return (
         f"The steering ({policy}) edits {len(steering.sites)} of the {n_layers * n_heads} attention heads of "
         f"{model} ({names}), each {where}."
+    )
+
+
+def _untested(inputs: ReportInputs) -> str:
+    detector = inputs.detector
+    if detector is None or detector.least_p_value_ <= LEVEL:
+        return ""
+    return (
+        f"What these data cannot show: that one head alone detects. On {detector.n_groups_} validation groups the "
+        f"least p-value that a head can have is {detector.least_p_value_:.2g}, corrected for the number of heads, "
+        f"above {LEVEL:g}; about {detector.groups_needed_} validation groups are enough. Heads that were chosen by "
+        "number or by name are untested."
     )
 
 

@@ -1,0 +1,120 @@
+"""`radiant-lens fit`: detectors, a steering of any policy and its certificate, in one folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from radiant_lens.cli import options as o
+from radiant_lens.cli.output import emit
+from radiant_lens.errors import ArtefactError, NothingToEditError
+
+if TYPE_CHECKING:
+    from radiant_lens.studies import Fitted
+
+
+def fit(
+    loading: o.Loading,
+    reading: o.Reading,
+    out: o.Out,
+    model: o.Model = "tiny",
+    data: o.Data = "tiny-facts",
+    policy: Annotated[
+        str,
+        typer.Option(
+            help="'radiant', 'iti', 'mean_shift', 'moment_matching', 'linear_act', 'leace', 'ablation' or 'least_kl'; "
+            "its options are set by the flags below or by --option."
+        ),
+    ] = "radiant",
+    option: Annotated[
+        list[str] | None, typer.Option(help="Any option of the policy, such as trust=0.999; repeatable.")
+    ] = None,
+    heads: Annotated[
+        str | None,
+        typer.Option(
+            help="'significant' (default of most), 'all', a number of heads of least risk, 'layer:I' or names such as "
+            "'L0H3 L2H7'; without it, 'radiant' keeps those that act."
+        ),
+    ] = None,
+    gamma: Annotated[
+        float | None,
+        typer.Option(help="Of 'radiant': share that may stay flagged after the edit, in (0, 0.5); default 0.005."),
+    ] = None,
+    geometry: Annotated[
+        str | None, typer.Option(help="Of 'radiant': 'mahalanobis' (default), 'wasserstein' or 'procrustes'.")
+    ] = None,
+    gate: Annotated[
+        str | None, typer.Option(help="'head', 'vote' (default of 'radiant'), 'layer' or 'none' (of the others).")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="Strength of 'iti' (default 2) or 'mean_shift' (1).")] = None,
+    kl: Annotated[
+        float | None, typer.Option(help="Of 'least_kl': KL in nats a token on desirable text; default 0.05.")
+    ] = None,
+    fnr_weight: Annotated[float, typer.Option(help="Weight of a miss against a false alarm.")] = 0.65,
+    split: Annotated[str, typer.Option(help="Shares of the groups to fit, to choose heads and to certify.")] = (
+        o.DEFAULT_SPLIT
+    ),
+    positions: o.Positions = "answer",
+    seed: o.Seed = 0,
+    as_json: o.Json = False,
+) -> None:
+    """Fit a steering on 60% of the groups, choose its heads on 20%, certify it on 20%; write it with a report.
+
+    Where too few groups show no head that detects, the detectors are written with their heat map and report, and the
+    exit status is 1; `--heads` then chooses heads without a test.
+
+    Example: radiant-lens fit --model ./my-gpt2 --data my.jsonl --gamma 0.05 --out my-steering
+
+    Another policy: radiant-lens fit --policy mean_shift --alpha 2 --heads all --out my-shift
+
+    A budget of KL: radiant-lens fit --policy least_kl --kl 0.05 --out my-shift
+    """
+    from radiant_lens import _checks, studies
+    from radiant_lens._files import check_target
+    from radiant_lens.cli.policies import policy_from_flags
+
+    # Everything that can be refused is refused before the model is loaded.
+    check_target(out, "steering")
+    flags = {"heads": heads, "gamma": gamma, "geometry": geometry, "gate": gate, "alpha": alpha, "kl": kl}
+    unfitted, fractions = policy_from_flags(policy, flags, option or []), o.fractions(split)
+    _checks.between("fnr_weight", fnr_weight, 0)
+    dataset = reading.load(data, model=model)
+    dataset.split(fractions, seed=seed)
+    fitted = studies.fit(
+        loading.load(model),
+        dataset,
+        unfitted,
+        detector=studies.recommended_detector(seed).set_params(fnr_weight=fnr_weight),
+        # Heads that were named stay; by default the significant ones are reduced to those that act.
+        select="auto" if heads is None else None,
+        positions=positions,
+        fractions=fractions,
+        seed=seed,
+        progress=not as_json,
+    )
+    refusal = fitted.result if isinstance(fitted.result, NothingToEditError) else None
+    try:
+        path = fitted.save(out)
+    except ArtefactError as error:
+        if refusal is None:
+            raise
+        # Detectors alone do not replace a steering.
+        raise NothingToEditError(f"{refusal} {str(out)!r} holds an earlier steering and stays as it was.") from error
+    results = [] if refusal else [repr(fitted.result), str(fitted.certificate)]
+    shown = [str(fitted.detector), *results, f"written to {path}, with report.html and heads.csv"]
+    emit(_summary(fitted, path, refusal), as_json=as_json, shown=shown)
+    if refusal:
+        raise NothingToEditError(f"{refusal} Detectors, heat map and report are written to {str(path)!r}.")
+
+
+def _summary(fitted: Fitted, path: Path, refusal: NothingToEditError | None) -> dict[str, Any]:
+    certificate = fitted.certificate
+    return {
+        "path": str(path),
+        "heads": [] if refusal else [str(site) for site in fitted.steering.sites],
+        "significant_heads": int(fitted.detector.head_significant_.sum()),
+        "certificate": None if certificate is None else certificate.to_dataframe().to_dict("records"),
+        "refusal": refusal and str(refusal),
+    }

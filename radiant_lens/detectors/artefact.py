@@ -1,0 +1,72 @@
+"""The file format of a detector: a folder of safetensors and JSON, written where a fit ends without a steering."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from radiant_lens import _checks
+from radiant_lens._files import load_folder, save_folder
+from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.errors import ArtefactError, InvalidArgumentError, NotFittedError
+
+KIND = "detector"
+# Attributes of a fitted detector by their type. The axes of tensors are checked against those of the weights.
+_TENSORS = {
+    "weights_": "layer head d_head",
+    **dict.fromkeys(
+        ("biases_", "head_fpr_", "head_fnr_", "head_risk_", "head_constant_", "head_p_value_", "head_significant_"),
+        "layer head",
+    ),
+    **dict.fromkeys(
+        ("vote_thresholds_", "vote_certified_", "vote_fpr_", "vote_fnr_", "vote_risk_", "layer_risk_"), "layer"
+    ),
+}
+_NUMBERS = {"least_p_value_": float, "n_groups_": int, "groups_needed_": int, "best_layer_": int}
+_TUPLES = {"training_groups_": str, "validation_groups_": str, "collected_layers_": int}
+
+
+def save_detector(detector: RiskAwareDetector, path: str | Path) -> Path:
+    """Write a fitted detector with all its figures as a folder; returns its path.
+
+    Raises:
+        NotFittedError: before `fit`.
+        ArtefactError: `path` exists and is not a saved detector.
+        OutputError: the folder cannot be written.
+    """
+    if not hasattr(detector, "weights_"):
+        raise NotFittedError("This RiskAwareDetector is not fitted yet: call `fit(cache, validation=...)` first.")
+    tensors = {name: getattr(detector, name) for name in _TENSORS}
+    fitted = {name: getattr(detector, name) for name in (*_NUMBERS, *_TUPLES)}
+    return save_folder(path, KIND, tensors, {"parameters": detector.get_params(), "fitted": fitted})
+
+
+def load_detector(path: str | Path) -> RiskAwareDetector:
+    """Read a detector that `save_detector` wrote.
+
+    Raises:
+        ArtefactError: the folder is missing, damaged, or not a detector.
+    """
+    tensors, meta = load_folder(path, KIND)
+    try:
+        return _restored(tensors, meta)
+    except (KeyError, TypeError, AttributeError, InvalidArgumentError) as error:
+        raise ArtefactError(f"The saved detector at {str(path)!r} is incomplete: {error}.") from error
+
+
+def _restored(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> RiskAwareDetector:
+    detector, fitted = RiskAwareDetector(**meta["parameters"]), meta["fitted"]
+    _checks.shape("weights_", tensors["weights_"], (None, None, None), _TENSORS["weights_"])
+    lengths: dict[str, int] = dict(zip(("layer", "head", "d_head"), tensors["weights_"].shape))
+    for name, axes in _TENSORS.items():
+        _checks.shape(name, tensors[name], tuple(lengths[axis] for axis in axes.split()), axes)
+        setattr(detector, name, tensors[name])
+    for name, kind in _NUMBERS.items():
+        _checks.instance(name, fitted[name], (int, float) if kind is float else kind)
+        setattr(detector, name, fitted[name])
+    for name, kind in _TUPLES.items():
+        _checks.each(name, fitted[name], kind)
+        setattr(detector, name, tuple(fitted[name]))
+    return detector
