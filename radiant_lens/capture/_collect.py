@@ -90,6 +90,7 @@ def collect(
         RankError: another rank has died, or does not see the store.
     """
     require_bridge(model)
+    _checks.instance("data", data, (Dataset, list, tuple), hint="`load_dataset` makes a Dataset of a name or a table")
     name, statements = (data.name, data.statements) if isinstance(data, Dataset) else ("statements", tuple(data))
     _check_arguments(statements, positions)
     max_tokens = pass_tokens(model, max_tokens)

@@ -49,7 +49,10 @@ class Dataset:
     reading: str = ""
 
     def __post_init__(self) -> None:
-        """Check that the data set is not empty and its settings fit together."""
+        """Check that the data set holds records and its settings fit together."""
+        _checks.instance("name", self.name, str)
+        for name, kind in (("atoms", Statement), ("bare_prompts", Prompt)):
+            _checks.each(name, getattr(self, name), kind)
         if not self.atoms and not self.bare_prompts:
             raise DataError(f"Data set {self.name!r} is empty.")
         # Records that were written to a file and loaded again have no template, but remain rendered chats.
@@ -94,12 +97,17 @@ class Dataset:
         )
 
     def only(self, groups: frozenset[str] | set[str]) -> Dataset:
-        """Return the records of these groups."""
-        return replace(
-            self,
-            atoms=tuple(a for a in self.atoms if a.group in groups),
-            bare_prompts=tuple(p for p in self.bare_prompts if p.group in groups),
-        )
+        """Return the records of these groups.
+
+        Raises:
+            DataError: no record has one of them.
+        """
+        _checks.instance("groups", groups, (set, frozenset))
+        atoms = tuple(a for a in self.atoms if a.group in groups)
+        prompts = tuple(p for p in self.bare_prompts if p.group in groups)
+        if not atoms and not prompts:
+            raise DataError(f"{self.name!r} has none of these groups; one of its own is {min(self.groups)!r:.60}.")
+        return replace(self, atoms=atoms, bare_prompts=prompts)
 
     def split(self, fractions: Sequence[float] = (0.6, 0.2, 0.2), *, seed: int = 0) -> tuple[Dataset, ...]:
         """Split the data into parts that share no group, with about these fractions of the groups of each kind.
@@ -150,6 +158,7 @@ class Dataset:
             DataError: too few examples.
             InvalidArgumentError: pairs for a data set without a template.
         """
+        _checks.instance("examples", examples, (Dataset, list, tuple), hint="another part, or question-answer pairs")
         if isinstance(examples, Dataset):
             shots = draw_shots(examples.bare_prompts, 5 if k is None else k, seed=seed)
         elif self.template is None:

@@ -11,7 +11,7 @@ from radiant_lens import _checks
 from radiant_lens.datasets.readers.questions import normalize
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.datasets.templates import ChatTemplate, Template
-from radiant_lens.errors import DataError
+from radiant_lens.errors import DataError, InvalidArgumentError
 
 Record = TypeVar("Record", Statement, Prompt)
 
@@ -89,6 +89,8 @@ def draw_shots(prompts: Sequence[Prompt], k: int, *, seed: int) -> tuple[Stateme
 
 def shots_from_pairs(pairs: Sequence[tuple[str, str]], template: Template, k: int) -> tuple[Statement, ...]:
     """Return the first `k` question-answer pairs as desirable statements."""
+    if not all(isinstance(pair, tuple | list) and [type(text) for text in pair] == [str, str] for pair in pairs):
+        raise InvalidArgumentError("`examples` must be a Dataset or a list of (question, answer) pairs of texts.")
     _checks.whole("k", k, 0, len(pairs))
     prompts = [
         Prompt(

@@ -147,7 +147,7 @@ def _lay_template(source: Source, template: str | Template | None) -> Template:
     layout = FORMATS[source.format]
     if layout.template is None and template is not None:
         raise InvalidArgumentError(
-            f"`template` is laid around questions; the format {source.format!r} has whole texts."
+            f"`template` is laid around questions; the format {source.format!r} has whole texts: leave it out."
         )
     laid = as_template(layout.template if template is None else template)
     if source.format in CHAT_FORMATS and not isinstance(laid, ChatTemplate):

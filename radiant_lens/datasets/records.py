@@ -37,10 +37,12 @@ class Statement:
     rendered: bool = False
 
     def __post_init__(self) -> None:
-        """Check the text and the label, and name the group."""
+        """Check the text, the label and the start of the answer, and name the group."""
         _checks.instance("text", self.text, str)
+        _checks.instance("group", self.group, str)
         if self.label not in (DESIRABLE, UNDESIRABLE):
             raise DataError(f"`label` must be 0 (desirable) or 1 (undesirable); got {self.label!r}: {self.text!r:.60}.")
+        _checks.whole("answer_start", self.answer_start, 0, len(self.text))
         if not self.group:
             object.__setattr__(self, "group", self.text)
 
@@ -78,7 +80,12 @@ class Prompt:
     rendered: bool = False
 
     def __post_init__(self) -> None:
-        """Name the group."""
+        """Check the texts, and name the group."""
+        for name in ("text", "group"):
+            _checks.instance(name, getattr(self, name), str)
+        # A text would be taken for a list of its characters.
+        for name in ("correct_answers", "incorrect_answers"):
+            _checks.instance(name, getattr(self, name), (tuple, list), hint="such as ('yes', 'Yes, it is')")
         if not self.group:
             object.__setattr__(self, "group", self.text)
 

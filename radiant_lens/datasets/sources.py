@@ -32,6 +32,10 @@ from radiant_lens.datasets.readers.rows import (
 )
 from radiant_lens.errors import DataError, InvalidArgumentError
 
+_HUB_HINT = (
+    "A data set of the Hub that is not among them is given as datasets.load_dataset(name, split='train'), a file by "
+    "its ending, such as .csv, .json or .jsonl."
+)
 # Longer texts are no paths: file systems allow 255 bytes for a name and 4096 for a path.
 _LONGEST_NAME = 4096
 
@@ -80,6 +84,8 @@ def open_source(
             f"`path` is the file of a published data set ({', '.join(map(repr, PUBLISHED))}) and cannot be given with "
             f"a file or an object; got {str(path)!r}: leave it out."
         )
+    if path is not None:
+        _checks.instance("path", path, (str, Path))
     if format is not None:
         check_format(format, published, local=published is None or path is not None)
     name, title, content = _open_rows(source, published, path, format, labels_are_words)
@@ -105,10 +111,13 @@ def _open_rows(
                 f"{str(source)[:40]!r}: write it to a file first."
             )
         file = Path(source)
-        if file.is_dir() and str(source):
-            raise DataError(f"{str(source)!r} is a folder; give one of its files.")
-        if file_ending(file) not in ENDINGS:
-            _checks.known("data set", str(source), [*PACKAGED, *PUBLISHED], hint=ENDINGS_HINT)
+        if "://" in str(source):
+            raise InvalidArgumentError(
+                f"`source` must not be an address; download {str(source)!r:.80} and give the file."
+            )
+        if file_ending(file) not in ENDINGS and not (file.is_dir() and str(source)):
+            hint = _HUB_HINT if str(source).count("/") == 1 else ENDINGS_HINT
+            _checks.known("data set", str(source), [*PACKAGED, *PUBLISHED], hint=hint)
         return file.name, file_stem(file), open_file(file)
     if path is not None:
         return Path(path).name, str(source), open_file(Path(path))

@@ -9,6 +9,7 @@ from functools import cached_property
 from string import Formatter
 from typing import Any, ClassVar, TypeAlias
 
+from radiant_lens import _checks
 from radiant_lens.errors import InvalidArgumentError
 
 # Neither contains the other: a template that writes the last turn alone must not pass for one that writes both.
@@ -45,6 +46,7 @@ class TextTemplate:
 
     def __post_init__(self) -> None:
         """Check the two placeholders."""
+        _checks.instance("text", self.text, str)
         try:
             names = [name for _, name, _, _ in Formatter().parse(self.text) if name is not None]
         except ValueError as error:
@@ -101,6 +103,11 @@ class ChatTemplate:
 
     def __post_init__(self) -> None:
         """Check the options, and that the template renders a question and an answer."""
+        if not callable(getattr(self.tokenizer, "apply_chat_template", None)):
+            raise InvalidArgumentError(
+                f"`tokenizer` must have a chat template, such as model.tokenizer; got {type(self.tokenizer).__name__}: "
+                "transformers.AutoTokenizer.from_pretrained(name) loads one."
+            )
         self._check_options()
         self.prompt(_QUESTION_PROBE)
         _ = self.joint
@@ -177,5 +184,9 @@ def as_template(template: str | Template | None) -> Template:
     if isinstance(template, str):
         return TextTemplate(template)
     if not isinstance(template, TextTemplate | ChatTemplate):
-        raise InvalidArgumentError(f"`template` must be a format string or a template; got {template!r}.")
+        kind = type(template).__name__
+        raise InvalidArgumentError(
+            f"`template` must be a format string such as 'Q: {{question}} A: {{answer}}', a TextTemplate, or "
+            f"ChatTemplate(tokenizer); got {kind if len(repr(template)) > 40 else repr(template)}."
+        )
     return template

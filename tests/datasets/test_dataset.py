@@ -231,7 +231,7 @@ def test_only_keeps_the_given_groups():
 def test_an_empty_data_set_is_refused():
     with pytest.raises(DataError, match="Data set 'none' is empty"):
         Dataset("none", ())
-    with pytest.raises(DataError, match="Data set 'small' is empty"):
+    with pytest.raises(DataError, match="'small' has none of these groups; one of its own is 'g0'"):
         small(4).only({"nowhere"})
 
 

@@ -69,7 +69,7 @@ def test_a_template_that_hides_the_answer_is_refused(text):
 def test_a_broken_format_string_and_a_number_are_refused():
     with pytest.raises(InvalidArgumentError, match="`template` is not a format string"):
         TextTemplate("{question {answer}")
-    with pytest.raises(InvalidArgumentError, match="`template` must be a format string or a template; got 3"):
+    with pytest.raises(InvalidArgumentError, match="`template` must be a format string such as .*, or .*; got 3"):
         as_template(3)
 
 

@@ -43,7 +43,13 @@ def check_columns(columns: object) -> None:
             f"`columns` must map our names to those of the source, such as {{'text': 'sentence'}}; got {columns!r:.60}."
         )
     for ours, theirs in columns.items():
-        _checks.known("column", str(ours), NAMES)
+        reversed_ = isinstance(theirs, str) and theirs in NAMES and ours not in NAMES
+        hint = (
+            f"`columns` maps our names to those of the source, so perhaps {{{theirs!r}: {ours!r}}}."
+            if reversed_
+            else ""
+        )
+        _checks.known("column", str(ours), NAMES, hint=hint)
         several = isinstance(theirs, list | tuple) and theirs and all(isinstance(name, str) for name in theirs)
         if not isinstance(theirs, str) and not several:
             raise InvalidArgumentError(f"`columns` must give {ours!r} the name of a column; got {theirs!r:.60}.")
@@ -65,7 +71,7 @@ def rename(row: Any, columns: Columns) -> Row:
         DataError: no row of named columns, or a label column is missing.
     """
     if not isinstance(row, Mapping):
-        raise DataError(f"a row must hold named columns; got {row!r}.")
+        raise DataError(f"a row must hold named columns; got {_checks.shown(row)}.")
     if BEYOND in row:
         raise DataError(f"the row has {len(row[BEYOND])} more fields than the header.")
     used = {name for theirs in columns.values() for name in ([theirs] if isinstance(theirs, str) else theirs)}

@@ -133,12 +133,15 @@ def make_rule(undesirable: Label | Sequence[Label] | None, threshold: float | No
         return LabelRule(threshold=float(threshold), below=side == "below")
     if undesirable is None:
         return LabelRule()
-    values: list[Any] = list(undesirable) if isinstance(undesirable, list | tuple) else [undesirable]
+    several = isinstance(undesirable, list | tuple | set | frozenset)
+    values: list[Any] = list(undesirable) if several else [undesirable]
     if not values or not all(isinstance(value, str | int | float) for value in values):
-        raise InvalidArgumentError(f"`undesirable` must be a label or a list of labels; got {undesirable!r}.")
+        raise InvalidArgumentError(
+            f"`undesirable` must be a label, such as 0, or a list of labels; got {undesirable!r:.60}."
+        )
     labels = frozenset(map(canonical, values))
     # A list says that all other labels are desirable, however many there are.
-    pairs = [] if isinstance(undesirable, list | tuple) else [pair for pair in _PAIRS if labels <= pair]
+    pairs = [] if several else [pair for pair in _PAIRS if labels <= pair]
     return LabelRule(labels, pair=pairs[0] if pairs else frozenset())
 
 

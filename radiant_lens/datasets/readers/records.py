@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from radiant_lens import _checks
 from radiant_lens._files import write_text
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.readers import columns as fields
@@ -46,6 +47,7 @@ def read_records(
     Raises:
         DataError: no such file, an unknown ending, no rows, or rows that cannot be used, each named by its line.
     """
+    _checks.instance("path", path, (str, Path))
     path = Path(path)
     read = RecordReader(references=judge in COMPARING_JUDGES)
     records = gather(file_rows(path), read, name=path.name, columns={}, required={}, on_bad_rows=on_bad_rows)
@@ -109,6 +111,7 @@ class RecordReader:
 
 def write_records(path: str | Path, dataset: Dataset) -> Path:
     """Write the atomic statements and the bare prompts of a data set as .jsonl, and return the path."""
+    _checks.instance("dataset", dataset, Dataset, hint="`load_dataset` makes one")
     rows = [*map(_statement_row, dataset.atoms), *map(_prompt_row, dataset.bare_prompts)]
     return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 

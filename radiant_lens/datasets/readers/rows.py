@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,8 +64,10 @@ def open_file(path: Path) -> Content:
         DataError: no such file, or its content does not fit its ending.
         UnknownNameError: another ending.
     """
+    if path.is_dir():
+        raise DataError(f"{str(path)!r} is a folder; give one of its files.")
     if not path.is_file():
-        raise DataError(f"There is no file {str(path)!r}.")
+        raise DataError(f"There is no file {str(path)!r}{_near(path)}.")
     ending = file_ending(path)
     _checks.known("data file ending", ending, ENDINGS, hint=ENDINGS_HINT)
     with _Unreadable(path, ending):
@@ -74,6 +77,15 @@ def open_file(path: Path) -> Content:
         rows, layout = _READERS[ending](text, path)
         notes = [*([layout] if layout else []), *([f"encoded in {encoding}"] if encoding else [])]
         return Content(_readable(rows, path, ending), " and ".join(notes))
+
+
+def _near(path: Path) -> str:
+    """Return the file of the same folder whose name is most similar, for a message; else the remedy."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f": there is no folder {str(folder)!r}"
+    near = get_close_matches(path.name, [file.name for file in folder.iterdir()], n=1, cutoff=0.75)
+    return f"; there is {near[0]!r} beside it" if near else "; check its path"
 
 
 class _Unreadable:

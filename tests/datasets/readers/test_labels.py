@@ -34,6 +34,7 @@ def labels(dataset):
         ([0, 1, 1], 0, [1, 0, 0], "label is 0"),
         ([0, 1, 1], 1, [0, 1, 1], "label is 1"),
         (["0.0", 1.0, "1"], 0, [1, 0, 0], "label is 0"),
+        ([0, 1, 2], {0, 1}, [1, 1, 0], "label is 0 or 1 (0 = '2')"),
         (["true", "False", "TRUE"], "false", [0, 1, 0], "label is false"),
         ([True, False, "true"], False, [0, 1, 0], "label is false"),
         (["kind", "rude", "neutral"], "rude", [0, 1, 0], "label is rude (0 = 'kind', 'neutral')"),
@@ -106,8 +107,8 @@ def test_scores_have_a_threshold(write):
         ({"threshold": 0.5, "undesirable": 0}, "`undesirable` must be 'above' .the default. or 'below'; got 0"),
         ({"threshold": float("nan")}, "`threshold` must be a finite number, such as 0.5; got"),
         ({"threshold": "high"}, "`threshold` must be a finite number, such as 0.5; got"),
-        ({"undesirable": []}, r"`undesirable` must be a label or a list of labels; got \[\]"),
-        ({"undesirable": {"a": 1}}, "`undesirable` must be a label or a list of labels"),
+        ({"undesirable": []}, r"`undesirable` must be a label, such as 0, or a list of labels; got \[\]"),
+        ({"undesirable": {"a": 1}}, "`undesirable` must be a label, such as 0, or a list of labels"),
     ],
 )
 def test_bad_senses_are_refused(write, options, words):
