@@ -11,6 +11,7 @@ import pytest
 
 import radiant_lens as rl
 from radiant_lens.errors import InvalidArgumentError, LeakageError, UnknownNameError
+from radiant_lens.evaluation.side_effects.metrics import METRICS
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -130,9 +131,9 @@ def test_answers_are_the_first_of_each_condition_in_turn(full_report, evaluation
 
 
 def test_side_effects_are_a_table_and_three_changed_answers(full_report, measured):
-    words = text_of(full_report)
+    words = html.unescape(text_of(full_report))
     for name, effect in measured.metrics.items():
-        assert f"{name.replace('_', ' ')}: " in words and f"{effect.difference:+.3f}" in words
+        assert METRICS[name].words in words and f"{effect.difference:+.3f}" in words
     changed = measured.changed_answers()
     assert len(changed) > 0
     assert f"{len(changed)} of 30 answers to harmless requests differ" in words

@@ -22,7 +22,7 @@ class Metric(NamedTuple):
     """What a metric counts, and how it is computed from its ratio of sums.
 
     Attributes:
-        words: unit or meaning, for tables.
+        words: the metric in words, with its unit, for tables.
         is_share: True if it lies in [0, 1] in every group.
         link: function of the ratio.
         of_edit: True if it compares the steered model with the plain one, so that it is 0 without a steering.
@@ -35,16 +35,16 @@ class Metric(NamedTuple):
 
 
 METRICS = {
-    "cross_entropy": Metric("nats a token of neutral text"),
-    "perplexity": Metric("of neutral text", link=np.exp),
-    "kl": Metric("nats a token of neutral text, from plain to steered", of_edit=True),
-    "edited_share": Metric("share of the tokens of neutral text", is_share=True, of_edit=True),
-    "repetition": Metric("share of an answer's runs of 3 words that it has said before", is_share=True),
+    "cross_entropy": Metric("cross entropy of neutral text, nats a token"),
+    "perplexity": Metric("perplexity of neutral text", link=np.exp),
+    "kl": Metric("KL from plain to steered on neutral text, nats a token", of_edit=True),
+    "edited_share": Metric("share of the tokens of neutral text that are edited", is_share=True, of_edit=True),
+    "repetition": Metric("repetition: share of an answer's runs of 3 words that it has had before", is_share=True),
     "dist_1": Metric("distinct words, as a share of an answer's words", is_share=True),
     "dist_2": Metric("distinct pairs of words, as a share of an answer's words", is_share=True),
-    "empty_answers": Metric("share of the answers", is_share=True),
+    "empty_answers": Metric("share of the answers that are empty", is_share=True),
     "words": Metric("words of an answer"),
-    "accuracy": Metric("share of the benchmark's questions", is_share=True),
+    "accuracy": Metric("accuracy: share of the benchmark's questions", is_share=True),
 }
 
 

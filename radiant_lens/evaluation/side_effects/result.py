@@ -50,7 +50,7 @@ class SideEffects:
         """Write the metrics as a table."""
         lines = ["| metric | plain | steered | difference [95% interval] | reading |", "|-|-|-|-|-|"]
         lines += [
-            f"| {name}, {METRICS[name].words} | {e.plain.value:.3f} | {e.steered.value:.3f} | {e.difference:+.3f} | "
+            f"| {METRICS[name].words} | {e.plain.value:.3f} | {e.steered.value:.3f} | {e.difference:+.3f} | "
             f"{e.reading} |"
             for name, e in self.metrics.items()
         ]

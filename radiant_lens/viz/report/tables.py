@@ -102,7 +102,7 @@ def side_effects(measured: SideEffects | None) -> dict[str, Any] | None:
         return None
     rows = [
         [
-            f"{name.replace('_', ' ')}: {METRICS[name].words}",
+            METRICS[name].words,
             f"{effect.plain.value:.3f}",
             f"{effect.steered.value:.3f}",
             f"{effect.difference:+.3f}".replace(", ", ",\u00a0"),

@@ -155,7 +155,7 @@ def test_tables(result):
     assert (row["plain"], row["steered"], row["low"], row["high"]) == (0, effect.steered.value, *effect.difference[1:])
     table = result.to_markdown().splitlines()
     assert len(table) == 2 + len(result.metrics)
-    assert table[4].startswith("| kl, nats a token of neutral text, from plain to steered | 0.000 | ")
+    assert table[4].startswith("| KL from plain to steered on neutral text, nats a token | 0.000 | ")
     assert f"{effect.difference:+.3f}" in table[4]
     assert table[4].endswith("| changed |")
     assert repr(result).startswith("SideEffects(10 metrics, changed: cross_entropy +")
