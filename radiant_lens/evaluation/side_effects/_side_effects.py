@@ -58,7 +58,8 @@ def side_effects(
       other one. For the tasks of lm-evaluation-harness use `radiant_lens.harness`, which runs them on a steered model.
 
     Each interval holds for its metric alone: of twenty metrics that a steering leaves alone, about one reads "changed".
-    A value does not depend on how the rows are batched, up to rounding.
+    Both models read the same batches. How rows are batched changes values by rounding alone; in bfloat16 rounding can
+    turn a greedy answer (of SmolLM2, 3 of 24), so load the model in float32 to compare answers one by one.
 
     Args:
         model: from `load_model`.
