@@ -19,7 +19,7 @@ from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.errors import DataError
 from radiant_lens.evaluation.likelihood import score_statements
 from radiant_lens.models.identity import require_fitting
-from radiant_lens.models.lengths import fit_context
+from radiant_lens.models.lengths import fit_context, long_rule
 from radiant_lens.models.tokens import AnswerBatch, answer_batches, answer_rows, pad_token, pass_tokens
 from radiant_lens.notebook import card, html_table
 from radiant_lens.sites import HeadSite, hook_name
@@ -107,7 +107,7 @@ def head_effects(
     *,
     max_tokens: int | None = None,
     progress: bool = False,
-    on_long: str = "skip",
+    on_long: str | None = None,
 ) -> HeadEffects:
     """Estimate the effect of each head's edit on the log-odds of correct answers, all heads in one backward pass.
 
@@ -122,7 +122,8 @@ def head_effects(
         max_tokens: tokens in one forward pass, padding included; None: 1024 on the CPU, else 4096.
         progress: show a progress bar.
         on_long: for prompts that leave the model's context no room for one of their answers: "skip" leaves them out
-            with a warning, "error" raises ("cut" leaves them out, too: a prompt cannot end before its answer).
+            with a warning, "error" raises ("cut" leaves them out, too: a prompt cannot end before its answer); None
+            for the rule of the data set.
 
     Returns:
         Effects in nats; hand them to `steering.select`.
@@ -135,7 +136,7 @@ def head_effects(
     require_fitting(steering, model)
     max_tokens = pass_tokens(model, max_tokens)
     prompts = [p for p in data.prompts if p.correct_answers and p.incorrect_answers]
-    answers = _answers(fit_context(model, prompts, on_long, answers=True).records, data.name)
+    answers = _answers(fit_context(model, prompts, long_rule(data, on_long), answers=True).records, data.name)
     # First-order estimate: d log p(answer) = gradient . displacement, one number for each answer and head.
     by_answer = _first_order(model, answers, steering, max_tokens, progress)
     sums = group_sums(by_answer * answers.weights[:, None], answers.groups)

@@ -17,7 +17,7 @@ from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import Statement
 from radiant_lens.errors import InvalidArgumentError, NothingToEditError
 from radiant_lens.models.identity import require_fitting
-from radiant_lens.models.lengths import fit_context
+from radiant_lens.models.lengths import fit_context, long_rule
 from radiant_lens.models.tokens import AnswerBatch, answer_batches, answer_rows, pad_token, pass_tokens
 from radiant_lens.notebook import card, html_table
 from radiant_lens.sites import FINAL_RESIDUAL, HeadSite, hook_name
@@ -100,7 +100,7 @@ def edit_writes(
     max_positions: int = 256,
     max_tokens: int | None = None,
     seed: int = 0,
-    on_long: str = "skip",
+    on_long: str | None = None,
 ) -> EditWrites:
     """Compute which tokens the edits promote and demote directly, on statements read by the unsteered model.
 
@@ -112,7 +112,7 @@ def edit_writes(
         max_tokens: tokens in one forward pass, padding included; None: 1024 on the CPU, else 4096.
         seed: of the draw.
         on_long: for texts beyond the model's context: "skip" leaves them out, "cut" ends them where the context ends,
-            both with a warning; "error" raises.
+            both with a warning; "error" raises; None for the rule of the data set.
 
     Raises:
         InvalidArgumentError: the model normalises the output of attention (Gemma 2), or has no final norm.
@@ -127,7 +127,7 @@ def edit_writes(
     require_fitting(steering, model)
     _require_direct_path(model, steering)
     statements = data.statements if isinstance(data, Dataset) else tuple(data)
-    fitting = fit_context(model, statements, on_long).records
+    fitting = fit_context(model, statements, long_rule(data, on_long)).records
     edited = _edited_positions(model, fitting, steering, pass_tokens(model, max_tokens))
     n = len(edited.residual)
     if n == 0:

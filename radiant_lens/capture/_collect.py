@@ -25,7 +25,7 @@ from radiant_lens.datasets.records import Statement
 from radiant_lens.distributed import Rank, this_rank
 from radiant_lens.errors import DataError, InvalidArgumentError, RankError
 from radiant_lens.models.identity import require_bridge, require_fitting, signature
-from radiant_lens.models.lengths import fit_context
+from radiant_lens.models.lengths import fit_context, long_rule
 from radiant_lens.models.tokens import pass_tokens
 from radiant_lens.models.user_hooks import UserHooks
 from radiant_lens.steering.steering import Steering
@@ -49,7 +49,7 @@ def collect(
     steering: Steering | None = None,
     fwd_hooks: Sequence[tuple[str, HookFunction]] = (),
     store: str | Path | None = None,
-    on_long: str = "skip",
+    on_long: str | None = None,
 ) -> HeadCache:
     """Run the model over labelled statements and keep every head's activation at the chosen positions.
 
@@ -71,7 +71,8 @@ def collect(
             `torchrun` or `accelerate launch` started share the shards (in a folder that all of them see); without a
             store each process collects everything.
         on_long: for texts beyond the model's context: "skip" leaves them out, "cut" ends them where the context ends
-            (and leaves out those whose answer begins after it), "error" raises. `meta["too_long"]` has the counts.
+            (and leaves out those whose answer begins after it), "error" raises; None for the rule of the data set.
+            `meta["too_long"]` has the counts.
 
     Returns:
         One example for each text and position, in the order of the texts; memory-mapped with a `store`.
@@ -102,7 +103,7 @@ def collect(
     kept_layers = _kept_layers(layers, model.cfg.n_layers)
     if steering is not None:
         require_fitting(steering, model)
-    fitting = fit_context(model, statements, on_long)
+    fitting = fit_context(model, statements, long_rule(data, on_long))
     statements = fitting.records
     fields: dict[str, Any] = {
         "texts": tuple(s.text for s in statements),

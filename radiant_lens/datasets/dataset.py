@@ -14,6 +14,9 @@ from radiant_lens.datasets.templates import ChatTemplate, Template
 from radiant_lens.errors import DataError, InvalidArgumentError
 from radiant_lens.splits import classes_by_group, split_groups
 
+ON_LONG = ("skip", "cut", "error")
+"""What happens to a text beyond a model's context."""
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -34,6 +37,7 @@ class Dataset:
         skipped: everything in the source that could not be used, each by its line. Parts of a split keep all of it.
         sense: meaning of label 1 in the source, such as "is_false" (a column) or "label is 0"; "" if not known.
         reading: what had to be found out to read the file, such as "separated by semicolons"; "" if nothing had.
+        on_long: what `collect` and `evaluate` do with texts beyond a model's context: "skip", "cut" or "error".
     """
 
     name: str
@@ -47,10 +51,12 @@ class Dataset:
     skipped: tuple[str, ...] = ()
     sense: str = ""
     reading: str = ""
+    on_long: str = "skip"
 
     def __post_init__(self) -> None:
         """Check that the data set holds records and its settings fit together."""
         _checks.instance("name", self.name, str)
+        _checks.choice("on_long", self.on_long, ON_LONG)
         for name, kind in (("atoms", Statement), ("bare_prompts", Prompt)):
             _checks.each(name, getattr(self, name), kind)
         if not self.atoms and not self.bare_prompts:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from radiant_lens import _checks
 from radiant_lens.datasets.contexts import Contexts
-from radiant_lens.datasets.dataset import Dataset
+from radiant_lens.datasets.dataset import ON_LONG, Dataset
 from radiant_lens.datasets.packaged import PACKAGED, TEMPLATED, load_packaged
 from radiant_lens.datasets.packaged import data_folder as data_folder
 from radiant_lens.datasets.readers import labels
@@ -46,6 +47,7 @@ def load_dataset(
     contexts: Contexts | None = None,
     judge: str | None = None,
     on_bad_rows: str = "raise",
+    on_long: str = "skip",
 ) -> Dataset:
     """Load a data set of the package, a published one, or any file or table with named columns.
 
@@ -87,6 +89,7 @@ def load_dataset(
         contexts: put the statements and prompts in context; the embedded world brings its own.
         judge: another judge than the format's.
         on_bad_rows: "raise", or "report" to leave bad rows out and name them in `Dataset.skipped`.
+        on_long: what `collect` and `evaluate` do with texts beyond the model's context: "skip", "cut" or "error".
 
     Raises:
         UnknownNameError: an unknown name of a data set, format or column; the nearest names are listed.
@@ -103,6 +106,7 @@ def load_dataset(
         Dataset('data': 2 statements, 0 prompts, 2 groups, label 1 = undesirable)
     """
     _checks.choice("on_bad_rows", on_bad_rows, ON_BAD_ROWS)
+    _checks.choice("on_long", on_long, ON_LONG)
     if contexts is not None:
         _checks.instance("contexts", contexts, Contexts)
     if judge is not None:
@@ -111,7 +115,8 @@ def load_dataset(
         _refuse_options(source, path=path, format=format, columns=columns, undesirable=undesirable, threshold=threshold)
         if source not in TEMPLATED:
             _refuse_options(source, template=template)
-        return load_packaged(source, template=template, contexts=contexts, judge=judge)
+        own = load_packaged(source, template=template, contexts=contexts, judge=judge)
+        return replace(own, on_long=on_long)
     check_columns(columns or {})
     opened = open_source(source, path, format, columns or {}, labels_are_words=undesirable is not None)
     rule, all_columns = _label_rule(opened, undesirable, threshold)
@@ -129,6 +134,7 @@ def load_dataset(
         skipped=records.notes,
         sense=_sense(opened.format, all_columns, rule),
         reading=opened.reading,
+        on_long=on_long,
     )
 
 

@@ -33,7 +33,7 @@ from radiant_lens.evaluation.ratios import condition_parts, join_parts, make_par
 from radiant_lens.evaluation.result import Evaluation
 from radiant_lens.hooks._steer import steer
 from radiant_lens.models.identity import require_bridge, require_fitting, signature
-from radiant_lens.models.lengths import Fitting, fit_context
+from radiant_lens.models.lengths import Fitting, fit_context, long_rule
 from radiant_lens.models.loading import load_model
 from radiant_lens.models.user_hooks import UserHooks
 from radiant_lens.steering.steering import Steering
@@ -67,7 +67,7 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     fluency_model: TransformerBridge | str | Path | None = None,
     fwd_hooks: Sequence[tuple[str, HookFunction]] = (),
-    on_long: str = "skip",
+    on_long: str | None = None,
 ) -> Evaluation:
     """Judge generated answers, and measure the effect of the steering on desirable text.
 
@@ -101,8 +101,8 @@ def evaluate(
         fwd_hooks: your own TransformerLens hooks, `(hook_name, hook_fn)`, active together with the steering. They act
             at every position, and their edits are not counted.
         on_long: for prompts and texts beyond the model's context, the new tokens included: "skip" leaves them out,
-            "cut" ends texts where the context ends (prompts are left out), "error" raises. `settings["too_long"]` has
-            the counts.
+            "cut" ends texts where the context ends (prompts are left out), "error" raises; None for the rule of the
+            data set. `settings["too_long"]` has the counts.
 
     Raises:
         InvalidArgumentError: a number out of its range, no family, a fluency model without its family, or a hook that
@@ -121,7 +121,7 @@ def evaluate(
     if steering is not None:
         require_fitting(steering, model)
     families = _families(data, metrics, fluency_model)
-    data, too_long = _fit_context(model, data, families, max_new_tokens, on_long)
+    data, too_long = _fit_context(model, data, families, max_new_tokens, long_rule(data, on_long))
     chosen_judge = get_judge(data.judge if judge is None else judge)
     second: Any = None if fluency_model is None else load_model(fluency_model, device=model.cfg.device)
     sampling: dict[str, Any] = {

@@ -8,15 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from radiant_lens import _checks
+from radiant_lens.datasets.dataset import ON_LONG, Dataset
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.errors import DataError
 from radiant_lens.models.tokens import check_texts, encode_text
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-ON_LONG = ("skip", "cut", "error")
-"""What happens to a text beyond the context."""
 
 Record = TypeVar("Record", Statement, Prompt)
 
@@ -27,6 +25,13 @@ class Fitting(NamedTuple, Generic[Record]):
     records: tuple[Record, ...]
     n_skipped: int = 0
     n_cut: int = 0
+
+
+def long_rule(data: object, on_long: str | None) -> str:
+    """Return what happens to texts beyond the context: `on_long`, or for None the rule of the data set, or "skip"."""
+    if on_long is not None:
+        return on_long
+    return data.on_long if isinstance(data, Dataset) else "skip"
 
 
 def fit_context(

@@ -96,6 +96,20 @@ def test_a_character_of_several_bytes_may_be_several_tokens(model):
                 assert len(encode(model, fitting)) == 2
 
 
+def test_a_data_set_may_bring_its_rule(model):
+    data = rl.load_dataset([(s.text, s.label) for s in (SHORT, LONG)], on_long="cut")
+    with pytest.warns(UserWarning, match="1 of 2 texts .* 1 cut"):
+        assert rl.collect(model, data).meta["too_long"] == {"skipped": 0, "cut": 1}
+    # The call's own rule comes before the data set's.
+    with pytest.warns(UserWarning, match="1 of 2 texts .* 1 skipped"):
+        assert rl.collect(model, data, on_long="skip").meta["too_long"] == {"skipped": 1, "cut": 0}
+    assert [part.on_long for part in data.split((0.5, 0.5))] == ["cut", "cut"]
+    assert rl.load_dataset("tone", on_long="error").on_long == "error"
+    for refused in (lambda: rl.load_dataset("tone", on_long="trim"), lambda: rl.Dataset("x", (SHORT,), on_long="trim")):
+        with pytest.raises(InvalidArgumentError, match="`on_long` must be one of 'skip', 'cut', 'error'; got 'trim'"):
+            refused()
+
+
 # Analysis
 
 

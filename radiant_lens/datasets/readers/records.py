@@ -34,7 +34,7 @@ def read_records(
     Statements have `text`, `label` and optionally `group`, `answer_start` and `question`; prompts have
     `prompt`, `correct_answers`, `incorrect_answers` (lists, or strings separated by "; ") and optionally
     `best_answer`, `group`, `condition`, `question`, `joint`, `mc1_incorrect`, `best_incorrect_answer`.
-    A row without a `group` is a group of its own; prompts of the same text share a group.
+    A row without a `group` is a group of its own, which rows of the same text share: a split must not part them.
 
     A prompt with no answer of either kind cannot be judged by "exact", "contains" or "overlap" and is a bad row for
     them; with another judge it is read.
@@ -61,10 +61,12 @@ class RecordReader:
     Attributes:
         references: prompts need answers.
         labels: rule for the labels of statements.
+        places: of each text in a row without a group, the place of the first such row; it names the group.
     """
 
     references: bool = True
     labels: LabelRule = field(default_factory=LabelRule)
+    places: dict[str, str] = field(default_factory=dict[str, str])
 
     def __call__(self, row: Row, place: str) -> Records:
         """Return one statement or one prompt."""
@@ -105,7 +107,8 @@ class RecordReader:
         label = self.labels.read(row)
         known_start = row.get("answer_start") not in (None, "")
         start = fields.whole_number(row, "answer_start", len(text)) if known_start else find_answer_start(text)
-        group, question = fields.identifier(row, "group", place), fields.text(row, "question")
+        question = fields.text(row, "question")
+        group = fields.identifier(row, "group") or self.places.setdefault(text, place)
         return Statement(text, label, group, start, question, fields.flag(row, "rendered"))
 
 

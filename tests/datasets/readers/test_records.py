@@ -117,11 +117,12 @@ def test_labels_are_read_in_every_usual_form(tmp_path, value, label):
     assert statement.label == label
 
 
-def test_rows_without_a_group_are_their_own_and_prompts_of_one_text_share_theirs(tmp_path):
+def test_rows_without_a_group_are_their_own_and_rows_of_one_text_share_theirs(tmp_path):
     bare = {k: v for k, v in PROMPT.items() if k != "group"}
-    rows = [{"text": "a", "label": 0}, {"text": "a", "label": 1}, bare, {**bare, "condition": "provoked"}]
+    rows = [{"text": text, "label": i % 2} for i, text in enumerate("aba")]
+    rows += [{"text": "a", "label": 0, "group": "own"}, bare, {**bare, "condition": "provoked"}]
     statements, prompts = read_records(jsonl(tmp_path, *rows))
-    assert statements[0].group != statements[1].group
+    assert [s.group for s in statements] == ["line 1", "line 2", "line 1", "own"]
     assert prompts[0].group == prompts[1].group == PROMPT["prompt"]
     assert [p.condition for p in prompts] == ["bare", "provoked"]
 
