@@ -15,6 +15,7 @@ from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.errors import DataError
 from radiant_lens.evaluation.multiple_choice import score_choices
 from radiant_lens.models.identity import require_fitting
+from radiant_lens.notebook import card, html_table
 from radiant_lens.statistics.bounds import Interval, clopper_pearson, one_per_group
 from radiant_lens.steering.held_out import HeldOutCertificate
 from radiant_lens.steering.steering import Steering
@@ -62,6 +63,9 @@ class BehaviourCertificate:
             ],
             columns=["quantity", "value", "bound", "direction", "groups"],
         )
+
+    def _repr_html_(self) -> str:
+        return card("BehaviourCertificate", str(self), html_table(self.to_dataframe().to_dict("records")))
 
     def __str__(self) -> str:
         """Both bounds as sentences, then that of the heads."""

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 
 def ablate(
-    loading: o.Loading,
-    reading: o.Reading,
     study: Annotated[
         str | None,
         typer.Argument(help="A ready study or paper:TABLE (see --list), a .yaml file, 'knock-out', or 'detecting'."),
@@ -39,6 +37,9 @@ def ablate(
     out: Annotated[Path | None, typer.Option(help="Folder for finished cells; a rerun does what is missing.")] = None,
     list_studies: Annotated[bool, typer.Option("--list", help="List the ready studies.")] = False,
     as_json: o.Json = False,
+    *,
+    reading: o.Reading,
+    loading: o.Loading,
 ) -> None:
     """Compare steerings and their controls, over seeds, with intervals; resumes where it was stopped.
 

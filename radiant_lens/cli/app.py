@@ -83,8 +83,6 @@ def check_launch(
 
 
 def demo(
-    loading: o.Loading,
-    reading: o.Reading,
     model: o.Model = "tiny",
     data: o.Data = "tiny-facts",
     out: o.Out = Path("radiant-demo"),
@@ -94,6 +92,9 @@ def demo(
     samples: o.Samples = 3,
     seed: o.Seed = 0,
     as_json: o.Json = False,
+    *,
+    reading: o.Reading,
+    loading: o.Loading,
 ) -> None:
     """Collect, fit, certify, steer, and compare with ITI and controls, in about a minute.
 

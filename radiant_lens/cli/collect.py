@@ -14,9 +14,6 @@ from radiant_lens.errors import InvalidArgumentError
 
 
 def collect(
-    loading: o.Loading,
-    reading: o.Reading,
-    part: o.Part,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write at the end; one of the same kind is replaced.")
     ] = None,
@@ -29,6 +26,10 @@ def collect(
     max_tokens: o.MaxTokens = None,
     seed: o.Seed = 0,
     as_json: o.Json = False,
+    *,
+    reading: o.Reading,
+    part: o.Part,
+    loading: o.Loading,
 ) -> None:
     """Save the activation of every head on labelled text.
 

@@ -18,11 +18,12 @@ LONGEST = 200
 
 
 def columns(
-    reading: o.Reading,
     data: Annotated[str, typer.Argument(help="A data file, or a name as for `--data`.")],
     model: Annotated[str, typer.Option(help="Model whose chat template is used with --template chat.")] = "tiny",
     rows: Annotated[int, typer.Option(min=1, help="Statements, prompts and skipped lines to show of each.")] = 5,
     as_json: o.Json = False,
+    *,
+    reading: o.Reading,
 ) -> None:
     """Show what would be read from a data set: statements with their labels in words, prompts, skipped lines.
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
-from rich.table import Table
 
 from radiant_lens import studies
 from radiant_lens._files import check_target
@@ -19,6 +18,7 @@ from radiant_lens.datasets import Dataset, Prompt
 from radiant_lens.evaluation import Evaluation
 from radiant_lens.evaluation.side_effects import side_effects
 from radiant_lens.policies import ITIPolicy, RadiantPolicy, Steering
+from radiant_lens.studies.results import table_rows
 from radiant_lens.viz.report import report
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def run_demo(
     title = f"Held-out questions of {dataset.name}, {n_samples} answers each, 95% intervals over questions"
     shown = [
         table("Edited heads: detection risk, estimated and measured effect on log-odds (nats)", heads),
-        _markdown_table(title, comparison.to_markdown()),
+        table(title, table_rows(comparison.to_markdown())),
         table("Before and after", examples),
         f"Report with all figures written to {page}: open it in a browser.",
         f"Steering written to {path}; try: radiant-lens generate --steering {path} --model {model} 'YOUR PROMPT'",
@@ -153,13 +153,3 @@ def _examples(prompts: Sequence[Prompt], before: Evaluation, after: Evaluation, 
         if b.verdict == "incorrect"
     ]
     return rows[:n]
-
-
-def _markdown_table(title: str, markdown: str) -> Table:
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.split("\n\n")[0].splitlines()]
-    drawn = Table(title=title, title_justify="left")
-    for column in rows[0]:
-        drawn.add_column(column, overflow="fold")
-    for row in rows[2:]:
-        drawn.add_row(*row)
-    return drawn

@@ -8,9 +8,6 @@ from radiant_lens.distributed import launched
 
 
 def evaluate(
-    loading: o.Loading,
-    reading: o.Reading,
-    part: o.TestPart,
     model: o.SteeredModel = None,
     data: o.Data = "tiny-facts",
     steering: o.SteeringFolder = None,
@@ -24,6 +21,10 @@ def evaluate(
     temperature: o.Temperature = 1.0,
     seed: o.Seed = 0,
     as_json: o.Json = False,
+    *,
+    reading: o.Reading,
+    part: o.TestPart,
+    loading: o.Loading,
 ) -> None:
     """Judge generated answers and measure KL and cross entropy on desirable text; other metrics on request.
 

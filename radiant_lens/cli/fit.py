@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 
 def fit(
-    loading: o.Loading,
-    reading: o.Reading,
     out: o.Out,
     model: o.Model = "tiny",
     data: o.Data = "tiny-facts",
@@ -59,11 +57,13 @@ def fit(
     positions: o.Positions = "answer",
     seed: o.Seed = 0,
     as_json: o.Json = False,
+    *,
+    reading: o.Reading,
+    loading: o.Loading,
 ) -> None:
     """Fit a steering on 60% of the groups, choose its heads on 20%, certify it on 20%; write it with a report.
 
-    Where too few groups show no head that detects, the detectors are written with their heat map and report, and the
-    exit status is 1; `--heads` then chooses heads without a test.
+    Where the groups are too few for a test of heads, detectors and report are written; `--heads` needs no test.
 
     Example: radiant-lens fit --model ./my-gpt2 --data my.jsonl --gamma 0.05 --out my-steering
 

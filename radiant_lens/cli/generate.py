@@ -12,7 +12,6 @@ from radiant_lens.errors import InvalidArgumentError
 
 
 def generate(
-    loading: o.Loading,
     prompts: Annotated[list[str], typer.Argument(help="One or more prompts.")],
     steering: o.SteeringFolder = None,
     model: o.SteeredModel = None,
@@ -27,6 +26,8 @@ def generate(
     samples: o.Samples = 1,
     seed: o.Seed = 0,
     as_json: o.Json = False,
+    *,
+    loading: o.Loading,
 ) -> None:
     """Continue prompts, with or without steering.
 

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from copy import copy
 from dataclasses import MISSING, fields
 from functools import wraps
-from typing import Any, get_type_hints
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 
 class OptionGroup:
-    """Base of frozen dataclasses whose fields are options of a command."""
+    """Base of frozen dataclasses whose fields are options of a command.
+
+    Attributes:
+        panel: heading of the options in the help.
+    """
+
+    panel: ClassVar[str]
 
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:
@@ -49,7 +56,13 @@ def _options(group: Any) -> list[inspect.Parameter]:
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=inspect.Parameter.empty if field.default is MISSING else field.default,
-            annotation=hints[field.name],
+            annotation=_in_panel(hints[field.name], group.panel),
         )
         for field in fields(group)
     ]
+
+
+def _in_panel(annotation: Any, panel: str) -> Any:
+    kind, option = annotation.__origin__, copy(annotation.__metadata__[0])
+    option.rich_help_panel = panel
+    return Annotated[kind, option]

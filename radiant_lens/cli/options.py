@@ -6,7 +6,7 @@ import csv
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -83,6 +83,8 @@ OutFile = Annotated[Path | None, typer.Option(help="JSON file to write: answers,
 class Loading(OptionGroup):
     """Options that say how a model is loaded."""
 
+    panel: ClassVar[str] = "How the model is loaded"
+
     device: Device = None
     device_map: Annotated[
         str | None, typer.Option(help="In place of a device: 'auto' spreads a model that is too large for one.")
@@ -115,6 +117,8 @@ class Loading(OptionGroup):
 @dataclass(frozen=True)
 class Reading(OptionGroup):
     """Options that say how a data file is read."""
+
+    panel: ClassVar[str] = "How the data are read"
 
     columns: Annotated[
         list[str] | None,
@@ -174,6 +178,8 @@ class Reading(OptionGroup):
 @dataclass(frozen=True)
 class Part(OptionGroup):
     """Options that choose a part of the data, as `fit` splits them."""
+
+    panel: ClassVar[str] = "Which part of the data"
 
     part: Annotated[
         str, typer.Option(help="'train', 'validation', 'test' (which `fit` with the same seed leaves alone) or 'all'.")

@@ -21,7 +21,8 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     """Make a table with the keys of the first row as its columns."""
     drawn = Table(title=title, title_justify="left")
     for column in rows[0] if rows else ():
-        drawn.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
+        # Folded, not cut: answers and reasons are read whole.
+        drawn.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right", overflow="fold")
     for row in rows:
         drawn.add_row(*(_cell(value) for value in row.values()))
     return drawn

@@ -12,7 +12,6 @@ from radiant_lens.cli.output import emit
 
 
 def report(
-    loading: o.Loading,
     steering: Annotated[Path | None, typer.Option(help="Folder that `fit` or `demo` wrote.")] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder that `collect` wrote, of groups that took no part in the fit.")
@@ -30,6 +29,8 @@ def report(
     title: Annotated[str, typer.Option(help="At the head of the page.")] = "What the steering does",
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     as_json: o.Json = False,
+    *,
+    loading: o.Loading,
 ) -> None:
     """Write one self-contained HTML page about a steering.
 

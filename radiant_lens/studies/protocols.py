@@ -30,11 +30,12 @@ from radiant_lens.errors import InvalidArgumentError, NothingToEditError
 from radiant_lens.evaluation._evaluate import evaluate
 from radiant_lens.evaluation.result import Evaluation
 from radiant_lens.models.loading import load_model
+from radiant_lens.notebook import card, html_table
 from radiant_lens.policies.iti import ITIPolicy
 from radiant_lens.policies.radiant import RadiantPolicy
 from radiant_lens.studies.cells import UNSTEERED
 from radiant_lens.studies.experiment import Experiment
-from radiant_lens.studies.results import Row, StudyResult
+from radiant_lens.studies.results import Row, StudyResult, table_rows
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -210,6 +211,13 @@ class ProtocolResult:
 
     choices: pd.DataFrame
     comparison: StudyResult
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The test results, tidy: see `StudyResult.to_dataframe`."""
+        return self.comparison.to_dataframe()
+
+    def _repr_html_(self) -> str:
+        return card("ProtocolResult", repr(self.comparison), html_table(table_rows(self.to_markdown())))
 
     def to_markdown(self, metrics: Sequence[str] | None = None) -> str:
         """The test results as a table.

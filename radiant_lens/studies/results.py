@@ -220,14 +220,24 @@ class StudyResult:
         return study(self, x=x, y=y)
 
     def _repr_html_(self) -> str:
-        head, _, *lines = self.to_markdown().split("\n\n")[0].splitlines()
-        columns, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, *lines)]
-        return card(repr(self), html_table([dict(zip(columns, row)) for row in rows], most=16), self._caption())
+        return card(repr(self), html_table(table_rows(self.to_markdown()), most=16), self._caption())
 
     def __repr__(self) -> str:
         """Counts, in one line."""
         counts = f"{len(self.rows)} rows, {self.n_seeds} seeds, {self.n_computed} cells computed"
         return f"StudyResult({self.name!r}: {counts})"
+
+
+def table_rows(markdown: str) -> list[dict[str, str]]:
+    r"""Return the rows of a table in Markdown, without the text below it.
+
+    Example:
+        >>> table_rows("| a | b |\n|-|-|\n| 1 | 2 |\n\nA caption.")
+        [{'a': '1', 'b': '2'}]
+    """
+    head, _, *lines = markdown.split("\n\n")[0].splitlines()
+    columns, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, *lines)]
+    return [dict(zip(columns, row)) for row in rows]
 
 
 def _lines(evaluation: Evaluation, against: Evaluation | None) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import pytest
 import typer
@@ -15,6 +15,7 @@ from radiant_lens.cli.groups import OptionGroup, spread
 
 @dataclass(frozen=True)
 class Drink(OptionGroup):
+    panel: ClassVar[str] = "What is poured"
     kind: Annotated[str, typer.Option(help="Of leaf.")] = "green"
     cups: Annotated[int, typer.Option(min=1)] = 1
 
@@ -25,7 +26,7 @@ def brew():
 
     @app.command()
     @spread
-    def command(drink: Drink, name: Annotated[str, typer.Argument()], hot: bool = True) -> None:
+    def command(name: Annotated[str, typer.Argument()], hot: bool = True, *, drink: Drink) -> None:
         """Make a drink."""
         calls.append((drink, name, hot))
 
@@ -45,6 +46,8 @@ def test_the_help_lists_the_options_of_a_group(brew):
     status, out, _ = brew("--help")
     assert status == 0
     assert "--kind" in out and "Of leaf." in out and "Make a drink." in out
+    # Under a heading of their own, after the command's other options.
+    assert out.index("--hot") < out.index("What is poured") < out.index("--kind")
     assert "--drink" not in out
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 
 import radiant_lens as rl
 from radiant_lens import studies
+from radiant_lens.analysis.behaviour import certify_behaviour
 
 LONGEST = 12_000
 
@@ -23,6 +25,7 @@ def shown(model, small, steering):
     """Objects by name; each is made once."""
     evaluation = rl.evaluate(model, small.test, steering, max_new_tokens=4)
     answer = rl.trace_answer(model, small.test.prompts[1].text, steering, max_new_tokens=6)
+    comparison = studies.compare(small, {"plain": None, "steered": steering}, n_samples=1, max_new_tokens=4)
     return {
         "HeadCache": small.train_cache,
         "Steering": steering,
@@ -33,7 +36,9 @@ def shown(model, small, steering):
         "EditWrites": rl.edit_writes(model, small.test, steering),
         "certificate": steering.certify(small.test_cache()),
         "Evaluation": evaluation,
-        "StudyResult": studies.compare(small, {"plain": None, "steered": steering}, n_samples=1, max_new_tokens=4),
+        "BehaviourCertificate": certify_behaviour(model, steering, small.test),
+        "StudyResult": comparison,
+        "ProtocolResult": studies.ProtocolResult(pd.DataFrame(), comparison),
         "HeadKnockOut": studies.knock_out(small, data=small.validation),
         "DetectingAndDoing": studies.detecting_and_doing(small),
     }
@@ -49,6 +54,8 @@ WORDS = {
     "EditWrites": ("token", "change"),
     "certificate": ("still flagged", "upper", "held-out groups"),
     "Evaluation": ("correct", "kl", "95% intervals"),
+    "BehaviourCertificate": ("at least", "nats a token"),
+    "ProtocolResult": ("plain", "steered", "StudyResult"),
     "StudyResult": ("plain", "steered", "kl"),
     "HeadKnockOut": ("effect", "log_odds"),
     "DetectingAndDoing": ("measured", "Rank correlations"),
