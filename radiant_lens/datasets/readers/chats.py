@@ -12,9 +12,11 @@ from radiant_lens.datasets.readers.parsing import Records
 from radiant_lens.datasets.readers.questions import QuestionReader, normalize
 from radiant_lens.datasets.readers.rows import Row
 from radiant_lens.datasets.records import Prompt, Statement
-from radiant_lens.datasets.templates import ChatTemplate, Template, Turn
+from radiant_lens.datasets.templates import ChatTemplate, Template, TextTemplate, Turn
 from radiant_lens.errors import DataError
 
+PLAIN = TextTemplate("{question} {answer}")
+"""The default template of prompts and their completions: nothing but a blank between them."""
 # Names of roles in chats of "from" and "value".
 _ROLES = {"human": "user", "gpt": "assistant"}
 
@@ -49,7 +51,13 @@ class ChatReader:
         row = _with_prompt(row)
         if not any(isinstance(row.get(name), list) for name in ("prompt", "chosen", "rejected")):
             reader = QuestionReader(self.template)
-            return reader.whole_pair(row, place) if "prompt" not in row else reader.preference(row, place)
+            if "prompt" in row:
+                return reader.preference(row, place)
+            if self.template != PLAIN:
+                raise DataError(
+                    "there is no `prompt` to lay the template around: leave out `template` for whole texts."
+                )
+            return reader.whole_pair(row, place)
         chat = self._chat()
         context, answer = _read_completion(row, "chosen")
         other_context, other = _read_completion(row, "rejected")

@@ -75,6 +75,8 @@ def table_lines(text: str, ending: str) -> tuple[Lines, str]:
     try:
         lines = _rows(text, separator, strict=True)
     except csv.Error as error:
+        if "field limit" in str(error):
+            raise csv.Error(f"a field has more than {csv.field_size_limit()} characters; use .jsonl") from error
         if "unexpected end" in str(error) and separator != "\t":
             raise csv.Error("a quote is never closed, so the rows after it would be lost") from error
         lines = []

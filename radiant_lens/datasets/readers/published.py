@@ -71,7 +71,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from radiant_lens import _checks
-from radiant_lens.datasets.readers.chats import ChatReader
+from radiant_lens.datasets.readers.chats import PLAIN, ChatReader
 from radiant_lens.datasets.readers.choices import ChoiceReader
 from radiant_lens.datasets.readers.columns import Columns
 from radiant_lens.datasets.readers.labels import LabelRule
@@ -162,7 +162,6 @@ _CSV = {
 }
 _COMMENT = {"text": "comment_text", "label": "toxic", "group": "id"}
 _QUESTION = "Q: {question} A: {answer}"
-_PLAIN = "{question} {answer}"
 _BEHAVIOR = ("answer_not_matching_behavior", "answer_matching_behavior")
 CHAT_FORMATS = ("messages", "conversations")
 TOXICITY_FORMATS = ("realtoxicityprompts", "nontoxic")
@@ -211,13 +210,13 @@ FORMATS: dict[str, Format] = {
         answers=("correct_answers", "incorrect_answers"),
     ),
     "preference": Format(
-        ("chosen", "rejected"), _preference, judge="overlap", template=_PLAIN, sides=("chosen", "rejected")
+        ("chosen", "rejected"), _preference, judge="overlap", template=PLAIN.text, sides=("chosen", "rejected")
     ),
     "pairs": Format(
         ("positive", "negative"),
         _preference,
         judge="overlap",
-        template=_PLAIN,
+        template=PLAIN.text,
         sides=("positive", "negative"),
         ambiguous=True,
     ),
@@ -227,7 +226,7 @@ FORMATS: dict[str, Format] = {
         ("prompt", "completion", "label"),
         lambda reading: ChatReader(reading.template, reading.labels).completion,
         judge="overlap",
-        template=_PLAIN,
+        template=PLAIN.text,
         ambiguous=True,
     ),
     "jigsaw": Format(("comment_text",), lambda reading: CommentReader(reading.labels), _COMMENT, "toxicity"),

@@ -119,9 +119,6 @@ def test_preferences_of_chats_in_every_form(write, chat, row, tmp_path):
     ("row", "words"),
     [
         ({"chosen": "a"}, "missing column 'rejected'"),
-        ({"chosen": "a", "rejected": " "}, "`chosen` and `rejected` must each hold a text"),
-        ({"chosen": "Q: a A: b", "rejected": "Q: a A: b "}, "are the same answer"),
-        ({"chosen": "Q: a A: b", "rejected": "Q: a A: "}, "must each hold an answer"),
         ({"prompt": "p", "chosen": "", "rejected": "b"}, "`chosen` and `rejected` must each hold an answer"),
         ({"prompt": "p", "chosen": float("nan"), "rejected": "b"}, "must each hold an answer"),
         ({"prompt": "p", "chosen": 3, "rejected": "b"}, "`chosen` must be text; got 3"),
@@ -134,6 +131,19 @@ def test_preferences_of_chats_in_every_form(write, chat, row, tmp_path):
 def test_bad_preferences_are_named_by_their_line(write, chat, row, words):
     with pytest.raises(DataError, match=f"line 1: .*{words}"):
         load_dataset(write(row), template=chat, format="preference")
+
+
+@pytest.mark.parametrize(
+    ("rejected", "words"),
+    [
+        (" ", "`chosen` and `rejected` must each hold a text"),
+        ("Q: a A: b ", "`chosen` and `rejected` are the same answer"),
+        ("Q: a A: ", "`chosen` and `rejected` must each hold an answer"),
+    ],
+)
+def test_bad_pairs_of_whole_texts_are_named_by_their_line(write, rejected, words):
+    with pytest.raises(DataError, match=f"line 1: {words}"):
+        load_dataset(write({"chosen": "Q: a A: b", "rejected": rejected}))
 
 
 def test_preferences_of_chats_need_the_chat_template(write):

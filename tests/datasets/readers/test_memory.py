@@ -175,6 +175,13 @@ def test_pairs_of_whole_texts_are_cut_at_the_marker_that_they_share(chosen, reje
     )
 
 
+def test_a_template_needs_a_prompt_to_be_laid_around(tokenizers):
+    for template in (ChatTemplate(tokenizers["plain"]), "Q: {question} A: {answer}"):
+        with pytest.raises(DataError, match="row 1: there is no `prompt` to lay the template around: leave out"):
+            load_dataset([{"chosen": "a", "rejected": "b"}], template=template)
+        assert len(load_dataset([{"prompt": "p", "chosen": "a", "rejected": "b"}], template=template)) == 2
+
+
 # Prompt, completion, label
 
 

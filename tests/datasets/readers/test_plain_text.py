@@ -133,6 +133,12 @@ def test_a_quote_that_is_never_closed_is_refused(tmp_path):
         load_dataset(path)
 
 
+def test_a_field_too_long_for_a_table_is_refused_with_the_remedy(tmp_path):
+    path = write(tmp_path, "data.csv", f"text,label\n{'a' * 131_073},0\n")
+    with pytest.raises(DataError, match="a field has more than 131072 characters; use .jsonl"):
+        load_dataset(path)
+
+
 def test_quotes_in_tables_of_tabs_are_text_where_nothing_is_quoted(tmp_path):
     plain = 'text\tlabel\n"So" he said\t0\nan inch is 1"\t1\n"open\t0\n'
     assert read(load_dataset(write(tmp_path, "plain.tsv", plain))) == [
