@@ -36,8 +36,8 @@ _HUB_HINT = (
     "A data set of the Hub that is not among them is given as datasets.load_dataset(name, split='train'), a file by "
     "its ending, such as .csv, .json or .jsonl."
 )
-# Longer texts are no paths: file systems allow 255 bytes for a name and 4096 for a path.
-_LONGEST_NAME = 4096
+# Texts with a longer part are no paths: file systems allow names of 255 bytes.
+_LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,13 @@ def open_source(
         DataError: the source cannot be read, or has no rows.
     """
     published = PUBLISHED.get(source) if isinstance(source, str) else None
+    if path is not None:
+        _checks.instance("path", path, (str, Path))
     if published is None and path is not None:
         raise InvalidArgumentError(
             f"`path` is the file of a published data set ({', '.join(map(repr, PUBLISHED))}) and cannot be given with "
             f"a file or an object; got {str(path)!r}: leave it out."
         )
-    if path is not None:
-        _checks.instance("path", path, (str, Path))
     if format is not None:
         check_format(format, published, local=published is None or path is not None)
     name, title, content = _open_rows(source, published, path, format, labels_are_words)
@@ -105,12 +105,12 @@ def _open_rows(
     if not isinstance(source, str | Path):
         return f"the {type(source).__name__}", "data", open_object(source, labels_are_words=labels_are_words)
     if published is None:
-        if len(str(source)) > _LONGEST_NAME or "\n" in str(source):
+        if "\n" in str(source) or any(len(part) > _LONGEST_NAME for part in str(source).split("/")):
             raise InvalidArgumentError(
                 f"`source` must be {ALLOWED}; got a text of {len(str(source))} characters that begins with "
                 f"{str(source)[:40]!r}: write it to a file first."
             )
-        file = Path(source)
+        file = Path(source).expanduser()
         if "://" in str(source):
             raise InvalidArgumentError(
                 f"`source` must not be an address; download {str(source)!r:.80} and give the file."
@@ -120,7 +120,8 @@ def _open_rows(
             _checks.known("data set", str(source), [*PACKAGED, *PUBLISHED], hint=hint)
         return file.name, file_stem(file), open_file(file)
     if path is not None:
-        return Path(path).name, str(source), open_file(Path(path))
+        file = Path(path).expanduser()
+        return file.name, str(source), open_file(file)
     config = (format or published.configs[0]) if published.configs else None
     return published.repository, str(source), Content(hub_rows(published.repository, config, published.split))
 

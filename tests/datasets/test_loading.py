@@ -10,7 +10,7 @@ from radiant_lens import Contexts, load_dataset
 from radiant_lens.datasets import read_records
 from radiant_lens.datasets.loading import data_folder
 from radiant_lens.datasets.world import build
-from radiant_lens.errors import DataError, UnknownNameError
+from radiant_lens.errors import DataError, InvalidArgumentError, UnknownNameError
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,32 @@ def test_an_error_about_a_name_can_be_caught_as_a_key_error():
         load_dataset("xyz")
 
 
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.csv").write_text("text,label\na,0\n")
+    assert len(load_dataset("~/mine.csv")) == 1
+
+
 # Refusals
+
+
+@pytest.mark.parametrize("path", [["a.csv"], 3, {"a": "b"}])
+def test_a_path_that_is_no_path_is_refused_by_its_type(path):
+    for source in ("truthfulqa", [{"text": "a", "label": 0}]):
+        with pytest.raises(InvalidArgumentError, match=f"`path` must be a str or a Path; got {type(path).__name__}"):
+            load_dataset(source, path=path)
+
+
+def test_a_file_that_is_not_there_is_answered_by_its_neighbour(tmp_path):
+    (tmp_path / "answers.csv").write_text("")
+    with pytest.raises(DataError, match=r"There is no file '.*anwsers.csv'; there is 'answers.csv' beside it"):
+        load_dataset(tmp_path / "anwsers.csv")
+    with pytest.raises(DataError, match=r"There is no file '.*other.jsonl'; check its path"):
+        load_dataset(tmp_path / "other.jsonl")
+    with pytest.raises(DataError, match=r"There is no file '.*nowhere/a.csv': there is no folder '.*nowhere'"):
+        load_dataset(tmp_path / "nowhere" / "a.csv")
+    with pytest.raises(DataError, match="is a folder; give one of its files"):
+        load_dataset("truthfulqa", path=tmp_path)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):

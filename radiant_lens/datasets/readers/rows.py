@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,7 +71,7 @@ def open_file(path: Path) -> Content:
         raise DataError(f"There is no file {str(path)!r}{_near(path)}.")
     ending = file_ending(path)
     _checks.known("data file ending", ending, ENDINGS, hint=ENDINGS_HINT)
-    with _Unreadable(path, ending):
+    with _errors_of(path, ending):
         if ending == ".parquet":
             return Content(_parquet_rows(path))
         text, encoding = decode(_read_bytes(path))
@@ -84,27 +85,27 @@ def _near(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f": there is no folder {str(folder)!r}"
-    near = get_close_matches(path.name, [file.name for file in folder.iterdir()], n=1, cutoff=0.75)
+    names: list[str] = []
+    with suppress(OSError):
+        names = [file.name for file in folder.iterdir()]
+    near = get_close_matches(path.name, names, n=1, cutoff=0.75)
     return f"; there is {near[0]!r} beside it" if near else "; check its path"
 
 
-class _Unreadable:
-    """A context in which every error of reading a file becomes a `DataError` that names the file."""
-
-    def __init__(self, path: Path, ending: str) -> None:
-        self._path, self._ending = path, ending
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError | EOFError | ValueError | csv.Error) and not isinstance(error, DataError):
-            raise DataError(f"{self._path.name} cannot be read as {self._ending}: {error}.") from error
+@contextmanager
+def _errors_of(path: Path, ending: str) -> Generator[None]:
+    """Turn every error of reading a file into a `DataError` that names the file."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (OSError, EOFError, ValueError, csv.Error) as error:
+        raise DataError(f"{path.name} cannot be read as {ending}: {error}.") from error
 
 
 def _readable(rows: Places, path: Path, ending: str) -> Places:
     # Lines of .jsonl are parsed one by one, after `open_file` has returned.
-    with _Unreadable(path, ending):
+    with _errors_of(path, ending):
         yield from rows
 
 

@@ -251,6 +251,7 @@ class Table:
         ({}, "a dict whose values are not lists of one length"),
         (pd.DataFrame([["a", "b"]], columns=["x", "x"]), "several columns of one name, 'x'; rename them"),
         ("text,label\na,0\nb,1\n" * 99, "got a text of 1881 characters that begins with 'text,label"),
+        ('[{"text": "a", "label": 0}]' * 99, "got a text of 2673 characters that begins with '[{"),
     ],
 )  # fmt: skip
 def test_other_objects_are_refused_by_their_type(source, words):
