@@ -86,7 +86,11 @@ USAGE = [
     Typed("fit --out o --data no-label.jsonl", 1, "missing column 'label'"),
     Typed("fit --out o --data label-typo.jsonl", 1, "line 2: `label` must be 0 (desirable) or 1 (undesirable)"),
     Typed("fit --out o --data label-two.jsonl", 1, "line 2: `label` must be 0 (desirable) or 1 (undesirable); got 2"),
-    Typed("fit --out o --data one-class.jsonl", 1, "no undesirable (1) example"),
+    Typed(
+        "fit --out o --data one-class.jsonl",
+        1,
+        "groups with an undesirable (1) example; 0 have one",
+    ),
     Typed("fit --out o --gate open", 2, "`gate` must be one of"),
     Typed("fit --out o --policy magic", 2, "'magic' is not a known policy: known are 'radiant', 'iti'"),
     Typed("fit --out o --policy iti --gamma 0.1", 2, "'gamma' is not a known option of policy 'iti'"),

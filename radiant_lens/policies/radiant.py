@@ -143,7 +143,8 @@ class RadiantPolicy:
         )
         if not bool((moments.count > 0).any()):
             raise NothingToEditError(
-                "No training activation passes the gate of any chosen head: there is nothing to edit."
+                f"No training activation passes the gate {self.gate!r} of any chosen head: there is nothing to edit. "
+                "The gate 'none' passes all, and a detector with a larger `fnr_weight` flags more."
             )
         trust = None if self.trust is None else _trust_region(sample, _usable(moments), self.trust)
 

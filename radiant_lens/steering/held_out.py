@@ -118,6 +118,8 @@ class HeldOutCertificate:
     def __str__(self) -> str:
         """The overall row as a sentence, with `gamma` for comparison."""
         row = self.overall
+        if row.n_groups == 0:
+            return "The gate passes no held-out activation: nothing is certified."
         text = (
             f"{row.n_still_flagged} of {row.n_groups} held-out groups still flagged after the edit at "
             f"{_unit(row.name)}: {row.interval:.1%}, at most {row.upper:.1%} with confidence {self.confidence:.0%} "

@@ -13,10 +13,11 @@ from radiant_lens.analysis.effects import HeadEffects, head_effects
 from radiant_lens.analysis.steering import Steering
 from radiant_lens.caches import HeadCache
 from radiant_lens.datasets.dataset import Dataset
+from radiant_lens.datasets.records import DESIRABLE, UNDESIRABLE
 from radiant_lens.detectors.artefact import save_detector
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.detectors.display import detector_card
-from radiant_lens.errors import InvalidArgumentError, NothingToEditError
+from radiant_lens.errors import DataError, InvalidArgumentError, NothingToEditError
 from radiant_lens.models.identity import require_bridge
 from radiant_lens.notebook import Fragment, card
 from radiant_lens.policies.heads import check_heads
@@ -157,7 +158,7 @@ def fit(
 
     Raises:
         InvalidArgumentError: a policy or an option out of its range; nothing is run before.
-        DataError: a part of the data without both classes.
+        DataError: a part of the data with too few groups of a class.
 
     Example:
         >>> fitted = rl.fit(model, rl.load_dataset("tiny-facts"))  # doctest: +SKIP
@@ -166,6 +167,7 @@ def fit(
     _checks.instance("data", data, Dataset, hint="`load_dataset` makes one")
     policy = recommended_policy() if policy is None else policy
     _check_policy(policy, model)
+    _check_classes(Splits(*data.split(fractions, seed=seed)))
     experiment = prepare(
         model, data, detector=detector, positions=positions, fractions=fractions, seed=seed, progress=progress
     )
@@ -209,6 +211,19 @@ def _check_policy(policy: object, model: TransformerBridge) -> None:
             "`family` 'strength' sets the strengths of another steering's maps: use `policy.fit(model, train, "
             "validation=..., base=steering)`."
         )
+
+
+def _check_classes(splits: Splits) -> None:
+    """Refuse data whose parts lack a class, before activations are collected."""
+    # One half of the validation groups chooses, the other one tests: each class is needed in both.
+    for name, part, least in (("training", splits.train, 1), ("validation", splits.validation, 2)):
+        for label, word in ((DESIRABLE, "a desirable (0)"), (UNDESIRABLE, "an undesirable (1)")):
+            n = len({statement.group for statement in part.atoms if statement.label == label})
+            if n < least:
+                raise DataError(
+                    f"The {name} part needs at least {least} of its {len(part.groups)} groups with {word} example; "
+                    f"{n} have one. Give more groups of that class, or this part a larger share."
+                )
 
 
 def _chooses_by_effect(policy: Policy, validation: Dataset) -> bool:

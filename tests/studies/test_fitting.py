@@ -11,7 +11,7 @@ import radiant_lens as rl
 from radiant_lens import studies
 from radiant_lens.analysis.behaviour import BehaviourCertificate
 from radiant_lens.detectors import load_detector
-from radiant_lens.errors import ArtefactError, InvalidArgumentError, NothingToEditError
+from radiant_lens.errors import ArtefactError, DataError, InvalidArgumentError, NothingToEditError
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,21 @@ def test_mistakes_are_refused_before_anything_runs(options, words, facts):
     # There is no model: nothing may be run.
     with pytest.raises(InvalidArgumentError, match=words):
         rl.fit(None, **{"data": facts, **options})
+
+
+def test_too_few_groups_of_a_class_are_refused_before_anything_is_collected(model, monkeypatch):
+    def collected(*arguments: object, **options: object) -> None:
+        raise AssertionError("activations were collected")
+
+    monkeypatch.setattr("radiant_lens.studies.experiment.collect", collected)
+    for n, words in (
+        (6, "training part needs at least 1 of its 4 groups with an und"),
+        (9, "validation part needs at least 2 of its 2 groups"),
+    ):
+        statements = tuple(rl.Statement(f"the soup {i} .", int(i > 6), f"group {i}") for i in range(n))
+        with pytest.raises(DataError, match=words) as raised:
+            rl.fit(model, rl.Dataset("few", statements))
+        assert "Give more groups of that class, or this part a larger share." in str(raised.value)
 
 
 def test_a_detector_that_is_not_fitted_is_not_saved(tmp_path):
