@@ -66,17 +66,17 @@ def load_dataset(
             - a pandas DataFrame, a Hugging Face `Dataset`, a list of dicts, a list of (text, label) pairs, or a dict
               of columns. Class labels of Hugging Face are read by their names.
 
-            Rows are in a format that is recognised by their columns: statements (`text`, `label`), prompts (see
+            The format of the rows is recognised by their columns: statements (`text`, `label`), prompts (see
             `read_records`), questions (`question`, `correct_answers`, `incorrect_answers`; or `question`, `choices`,
-            `answer`), contrastive pairs
-            (`chosen` and `rejected`, or `positive` and `negative`, with or without a `prompt`), `prompt`,
-            `completion` and `label`, chats (`messages`, `label`), or one of a published data set.
+            `answer`), contrastive pairs (`chosen` and `rejected`, or `positive` and `negative`, with or without a
+            `prompt`), labelled completions (`prompt`, `completion`, `label`), chats (`messages`, `label`), or one of a
+            published data set.
         path: the local file of a published data set, in any of its formats.
         format: the format, if it should not be recognised: a key of `readers.published.FORMATS`, such as
             "preference", "messages" or "records".
         columns: our names of columns to those of the source, such as {"text": "sentence"}. "label" may be made of
-            several (1 if any is 1), and so may `correct_answers` and `incorrect_answers`. A text in a column that is
-            named here for one of these is one answer; write several as a JSON list.
+            several columns (1 if any is 1), `correct_answers` and `incorrect_answers` too (one answer each). A text in
+            a column that is named here for these is one answer; write several as a JSON list.
         undesirable: the labels of the source that are undesirable, such as 0 in a column in which 1 means true, or
             ["toxic", "hate"]; all others are desirable. With one of 0 and 1, or of true and false, only the other may
             occur beside it, unless it is in a list. Default: 1 is undesirable, and words are refused. For

@@ -53,7 +53,7 @@ def _utf16(data: bytes) -> str:
 def _decode_windows(data: bytes, error: UnicodeDecodeError) -> str:
     # A damaged byte in a UTF-8 file would make nonsense of all its other letters: only a file that holds no more
     # sequences of UTF-8 than a few that arise by chance is read as Windows-1252.
-    n_high = sum(byte > 127 for byte in data)
+    n_high = len(data) - len(data.translate(None, bytes(range(128, 256))))
     n_utf8 = sum(map(len, _MULTIBYTE.findall(data)))
     if n_utf8 <= 0.1 * n_high:
         try:
