@@ -10,7 +10,7 @@ import torch
 from radiant_lens import _checks
 from radiant_lens._files import load_folder, save_folder
 from radiant_lens.detectors.detector import RiskAwareDetector
-from radiant_lens.errors import ArtefactError, InvalidArgumentError, NotFittedError
+from radiant_lens.errors import ArtefactError, NotFittedError, RadiantError
 
 KIND = "detector"
 # Attributes of a fitted detector by their type. The axes of tensors are checked against those of the weights.
@@ -52,7 +52,7 @@ def load_detector(path: str | Path) -> RiskAwareDetector:
     tensors, meta = load_folder(path, KIND)
     try:
         return _restored(tensors, meta)
-    except (KeyError, TypeError, AttributeError, InvalidArgumentError) as error:
+    except (KeyError, TypeError, AttributeError, RadiantError) as error:
         raise ArtefactError(f"The saved detector at {str(path)!r} is incomplete: {error}.") from error
 
 
@@ -63,6 +63,9 @@ def _restored(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> RiskAwa
     for name, axes in _TENSORS.items():
         _checks.shape(name, tensors[name], tuple(lengths[axis] for axis in axes.split()), axes)
         setattr(detector, name, tensors[name])
+    # Risks of layers that were not collected are infinite; scores never are.
+    for name in ("weights_", "biases_"):
+        _checks.finite(name, tensors[name])
     for name, kind in _NUMBERS.items():
         _checks.instance(name, fitted[name], (int, float) if kind is float else kind)
         setattr(detector, name, fitted[name])
