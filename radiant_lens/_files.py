@@ -206,6 +206,8 @@ def load_folder(path: str | Path, kind: str, *, verify: bool = True) -> tuple[di
     path = Path(path)
     if not path.exists():
         path = next(iter(_set_aside(path)), path)
+    if not path.exists():
+        raise ArtefactError(f"There is no folder {str(path)!r} with a saved {kind}: check the path.")
     if not (path / META).is_file():
         raise ArtefactError(f"{str(path)!r} is not a saved {kind}: it has no {META}.")
     try:

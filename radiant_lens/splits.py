@@ -27,7 +27,7 @@ def split_groups(
         strata: kind of each group, such as its classes; every part gets about its fraction of each kind.
 
     Raises:
-        InvalidArgumentError: bad fractions, or fewer groups than parts.
+        InvalidArgumentError: fractions that are no list or do not add up to 1, or fewer groups than parts.
 
     Example:
         >>> [len(part) for part in split_groups("abcdefghij", (0.6, 0.2, 0.2))]
@@ -63,6 +63,9 @@ def classes_by_group(groups: Iterable[str], labels: Iterable[tuple[str, int]]) -
 
 
 def _check_fractions(fractions: Sequence[float]) -> None:
+    _checks.instance(
+        "fractions", fractions, (tuple, list), hint="the share of each part, such as (0.5, 0.5) for two equal ones"
+    )
     for fraction in fractions:
         _checks.instance("fractions", fraction, (float, int))
     if not fractions or any(not f > 0 for f in fractions) or not math.isclose(sum(fractions), 1, abs_tol=1e-6):

@@ -169,6 +169,8 @@ USAGE = [
     Typed("report --evaluation a=evaluation.json", 1, "The saved evaluation at 'evaluation.json' cannot be read"),
     Typed("report --evaluation a=steering.pt", 1, "The saved evaluation at 'steering.pt' cannot be read"),
     Typed("report --steering none", 1, "There is no folder 'none' with a saved steering"),
+    Typed("report --detector none", 1, "There is no folder 'none' with a saved detector: check the path"),
+    Typed("report --steering steering --cache none", 1, "There is no folder 'none' with a saved head cache"),
     Typed("report --detector steering", 1, "'steering' is not a saved detector"),
     Typed("report --steering steering --cache cut-cache", 1, "The saved head cache at 'cut-cache' is damaged"),
     Typed("report --steering steering --out /dev/full", 1, "cannot be written (it is not an ordinary file)"),

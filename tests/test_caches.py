@@ -227,7 +227,7 @@ def test_axes_that_are_one_tensor_are_saved_too(tmp_path):
 
 
 def test_a_missing_cache_is_an_error(tmp_path):
-    with pytest.raises(ArtefactError, match="is not a saved head cache: it has no meta.json"):
+    with pytest.raises(ArtefactError, match="There is no folder '.*nowhere' with a saved head cache: check the path"):
         HeadCache.load(tmp_path / "nowhere")
 
 

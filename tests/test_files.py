@@ -122,14 +122,16 @@ def test_an_interruption_between_the_two_renames_leaves_the_old_one(saved, monke
 # Refusals when reading
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_folder_without_meta_data_is_no_artefact(tmp_path, there):
-    path = tmp_path / "it"
-    if there:
-        path.mkdir()
-    with pytest.raises(
-        ArtefactError, match=f"^{re.escape(repr(str(path)))} is not a saved thing: it has no meta.json.$"
-    ):
+def test_a_folder_without_meta_data_is_no_artefact(tmp_path):
+    message = f"^{re.escape(repr(str(tmp_path)))} is not a saved thing: it has no meta.json.$"
+    with pytest.raises(ArtefactError, match=message):
+        load_folder(tmp_path, "thing")
+
+
+def test_a_missing_folder_is_refused_with_advice(tmp_path):
+    path = str(tmp_path / "it")
+    message = f"^There is no folder {re.escape(repr(path))} with a saved thing: check the path.$"
+    with pytest.raises(ArtefactError, match=message):
         load_folder(path, "thing")
 
 

@@ -114,6 +114,8 @@ CALLS = [
          InvalidArgumentError, "`n_groups` must be a whole number of at least 1; got 0"),
     Call("shares that do not add up", lambda w: w.data.split((0.5, 0.2)),
          InvalidArgumentError, r"`fractions` must be positive and add up to 1; got \(0.5, 0.2\)"),
+    Call("a number of parts", lambda w: w.data.split(2),
+         InvalidArgumentError, r"`fractions` must be a tuple or a list; got int 2: the share .* such as \(0.5, 0.5\)"),
     Call("its own questions as examples", lambda w: w.questions.with_few_shot(w.questions, k=1),
          LeakageError, "Few-shot examples and the part of 'data' must not share groups; .* such as 'who.'"),
     Call("examples by a word", lambda w: w.questions.with_few_shot("truthfulqa"),

@@ -127,7 +127,7 @@ class Dataset:
             seed: the same seed gives the same parts.
 
         Raises:
-            InvalidArgumentError: fractions that do not add up to 1, or fewer groups than parts.
+            InvalidArgumentError: fractions that are no list or do not add up to 1, or fewer groups than parts.
         """
         kinds = classes_by_group(self.groups, ((atom.group, atom.label) for atom in self.atoms))
         parts = split_groups(self.groups, fractions, seed=seed, strata=kinds)
