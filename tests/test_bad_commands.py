@@ -91,6 +91,7 @@ USAGE = [
         1,
         "groups with an undesirable (1) example; 0 have one",
     ),
+    Typed("fit --out o --on-long drop", 2, "`on_long` must be one of 'skip', 'cut', 'error'; got 'drop'"),
     Typed("fit --out o --gate open", 2, "`gate` must be one of"),
     Typed("fit --out o --policy magic", 2, "'magic' is not a known policy: known are 'radiant', 'iti'"),
     Typed("fit --out o --policy iti --gamma 0.1", 2, "'gamma' is not a known option of policy 'iti'"),

@@ -23,7 +23,7 @@ def columns(
     rows: Annotated[int, typer.Option(min=1, help="Statements, prompts and skipped lines to show of each.")] = 5,
     as_json: o.Json = False,
     *,
-    reading: o.Reading,
+    reading: o.FileReading,
 ) -> None:
     """Show what would be read from a data set: statements with their labels in words, prompts, skipped lines.
 

@@ -11,7 +11,6 @@ def evaluate(
     model: o.SteeredModel = None,
     data: o.Data = "tiny-facts",
     steering: o.SteeringFolder = None,
-    on_long: o.OnLong = "skip",
     metrics: o.Metrics = None,
     judge: o.Judge = None,
     fluency_model: o.FluencyModel = None,
@@ -49,7 +48,6 @@ def evaluate(
         seed=seed,
         judge=None if judge is None else get_judge(judge, device=loading.device),
         metrics=metrics,
-        on_long=on_long,
         fluency_model=fluency_model,
     )
     # All ranks have the whole result; one writes it.

@@ -50,7 +50,6 @@ MaxTokens = Annotated[
 Samples = Annotated[int, typer.Option(help="Answers to each prompt.")]
 NewTokens = Annotated[int, typer.Option(help="Tokens of an answer at most.")]
 Temperature = Annotated[float, typer.Option(help="0 for greedy answers.")]
-OnLong = Annotated[str, typer.Option(help="For texts beyond the model's context: 'skip' and count, 'cut' or 'error'.")]
 Positions = Annotated[str, typer.Option(help="Tokens to read: 'answer', 'last' or 'all'.")]
 SteeringFolder = Annotated[
     Path | None, typer.Option(help="Folder that `fit` or `demo` wrote; none for the model without steering.")
@@ -72,7 +71,8 @@ Metrics = Annotated[
 Judge = Annotated[
     str | None,
     typer.Option(
-        help="'exact', 'contains', 'lexicon', 'overlap'; 'toxicity', 'truthfulqa' (models); default the data's own."
+        help="'exact', 'contains', 'lexicon', 'overlap'; 'profanity' (offline, extra 'toxicity'), 'toxicity', "
+        "'truthfulqa' (models of the Hub); default the data's own."
     ),
 ]
 FluencyModel = Annotated[str | None, typer.Option(help="Second model, for the perplexity of 'fluency'.")]
@@ -115,7 +115,7 @@ class Loading(OptionGroup):
 
 
 @dataclass(frozen=True)
-class Reading(OptionGroup):
+class FileReading(OptionGroup):
     """Options that say how a data file is read."""
 
     panel: ClassVar[str] = "How the data are read"
@@ -173,6 +173,19 @@ class Reading(OptionGroup):
             return ChatTemplate(_load_tokenizer(model))
         # A shell passes a backslash and an n where a line break is meant.
         return None if self.template is None else self.template.replace(r"\n", "\n")
+
+
+@dataclass(frozen=True)
+class Reading(FileReading):
+    """The same, and what a model does with texts beyond its context."""
+
+    on_long: Annotated[
+        str, typer.Option(help="For texts beyond the model's context: 'skip' and count, 'cut' or 'error'.")
+    ] = "skip"
+
+    def load(self, data: str, *, model: str, on_bad_rows: str = "raise") -> Dataset:
+        """Load a data set with this rule for long texts, which everything that runs a model on it follows."""
+        return replace(super().load(data, model=model, on_bad_rows=on_bad_rows), on_long=self.on_long)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pandas as pd
 import pytest
@@ -104,6 +105,21 @@ def test_data_of_too_few_groups_end_with_detectors(command_line, small, tmp_path
     assert status == 1
     assert "holds an earlier steering and stays as it was" in err
     assert len(rl.Steering.load(tmp_path / "s").sites) == 32
+
+
+def test_long_texts_are_skipped_and_counted_or_refused(command_line, small, tmp_path):
+    data = small(40)
+    long = {"text": "soup " * 300, "label": 0, "group": "soup"}
+    data.write_text(data.read_text() + json.dumps(long) + "\n")
+    line = ("fit", "--data", data, "--out", tmp_path / "s", "--policy", "iti", "--heads", "2", "--json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        status, _, err = command_line(*line)
+    assert status == 0, err
+    assert err.count("texts are longer than the 256 tokens") == 1 and "1 skipped" in err
+    status, _, err = command_line(*line, "--on-long", "error")
+    assert status == 1
+    assert "has 301 tokens; the model's context holds 256" in err
 
 
 def test_shares_of_the_groups(command_line, small, tmp_path):

@@ -50,6 +50,16 @@ def test_columns_that_cannot_be_read(texts, words):
         o.read_columns(texts)
 
 
+def test_the_rule_for_long_texts_is_the_data_sets(cities):
+    columns = ["text=statement,label=truth,group=city"]
+    for rule in ("skip", "cut", "error"):
+        reading = o.Reading(columns, undesirable=["0"], on_long=rule)
+        assert reading.load(cities, model="tiny").on_long == rule
+        assert {part.on_long for part in reading.load(cities, model="tiny").split((0.5, 0.5))} == {rule}
+    with pytest.raises(InvalidArgumentError, match="`on_long` must be one of 'skip', 'cut', 'error'; got 'drop'"):
+        o.Reading(columns, undesirable=["0"], on_long="drop").load(cities, model="tiny")
+
+
 def test_reading_reaches_load_dataset(cities):
     columns = ["text=statement,label=truth,group=city"]
     data = o.Reading(columns, undesirable=["0"]).load(cities, model="tiny")
