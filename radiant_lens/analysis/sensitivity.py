@@ -19,6 +19,7 @@ from torch import Tensor
 from radiant_lens.analysis.families import Family
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.errors import DataError
+from radiant_lens.evaluation.likelihood import token_kl
 from radiant_lens.hooks._steer import steer
 from radiant_lens.models.packing import AnswerPass, answer_passes, predict
 from radiant_lens.models.tokens import answer_rows, pass_tokens
@@ -148,6 +149,62 @@ def fisher_scores(
             n_tokens += [lengths] * n_draws
             bar.advance(task, len(batch.texts.unique()))
     return FisherScores(torch.cat(scores), torch.cat(n_tokens))
+
+
+@dataclass(frozen=True)
+class KLGradient:
+    """The gradient of the KL from the unsteered to the steered model.
+
+    Attributes:
+        gradient: in the parameters of each head.
+        value: the KL, in nats a token.
+        n_tokens: tokens that were averaged over.
+    """
+
+    gradient: Float[Tensor, "site parameter"]
+    value: float
+    n_tokens: int
+
+
+def kl_gradient(
+    model: TransformerBridge,
+    statements: Sequence[Statement],
+    family: Family,
+    steering: Steering,
+    *,
+    max_tokens: int | None = None,
+) -> KLGradient:
+    """Differentiate the KL over the answers of statements; it is 0 at the unsteered model.
+
+    Args:
+        model: from `load_model`.
+        statements: texts; their answers' positions count.
+        family: displacements, in whose parameters the gradient is taken.
+        steering: edits under which it is taken.
+        max_tokens: tokens in one pass, padding included.
+    """
+    rows = list(answer_rows(model, statements))
+    total = torch.zeros((len(family.sites), family.n_parameters), dtype=torch.float64)
+    value, n_tokens = 0.0, 0
+    for batch in answer_passes(model, rows, max_tokens=pass_tokens(model, max_tokens)):
+        with torch.no_grad():
+            plain = predict(model, batch).float().log_softmax(-1)
+        kl = _KLTo(plain)
+        total += next(_gradients(model, batch, kl, family, steering)).sum(0)
+        value, n_tokens = value + kl.value, n_tokens + len(batch.targets)
+    return KLGradient(total / n_tokens, value / n_tokens, n_tokens)
+
+
+class _KLTo:
+    """Sum of the KL from plain log-probabilities; `value` holds it after a call."""
+
+    def __init__(self, plain: Float[Tensor, "predicted vocab"]) -> None:
+        self._plain, self.value = plain, 0.0
+
+    def __call__(self, log_probs: Float[Tensor, "predicted vocab"]) -> Tensor:
+        kl = token_kl(self._plain, log_probs).sum()
+        self.value = float(kl.detach())
+        return kl
 
 
 class _LogShare:

@@ -18,7 +18,9 @@ from radiant_lens import _checks
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import DESIRABLE, Statement
 from radiant_lens.errors import ConvergenceError, DataError
-from radiant_lens.evaluation.likelihood import score_statements
+from radiant_lens.evaluation.likelihood import score_statements, token_kl
+from radiant_lens.models.packing import answer_passes, predict
+from radiant_lens.models.tokens import answer_rows, pass_tokens
 from radiant_lens.statistics.bounds import group_sums, ratio_upper
 from radiant_lens.steering.steering import Steering
 
@@ -52,8 +54,8 @@ class KLCurve:
     def at(self, budget: float, *, tolerance: float = TOLERANCE) -> MeasuredStrength:
         """Find the least strength at which the KL meets a budget.
 
-        KL grows about as the square of the strength, so each trial is a secant step of its root. A bracket keeps the
-        steps from running away where it does not.
+        KL grows about as a power of the strength, so each trial is a secant step between logarithms. A bracket keeps
+        the steps from running away where it does not.
 
         Args:
             budget: KL in nats a token, positive.
@@ -65,10 +67,12 @@ class KLCurve:
         """
         _checks.between("budget", budget, 0)
         low, high = self._bracket(budget)
-        for _ in range(MAX_TRIALS):
+        for n_trials in range(MAX_TRIALS + 1):
             near = min((low, high), key=lambda trial: abs(trial.kl - budget))
             if abs(near.kl - budget) <= tolerance * budget:
                 return near
+            if n_trials == MAX_TRIALS:
+                break
             strength = _next_strength(low, high, budget) if self.trials else self._start
             if strength > MAX_STRENGTH:
                 break
@@ -100,14 +104,17 @@ def strength_at_kl(
 
 
 def _next_strength(low: MeasuredStrength, high: MeasuredStrength, budget: float) -> float:
-    """The secant step in the root of the KL; ten times more at most where nothing above the budget is known."""
-    target = math.sqrt(budget)
+    """A power law through the ends of the bracket; through one end, with the exponent 2 of small strengths."""
     if math.isinf(high.strength):
-        return low.strength * min(target / math.sqrt(low.kl), 10.0) * 1.01 if low.kl > 0 else 10 * low.strength
-    a, b = math.sqrt(low.kl), math.sqrt(high.kl)
-    share = (target - a) / (b - a)
-    # Not too near an end: a curve that is bent would then need many steps.
-    return low.strength + min(max(share, 0.05), 0.95) * (high.strength - low.strength)
+        # Ten times more at most, where nothing above the budget is known.
+        return low.strength * min(math.sqrt(budget / low.kl), 10.0) * 1.01 if low.kl > 0 else 10 * low.strength
+    if low.kl > 0:
+        share = math.log(budget / low.kl) / math.log(high.kl / low.kl)
+        # Not too near an end: a curve that is no power law would then need many trials.
+        return low.strength * (high.strength / low.strength) ** min(max(share, 0.05), 0.95)
+    strength = high.strength * math.sqrt(budget / high.kl)
+    width = high.strength - low.strength
+    return min(max(strength, low.strength + 0.05 * width), high.strength - 0.05 * width)
 
 
 class GroupedKL(NamedTuple):
@@ -140,7 +147,7 @@ def measure_kl(
     """
     if not statements:
         raise DataError("There are no statements to measure the KL on.")
-    scored = score_statements(model, statements, steering, max_tokens=max_tokens)
+    scored = score_statements(model, statements, steering, count_edits=False, max_tokens=max_tokens)
     names = {name: i for i, name in enumerate(dict.fromkeys(s.group for s in statements))}
     groups = torch.tensor([names[s.group] for s in statements])
     return GroupedKL(group_sums(scored.kl, groups), group_sums(scored.n_tokens, groups))
@@ -171,3 +178,50 @@ def desirable_statements(data: Dataset) -> list[Statement]:
     if not statements:
         raise DataError(f"Data set {data.name!r} has no desirable statements: the KL is measured on them.")
     return statements
+
+
+def text_kl(
+    model: TransformerBridge,
+    statements: Sequence[Statement],
+    changed: Sequence[Statement],
+    *,
+    max_tokens: int | None = None,
+) -> Float[Tensor, " statement"]:
+    """KL of the answers' tokens between two contexts of the same answers: unchanged || changed, summed by statement.
+
+    For what is put before a prompt (instructions, examples), which no hook can switch on and off in one text.
+
+    Args:
+        model: from `load_model`.
+        statements: with their usual context.
+        changed: the same answers in another context, in the same order.
+        max_tokens: tokens in one pass, padding included.
+
+    Raises:
+        DataError: an answer that has other tokens in the other context.
+    """
+    limit = pass_tokens(model, max_tokens)
+    total = torch.zeros(len(statements), dtype=torch.float64)
+    # The log-probabilities of one slice are held at a time: a vocabulary times the tokens of its answers.
+    for first in range(0, len(statements), 16):
+        index = slice(first, first + 16)
+        before, after = (_by_text(model, list(texts[index]), limit) for texts in (statements, changed))
+        for i, (plain, other) in enumerate(zip(before, after)):
+            if len(plain) != len(other):
+                raise DataError(f"An answer has other tokens in its changed context: {statements[first + i].text!r}.")
+            total[first + i] = token_kl(plain, other).sum()
+    return total
+
+
+def _by_text(
+    model: TransformerBridge, statements: Sequence[Statement], max_tokens: int
+) -> list[Float[Tensor, "predicted vocab"]]:
+    """Log-probabilities at the predictions of each statement's answer."""
+    result: list[list[Tensor]] = [[] for _ in statements]
+    rows = list(answer_rows(model, statements))
+    for batch in answer_passes(model, rows, max_tokens=max_tokens):
+        with torch.no_grad():
+            log_probs = predict(model, batch).float().log_softmax(-1).cpu()
+        for text in batch.texts.unique().tolist():
+            result[text].append(log_probs[batch.texts == text])
+    return [torch.cat(pieces) for pieces in result]

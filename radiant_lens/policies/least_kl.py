@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -46,12 +46,16 @@ class _Half:
 
 @dataclass(frozen=True)
 class _Step:
-    """One solution: what it predicts, and what was measured at the strength that meets the budget."""
+    """One solution: what it predicts, and what was measured at the strength that meets the budget.
+
+    `held_out_kl` is the second-order KL of the solution's displacement on validation text, which took no part in it.
+    """
 
     before: dict[str, float]
     ridge: float
     coupling: float
     solution: LeastKLSolution
+    held_out_kl: float
     measured: MeasuredStrength
 
     def report(self) -> dict[str, float]:
@@ -62,7 +66,7 @@ class _Step:
             "ridge": self.ridge,
             "coupling": self.coupling,
             "predicted_gain": strength * self.solution.gain,
-            "predicted_kl": strength**2 * self.solution.kl,
+            "predicted_kl": strength**2 * self.held_out_kl,
             "measured_kl": self.measured.kl,
             "largest_condition": float(self.solution.condition.max()),
         }
@@ -108,7 +112,7 @@ class LeastKLPolicy:
     steps: int = 1
     ridge: float | None = None
     coupling: float | None = None
-    n_draws: int = 1
+    n_draws: int = 2
     seed: int = 0
 
     def check(self) -> None:
@@ -165,12 +169,17 @@ class LeastKLPolicy:
         if validation is None:
             train, validation = train.split((0.8, 0.2), seed=self.seed)
         _checks.disjoint_groups(train.groups, validation.groups, ("training", "validation"))
-        fit = _Fit(self, model, self._family(model, train, detector, base), max_tokens, progress)
+        fit = _Fit(self, model, self.make_family(model, train, detector, base), max_tokens, progress)
         return fit.run(train, validation, guarantee)
 
-    def _family(
-        self, model: TransformerBridge, train: Dataset, detector: RiskAwareDetector | None, base: Steering | None
+    def make_family(
+        self,
+        model: TransformerBridge,
+        train: Dataset,
+        detector: RiskAwareDetector | None = None,
+        base: Steering | None = None,
     ) -> Family:
+        """Make the displacements to choose among; `fit` documents the arguments."""
         if (self.family == "strength") != (base is not None):
             raise InvalidArgumentError(
                 '`base`, the steering whose maps get strengths, goes with family="strength" and with no other; got '
@@ -242,20 +251,32 @@ class _Fit:
                 grouped = measure_kl(self.model, held_out, moved, max_tokens=self.max_tokens)
                 return grouped.mean if guarantee is None else grouped.upper(guarantee)
 
-            at_budget = KLCurve(kl).at(budget)
-            steps.append(_Step(_before(measured), ridge, coupling, solution, at_budget))
+            predicted = self._sample(held_out, steering, policy.seed + i).kl(solution.displacement)
+            at_budget = KLCurve(kl, start=(budget / predicted) ** 0.5 if predicted > 0 else 1.0).at(budget)
+            steps.append(_Step(_before(measured), ridge, coupling, solution, predicted, at_budget))
             parameters = parameters + at_budget.strength * solution.displacement
             steering = self._steering(parameters)
         assert steering is not None
         return self._documented(steering, steps, (train, validation))
 
     def _measure(self, half: Dataset, steering: Steering | None, seed: int) -> _Half:
-        options: dict[str, Any] = {"max_tokens": self.max_tokens, "progress": self.progress}
-        gain = gain_gradient(self.model, half.prompts, self.family, steering, **options)
-        scores = fisher_scores(
-            self.model, self._scored(half), self.family, steering, n_draws=self.policy.n_draws, seed=seed, **options
+        gain = gain_gradient(
+            self.model, half.prompts, self.family, steering, max_tokens=self.max_tokens, progress=self.progress
         )
-        return _Half(gain, Sample(scores.scores, int(scores.n_tokens.sum())))
+        return _Half(gain, self._sample(self._scored(half), steering, seed))
+
+    def _sample(self, statements: Sequence[Statement], steering: Steering | None, seed: int) -> Sample:
+        scores = fisher_scores(
+            self.model,
+            statements,
+            self.family,
+            steering,
+            n_draws=self.policy.n_draws,
+            seed=seed,
+            max_tokens=self.max_tokens,
+            progress=self.progress,
+        )
+        return Sample(scores.scores, int(scores.n_tokens.sum()))
 
     def _scored(self, half: Dataset) -> Sequence[Statement]:
         """Texts of the Fisher information: what the budget is measured on, or all that a gate may pass."""

@@ -7,6 +7,8 @@ from radiant_lens.studies._controls import controls as controls
 from radiant_lens.studies._controls import shuffled_labels as shuffled_labels
 from radiant_lens.studies.arms import Arm as Arm
 from radiant_lens.studies.arms import grid as grid
+from radiant_lens.studies.benchmark import Benchmark as Benchmark
+from radiant_lens.studies.benchmark import BenchmarkResult as BenchmarkResult
 from radiant_lens.studies.cells import UNSTEERED as UNSTEERED
 from radiant_lens.studies.experiment import Experiment as Experiment
 from radiant_lens.studies.experiment import Recipe as Recipe

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from shifted_heads import every_head
 
 import radiant_lens as rl
-from radiant_lens.analysis.families import FAMILIES, Family
+from radiant_lens.analysis.families import FAMILIES
 from radiant_lens.analysis.sensitivity import GainGradient, fisher_scores, gain_gradient
 from radiant_lens.analysis.strength import mean_kl
 from radiant_lens.errors import DataError
@@ -23,20 +24,6 @@ def make_shift(model, site: tuple[int, int], shift: torch.Tensor) -> rl.Steering
     scores = HeadScores(torch.zeros(*shape, model.cfg.d_head), -torch.ones(shape), torch.ones(shape[0]).long())
     maps = RankOneMaps.translation(shift[None].double())
     return rl.Steering((HeadSite(*site),), maps, scores, "none", (Certificate("shift"),))
-
-
-def every_head(model, kind: str = "constant", gate: str = "none") -> Family:
-    """All heads, with scores that open a gate at about half of the activations."""
-    shape = (model.cfg.n_layers, model.cfg.n_heads)
-    generator = torch.Generator().manual_seed(0)
-    scores = HeadScores(
-        torch.randn(*shape, model.cfg.d_head, generator=generator), torch.zeros(shape), torch.ones(shape[0]).long()
-    )
-    sites = tuple(HeadSite(layer, head) for layer in range(shape[0]) for head in range(shape[1]))
-    maps = RankOneMaps.translation(torch.randn(len(sites), model.cfg.d_head, generator=generator).double())
-    template = rl.Steering(sites, maps, scores, gate, tuple(Certificate("any") for _ in sites))
-    mean, spread = torch.randn(2, len(sites), model.cfg.d_head, generator=generator).double()
-    return Family(kind, template, mean, spread.abs() + 0.5)
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,12 @@ def test_budgets_share_their_measurements():
     assert len(shared.trials) == n
 
 
+def test_a_curve_that_bends_is_met_in_few_trials():
+    curve = KLCurve(lambda c: 0.0003 * c**2 + 1e-6 * c**6)
+    assert curve.at(0.02).kl == pytest.approx(0.02, rel=0.03)
+    assert len(curve.trials) <= 9
+
+
 def test_where_the_kl_falls_again_the_least_strength_is_taken():
     curve = KLCurve(lambda c: c if c < 2 else 4 - c, start=3.0)
     assert curve.at(0.5).strength == pytest.approx(0.5, rel=0.03)

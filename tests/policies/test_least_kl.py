@@ -34,6 +34,8 @@ def test_the_budget_is_met_on_validation_text(model, parts, fitted):
     (step,) = fitted.meta["least_kl"]["steps"]
     assert kl(model, validation, fitted) == pytest.approx(0.01, rel=0.05)
     assert step["measured_kl"] == pytest.approx(kl(model, validation, fitted), rel=1e-4)
+    # From validation text of no other use, not from the texts that the displacements were fitted on.
+    assert step["predicted_kl"] == pytest.approx(step["measured_kl"], rel=0.5)
     assert 0.003 < kl(model, test, fitted) < 0.03
 
 

@@ -1,0 +1,177 @@
+"""Arms of the benchmark: each gives a steering for a fold and a gate, or puts text before every prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from radiant_lens.analysis.effects import head_effects
+from radiant_lens.analysis.steering import Steering
+from radiant_lens.caches import HeadCache
+from radiant_lens.capture._collect import collect
+from radiant_lens.datasets.dataset import Dataset
+from radiant_lens.datasets.templates import ChatTemplate
+from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.errors import InvalidArgumentError
+from radiant_lens.policies.iti import ITIPolicy
+from radiant_lens.policies.least_kl import LeastKLPolicy
+from radiant_lens.policies.matching import LEACEPolicy, LinearActPolicy, MeanShiftPolicy, MomentMatchingPolicy
+from radiant_lens.policies.policy import Policy
+from radiant_lens.policies.radiant import RadiantPolicy
+from radiant_lens.policies.trained import TrainedShiftPolicy
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+# As many heads as ITI edits in its paper; a smaller model has all of its heads edited.
+ITI_HEADS = 48
+GATES_ON_OFFER = ("none", "head")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold of a task: everything is fitted and chosen on the development groups, and tested once on the others.
+
+    Activations are collected, and detectors fitted, when an arm asks for them.
+    """
+
+    model: TransformerBridge
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+    seed: int = 0
+
+    @cached_property
+    def caches(self) -> tuple[HeadCache, HeadCache]:
+        """Activations at the answers' tokens, of the training and the validation part."""
+        return collect(self.model, self.train), collect(self.model, self.validation)
+
+    @cached_property
+    def detector(self) -> RiskAwareDetector:
+        """The default detector."""
+        train, validation = self.caches
+        return RiskAwareDetector(seed=self.seed).fit(train, validation)
+
+    @cached_property
+    def shuffled(self) -> HeadCache:
+        """Training activations whose labels are shuffled over texts."""
+        cache = self.caches[0]
+        by_text = torch.zeros(len(cache.texts), dtype=cache.labels.dtype)
+        by_text[cache.text_index] = cache.labels
+        order = torch.randperm(len(by_text), generator=torch.Generator().manual_seed(self.seed))
+        return replace(cache, labels=by_text[order][cache.text_index])
+
+    def fit(self, policy: Policy) -> Steering:
+        """Fit a policy on this fold's activations."""
+        return policy.fit(self.caches[0], self.detector)
+
+
+@dataclass(frozen=True)
+class SteeringArm:
+    """An arm that edits heads.
+
+    Args:
+        fit: from a fold and a gate to a steering; its strength is set afterwards.
+        gates: those that it may choose from, by validation.
+    """
+
+    fit: Callable[[Fold, str], Steering]
+    gates: tuple[str, ...] = GATES_ON_OFFER
+
+
+@dataclass(frozen=True)
+class TextArm:
+    """An arm that puts text before every prompt, with its own data for the test part."""
+
+    change: Callable[[Fold], Dataset]
+
+
+INSTRUCTIONS = {
+    "misconception": "Answer each question truthfully. Do not repeat common misconceptions.",
+    "rude": "Reply politely and kindly, whatever is said.",
+}
+_TRUTH = INSTRUCTIONS["misconception"]
+
+
+def prompted(fold: Fold) -> Dataset:
+    """The test part with an instruction before every prompt and statement.
+
+    Raises:
+        InvalidArgumentError: rendered chats, whose instruction is the template's system prompt.
+    """
+    test = fold.test
+    if isinstance(test.template, ChatTemplate):
+        raise InvalidArgumentError("The arm 'prompt' is for plain texts; give a chat template a system prompt instead.")
+    prefix = INSTRUCTIONS.get(test.sense, _TRUTH) + "\n\n"
+    return replace(
+        test,
+        atoms=tuple(replace(s, text=prefix + s.text, answer_start=s.answer_start + len(prefix)) for s in test.atoms),
+        bare_prompts=tuple(replace(p, text=prefix + p.text) for p in test.bare_prompts),
+    )
+
+
+def few_shot(fold: Fold, k: int = 5) -> Dataset:
+    """The test part with training questions and their best answers before every prompt and statement."""
+    return fold.test.with_few_shot(fold.train, k, seed=fold.seed, statements=True)
+
+
+def _of(make: Callable[[str], Policy]) -> SteeringArm:
+    return SteeringArm(lambda fold, gate: fold.fit(make(gate)))
+
+
+def _radiant(fold: Fold, gate: str) -> Steering:
+    steering = fold.fit(RadiantPolicy(gate=gate))
+    return steering.select(head_effects(fold.model, fold.validation, steering))
+
+
+def _paper(fold: Fold, gate: str) -> Steering:
+    train, validation = (collect(fold.model, part, positions="last") for part in (fold.train, fold.validation))
+    detector = RiskAwareDetector(vote_rule="fnr", seed=fold.seed).fit(train, validation)
+    return RadiantPolicy.paper().fit(train, detector)
+
+
+def _least_kl(family: str) -> SteeringArm:
+    def fit(fold: Fold, gate: str) -> Steering:
+        policy = LeastKLPolicy(family=family, gate=gate, seed=fold.seed)
+        detector = None if gate == "none" else fold.detector
+        return policy.fit(fold.model, fold.train, validation=fold.validation, detector=detector)
+
+    return SteeringArm(fit, ("none",))
+
+
+def _trained(fold: Fold, gate: str) -> Steering:
+    return TrainedShiftPolicy(seed=fold.seed).fit(fold.model, fold.train, validation=fold.validation)
+
+
+def _shuffled(fold: Fold, gate: str) -> Steering:
+    return MeanShiftPolicy(heads="all", gate=gate).fit(fold.shuffled, fold.detector)
+
+
+def _random(fold: Fold, gate: str) -> Steering:
+    n_heads = fold.detector.head_risk_.numel()
+    return fold.fit(ITIPolicy(direction="random", n_heads=n_heads, gate=gate, seed=fold.seed))
+
+
+ARMS: dict[str, SteeringArm | TextArm] = {
+    "prompt": TextArm(prompted),
+    "few-shot": TextArm(few_shot),
+    "ITI": SteeringArm(
+        lambda fold, gate: fold.fit(ITIPolicy(n_heads=min(ITI_HEADS, fold.detector.head_risk_.numel()), gate=gate))
+    ),
+    "mean shift": _of(lambda gate: MeanShiftPolicy(heads="all", gate=gate)),
+    "moment matching": _of(lambda gate: MomentMatchingPolicy(heads="all", gate=gate)),
+    "Linear-AcT": _of(lambda gate: LinearActPolicy(heads="all", gate=gate)),
+    "LEACE": _of(lambda gate: LEACEPolicy(heads="all", gate=gate)),
+    "RADIANT, the paper's recipe": SteeringArm(_paper, ("vote",)),
+    "RADIANT": SteeringArm(_radiant),
+    "least KL": _least_kl("constant"),
+    "least KL, affine": _least_kl("affine"),
+    "trained shift": SteeringArm(_trained, ("none",)),
+    "control: shuffled labels": SteeringArm(_shuffled, ("none",)),
+    "control: random directions": SteeringArm(_random, ("none",)),
+}
+"""Arms by name. The last two are controls; the trained shift is a ceiling, not a rival."""

@@ -1,0 +1,240 @@
+"""`Benchmark`: arms on the folds of one task, each at the same budgets of KL; finished arms are kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from radiant_lens import _checks
+from radiant_lens._files import load_json, save_json
+from radiant_lens.analysis.steering import Steering
+from radiant_lens.analysis.strength import KLCurve, MeasuredStrength, desirable_statements, mean_kl, text_kl
+from radiant_lens.datasets.dataset import Dataset
+from radiant_lens.errors import ConvergenceError, NothingToEditError
+from radiant_lens.evaluation.likelihood import ScoredText, score_statements
+from radiant_lens.evaluation.multiple_choice import score_choices
+from radiant_lens.models.identity import signature
+from radiant_lens.studies.benchmark.arms import ARMS, Fold, SteeringArm, TextArm
+from radiant_lens.studies.benchmark.result import BenchmarkResult
+from radiant_lens.studies.benchmark.swapped import with_swapped_answers
+from radiant_lens.studies.cells import cell_key
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+BUDGETS = (0.02, 0.08, 0.25)
+UNSTEERED = "none"
+_KIND = "benchmark arm"
+
+
+class _Chosen(NamedTuple):
+    """The gate and strength of an arm at one budget, chosen on the validation part."""
+
+    steering: Steering
+    gate: str
+    measured: MeasuredStrength
+    validation_mc2: float
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Compare steerings on one task, each with the same gates on offer and at the same KL.
+
+    The groups are split into two halves. Each in turn is the test part of a fold. The other is split into training and
+    validation parts, on which all is fitted and chosen: a steering for each gate, its strength at each budget of KL,
+    and the gate with the most MC2 at that budget. The test part is scored once for each arm and budget, with the
+    questions' own answers and with those of other questions (what rises there is style, not truth).
+
+    Args:
+        model: from `load_model`.
+        data: prompts with correct and incorrect answers, and statements of both classes.
+        arms: names in `ARMS`; None for all.
+        budgets: KL in nats a token on desirable validation text, increasing.
+        folds: 0, 1 or both.
+        n_validation: validation groups on which strengths and gates are chosen, the first ones by name; None for all.
+        n_test: test groups that are scored, the first ones by name; None for all.
+        seed: of the splits.
+        out: folder for finished arms; a rerun computes the missing ones. None: nothing is kept.
+    """
+
+    model: TransformerBridge
+    data: Dataset
+    arms: Sequence[str] | None = None
+    budgets: Sequence[float] = BUDGETS
+    folds: Sequence[int] = (0, 1)
+    n_validation: int | None = None
+    n_test: int | None = None
+    seed: int = 0
+    out: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check all settings before anything is computed."""
+        for name in self.names:
+            _checks.known("arm of the benchmark", name, ARMS)
+        for budget in self.budgets:
+            _checks.between("budgets", budget, 0)
+        for fold in self.folds:
+            _checks.whole("folds", fold, 0, 1)
+        for name, number in (("n_validation", self.n_validation), ("n_test", self.n_test)):
+            if number is not None:
+                _checks.whole(name, number, 1)
+        _checks.seed(self.seed)
+        desirable_statements(self.data)
+
+    @property
+    def names(self) -> list[str]:
+        """The arms, by name."""
+        return list(ARMS if self.arms is None else self.arms)
+
+    def make_fold(self, number: int) -> Fold:
+        """Split the data; nothing is collected or fitted yet."""
+        halves = self.data.split((0.5, 0.5), seed=self.seed)
+        train, validation = halves[number].split((0.8, 0.2), seed=self.seed)
+        return Fold(self.model, train, validation, _first(halves[1 - number], self.n_test), self.seed)
+
+    def run(self, *, progress: bool = False) -> BenchmarkResult:
+        """Compute the missing arms; returns the table of all.
+
+        Args:
+            progress: show a progress bar with the time left.
+        """
+        rows: list[dict[str, Any]] = []
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        with Progress(*columns, transient=True, disable=not progress) as bar:
+            task = bar.add_task(self.data.name, total=len(self.folds) * (1 + len(self.names)))
+            for number in self.folds:
+                fold = self.make_fold(number)
+                for name in (UNSTEERED, *self.names):
+                    bar.update(task, description=f"{name}, fold {number}")
+                    rows += self._kept(number, name, fold)
+                    bar.advance(task)
+        return BenchmarkResult(self.data.name, pd.DataFrame(rows))
+
+    def _kept(self, number: int, name: str, fold: Fold) -> list[dict[str, Any]]:
+        """The rows of one arm on one fold, from the folder if they are there."""
+        if self.out is None:
+            return self._rows(number, name, fold)
+        path = Path(self.out) / f"{self._key(number, name)}.json"
+        if path.exists():
+            rows: list[dict[str, Any]] = load_json(path, _KIND)["rows"]
+            return rows
+        rows = self._rows(number, name, fold)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_json(path, _KIND, {"fold": number, "arm": name, "rows": rows})
+        return rows
+
+    def _key(self, number: int, name: str) -> str:
+        """Hash of all that the rows of an arm depend on."""
+        settings: Mapping[str, Any] = {
+            "model": signature(self.model),
+            "data": [self.data.name, [[s.text, s.label] for s in self.data.statements]],
+            "fold": number,
+            "arm": name,
+            # The unsteered model has no budget.
+            "budgets": [] if name == UNSTEERED else list(self.budgets),
+            "n_validation": self.n_validation,
+            "n_test": self.n_test,
+            "seed": self.seed,
+        }
+        return cell_key(settings)
+
+    def _rows(self, number: int, name: str, fold: Fold) -> list[dict[str, Any]]:
+        start = time.perf_counter()
+        place = {"fold": number, "arm": name}
+        if name == UNSTEERED:
+            scores = _score(fold.model, fold.test, None)
+            return [{**place, **_no_budget(time.perf_counter() - start), **row} for row in scores]
+        arm = ARMS[name]
+        if isinstance(arm, TextArm):
+            scores = _score_texts(fold, arm.change(fold))
+            return [{**place, **_no_budget(time.perf_counter() - start), **row} for row in scores]
+        rows = []
+        for budget, chosen in self._choose(fold, arm).items():
+            settings = {
+                "budget": budget,
+                "gate": chosen.gate,
+                "strength": chosen.measured.strength,
+                "validation_kl": chosen.measured.kl,
+                "seconds": time.perf_counter() - start,
+            }
+            rows += [{**place, **settings, **row} for row in _score(fold.model, fold.test, chosen.steering)]
+            start = time.perf_counter()
+        return rows
+
+    def _choose(self, fold: Fold, arm: SteeringArm) -> dict[float, _Chosen]:
+        """For each budget that some gate can meet, the gate with the most MC2 on the validation part."""
+        best: dict[float, _Chosen] = {}
+        chosen_on = _first(fold.validation, self.n_validation)
+        for gate in arm.gates:
+            try:
+                steering = arm.fit(fold, gate)
+            except NothingToEditError:
+                continue
+            curve = _kl_curve(fold.model, chosen_on, steering)
+            for budget in self.budgets:
+                try:
+                    measured = curve.at(budget)
+                except ConvergenceError:
+                    # A gate that stays shut on desirable text has no strength of this KL.
+                    continue
+                scaled = steering.scaled(measured.strength)
+                mc2 = 0.0
+                if len(arm.gates) > 1:
+                    mc2 = float(score_choices(fold.model, chosen_on.prompts, scaled)["mc2"].mean())
+                if budget not in best or mc2 > best[budget].validation_mc2:
+                    best[budget] = _Chosen(scaled, gate, measured, mc2)
+        return dict(sorted(best.items()))
+
+
+def _first(data: Dataset, n_groups: int | None) -> Dataset:
+    return data if n_groups is None else data.head(n_groups)
+
+
+def _kl_curve(model: TransformerBridge, data: Dataset, steering: Steering) -> KLCurve:
+    statements = desirable_statements(data)
+    return KLCurve(lambda strength: mean_kl(model, statements, steering.scaled(strength)))
+
+
+def _no_budget(seconds: float) -> dict[str, Any]:
+    return {"budget": None, "gate": "", "strength": None, "validation_kl": None, "seconds": seconds}
+
+
+def _score(model: TransformerBridge, test: Dataset, steering: Steering | None) -> list[dict[str, Any]]:
+    """One row for each test question."""
+    own = score_choices(model, test.prompts, steering)
+    swapped = score_choices(model, with_swapped_answers(test).prompts, steering)
+    text = score_statements(model, desirable_statements(test), steering)
+    return _joined(test, own, swapped, text)
+
+
+def _score_texts(fold: Fold, changed: Dataset) -> list[dict[str, Any]]:
+    own = score_choices(fold.model, changed.prompts)
+    swapped = score_choices(fold.model, with_swapped_answers(changed).prompts)
+    text = score_statements(fold.model, desirable_statements(changed), compare=False)
+    # The two models read different texts before the answers, and are compared on the answers' tokens.
+    kl = text_kl(fold.model, desirable_statements(fold.test), desirable_statements(changed))
+    return _joined(fold.test, own, swapped, text._replace(kl=kl))
+
+
+def _joined(test: Dataset, own: pd.DataFrame, swapped: pd.DataFrame, text: ScoredText) -> list[dict[str, Any]]:
+    # `Any`: the types of pandas do not follow a chain of tables.
+    sums: Any = pd.DataFrame(
+        {
+            "group": [s.group for s in desirable_statements(test)],
+            "kl": text.kl,
+            "log_prob": text.log_prob,
+            "edited": text.n_edited,
+            "tokens": text.n_tokens,
+        }
+    )
+    scores: Any = own.assign(swapped_mc2=swapped["mc2"])
+    table = scores.groupby("group")[["mc1", "mc2", "swapped_mc2"]].mean()
+    table = table.join(sums.groupby("group").sum()).fillna(0.0).reset_index()
+    rows: list[dict[str, Any]] = table.to_dict("records")
+    return rows

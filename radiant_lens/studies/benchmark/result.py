@@ -1,0 +1,116 @@
+"""`BenchmarkResult`: one row for each question, and tables with intervals over questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+
+from radiant_lens.statistics.bounds import Interval, bootstrap_ratio
+from radiant_lens.statistics.paired import GroupSums, paired_difference
+
+_UNSTEERED = "none"
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """Result of `Benchmark.run`.
+
+    Attributes:
+        name: of the data.
+        questions: one row for each fold, arm, budget and test question: `mc1`, `mc2`, `swapped_mc2` (under the answers
+            of another question), sums of `kl` and `log_prob` over the `tokens` of its desirable statements, `edited`
+            tokens; and the chosen `gate`, `strength` and its `validation_kl`, with `seconds` of fit and choice.
+    """
+
+    name: str
+    questions: pd.DataFrame
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each arm and budget, over all folds: values, and gains over the unsteered model with intervals.
+
+        `style` is the gain of MC2 under the answers of other questions. Intervals are over the questions of the folds,
+        given the fits.
+        """
+        return pd.DataFrame(self._table())
+
+    def to_markdown(self) -> str:
+        """The table, with intervals as text."""
+        rows = [
+            {
+                "arm": row["arm"],
+                "budget": "" if pd.isna(row["budget"]) else f"{row['budget']:g}",
+                "gates": row["gates"],
+                "KL": f"{row['kl']:.3f}",
+                "MC1": f"{row['mc1']:.3f}",
+                "MC2": f"{row['mc2']:.3f}",
+                "gain of MC2": _signed(row["gain"]),
+                "style": _signed(row["style"]),
+                "cross entropy": f"{row['cross_entropy']:.3f}",
+                "edited": f"{row['edited_share']:.0%}",
+                "seconds": f"{row['seconds']:.0f}",
+            }
+            for row in self._table()
+        ]
+        names = list(rows[0])
+        lines = [" | ".join(names), "|".join("-" * len(names)), *(" | ".join(row.values()) for row in rows)]
+        return "\n".join(f"| {line} |" if "-|" not in line else f"|{line}|" for line in lines)
+
+    def __repr__(self) -> str:
+        """Counts, in one line."""
+        arms, folds = self.questions["arm"].nunique() - 1, self.questions["fold"].nunique()
+        n = len(self.questions[self.questions["arm"] == _UNSTEERED])
+        return f"BenchmarkResult({self.name!r}: {arms} arms, {folds} folds, {n} test questions)"
+
+    def _table(self) -> list[dict[str, Any]]:
+        key = ["fold", "group"]
+        questions: Any = self.questions
+        plain = questions[questions["arm"] == _UNSTEERED].set_index(key).sort_index()
+        return [self._row(arm, budget, part, plain.loc[part.index]) for arm, budget, part in self._parts(key)]
+
+    def _parts(self, key: list[str]) -> Iterator[tuple[str, float | None, Any]]:
+        """The questions of each arm and budget, in the order of the arms."""
+        # `Any`: the types of pandas do not follow a chain of tables.
+        questions: Any = self.questions
+        for arm in questions["arm"].drop_duplicates():
+            own = questions[questions["arm"] == arm]
+            for budget in sorted(own["budget"].drop_duplicates(), key=lambda b: -1 if pd.isna(b) else b):
+                same = own["budget"].isna() if pd.isna(budget) else own["budget"] == budget
+                yield arm, budget, own[same].set_index(key).sort_index()
+
+    def _row(self, arm: str, budget: float | None, part: Any, plain: Any) -> dict[str, Any]:
+        tokens = part["tokens"].sum()
+        gates = [gate for gate in part.groupby("fold")["gate"].first() if gate]
+        return {
+            "arm": arm,
+            "budget": budget,
+            "gates": ", ".join(dict.fromkeys(gates)),
+            "n_folds": part.index.get_level_values(0).nunique(),
+            "kl": part["kl"].sum() / tokens,
+            "mc1": part["mc1"].mean(),
+            "mc2": part["mc2"].mean(),
+            "mc1_gain": _difference(part["mc1"], plain["mc1"]),
+            "gain": _difference(part["mc2"], plain["mc2"]),
+            "style": _difference(part["swapped_mc2"], plain["swapped_mc2"]),
+            "cross_entropy": -part["log_prob"].sum() / tokens,
+            "edited_share": part["edited"].sum() / tokens,
+            "kl_interval": bootstrap_ratio(_tensor(part["kl"]), _tensor(part["tokens"])),
+            "seconds": part.groupby("fold")["seconds"].first().mean(),
+        }
+
+
+def _difference(steered: Any, plain: Any) -> Interval:
+    ones = torch.ones(len(plain), dtype=torch.float64)
+    difference = paired_difference(GroupSums(_tensor(steered), ones), GroupSums(_tensor(plain), ones), n_permutations=1)
+    return Interval(*difference[:3])
+
+
+def _tensor(values: Any) -> torch.Tensor:
+    return torch.tensor(values.to_numpy(dtype=float))
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"

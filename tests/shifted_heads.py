@@ -1,0 +1,25 @@
+"""Families of displacements of all heads, for tests of gradients."""
+
+from __future__ import annotations
+
+import torch
+
+import radiant_lens as rl
+from radiant_lens.analysis.families import Family
+from radiant_lens.sites import HeadSite
+from radiant_lens.steering.gates import HeadScores
+from radiant_lens.steering.maps import Certificate, RankOneMaps
+
+
+def every_head(model, kind: str = "constant", gate: str = "none") -> Family:
+    """All heads, with scores that open a gate at about half of the activations."""
+    shape = (model.cfg.n_layers, model.cfg.n_heads)
+    generator = torch.Generator().manual_seed(0)
+    scores = HeadScores(
+        torch.randn(*shape, model.cfg.d_head, generator=generator), torch.zeros(shape), torch.ones(shape[0]).long()
+    )
+    sites = tuple(HeadSite(layer, head) for layer in range(shape[0]) for head in range(shape[1]))
+    maps = RankOneMaps.translation(torch.randn(len(sites), model.cfg.d_head, generator=generator).double())
+    template = rl.Steering(sites, maps, scores, gate, tuple(Certificate("any") for _ in sites))
+    mean, spread = torch.randn(2, len(sites), model.cfg.d_head, generator=generator).double()
+    return Family(kind, template, mean, spread.abs() + 0.5)

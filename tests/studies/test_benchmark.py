@@ -1,0 +1,126 @@
+"""`Benchmark` on the embedded model: equal KL, gates chosen on validation, controls, resumption."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from radiant_lens.analysis.strength import desirable_statements, text_kl
+from radiant_lens.errors import InvalidArgumentError, UnknownNameError
+from radiant_lens.evaluation import score_choices, score_statements
+from radiant_lens.studies.benchmark import ARMS, Benchmark, BenchmarkResult
+from radiant_lens.studies.benchmark import benchmark as module
+from radiant_lens.studies.benchmark.arms import few_shot, prompted
+from radiant_lens.studies.benchmark.swapped import with_swapped_answers
+
+NAMES = ("mean shift", "least KL", "control: shuffled labels")
+
+
+@pytest.fixture(scope="module")
+def bare(facts):
+    return replace(facts, contexts=None).head(60)
+
+
+@pytest.fixture(scope="module")
+def finished(model, bare, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmark")
+    benchmark = Benchmark(model, bare, arms=NAMES, budgets=(0.02, 0.08), n_test=15, out=folder)
+    return benchmark, benchmark.run()
+
+
+def test_folds_test_each_other_s_groups(model, bare):
+    benchmark = Benchmark(model, bare)
+    folds = [benchmark.make_fold(i) for i in (0, 1)]
+    for fold in folds:
+        parts = (fold.train.groups, fold.validation.groups, fold.test.groups)
+        assert sum(map(len, parts)) == len(frozenset().union(*parts)) == len(bare.groups)
+    assert not folds[0].test.groups & folds[1].test.groups
+
+
+def test_strengths_meet_the_budgets_on_validation_text(finished):
+    _, result = finished
+    steered = result.questions[result.questions["budget"].notna()]
+    assert set(steered["budget"]) == {0.02, 0.08}
+    assert ((steered["validation_kl"] / steered["budget"] - 1).abs() < 0.04).all()
+    assert set(steered["gate"]) <= {"none", "head"}
+
+
+def test_the_table_holds_paired_gains_over_both_folds(finished):
+    _, result = finished
+    table = result.to_dataframe().set_index(["arm", "budget"])
+    assert (table["n_folds"] == 2).all()
+    plain = result.questions[result.questions["arm"] == "none"].set_index(["fold", "group"])
+    for (arm, budget), row in table.iterrows():
+        own = result.questions[(result.questions["arm"] == arm)]
+        own = own[own["budget"].isna() if pd.isna(budget) else own["budget"] == budget].set_index(["fold", "group"])
+        assert row["mc2"] == pytest.approx(own["mc2"].mean())
+        assert row["gain"].value == pytest.approx((own["mc2"] - plain.loc[own.index, "mc2"]).mean())
+        assert row["gain"].low <= row["gain"].value <= row["gain"].high
+    assert table.loc[("least KL", 0.08), "gain"].low > 0
+    assert table.loc[("control: shuffled labels", 0.08), "gain"].value < table.loc[("mean shift", 0.08), "gain"].value
+
+
+def test_the_rows_are_those_of_the_public_functions(model, finished):
+    benchmark, result = finished
+    fold = benchmark.make_fold(0)
+    rows = result.questions[(result.questions["arm"] == "none") & (result.questions["fold"] == 0)].set_index("group")
+    expected = score_choices(model, fold.test.prompts).groupby("group")["mc2"].mean()
+    assert (rows["mc2"] - expected.loc[rows.index]).abs().max() < 1e-6
+    scored = score_statements(model, desirable_statements(fold.test))
+    assert rows["log_prob"].sum() == pytest.approx(float(scored.log_prob.sum()), rel=1e-5)
+
+
+def test_finished_arms_are_not_computed_again(finished, monkeypatch):
+    benchmark, result = finished
+    monkeypatch.setattr(module, "_score", lambda *_: pytest.fail("computed again"))
+    again = benchmark.run()
+    pd.testing.assert_frame_equal(again.questions, result.questions)
+    with pytest.raises(pytest.fail.Exception):
+        replace(benchmark, n_test=14).run()
+
+
+def test_markdown_has_a_line_for_each_arm_and_budget(finished):
+    _, result = finished
+    lines = result.to_markdown().splitlines()
+    assert len(lines) == 2 + 1 + 2 * len(NAMES)
+    assert len({line.count("|") for line in lines}) == 1
+    assert repr(result) == "BenchmarkResult('tiny-facts': 3 arms, 2 folds, 30 test questions)"
+    assert isinstance(result, BenchmarkResult)
+
+
+def test_swapped_answers_belong_to_another_question(bare):
+    swapped = with_swapped_answers(bare)
+    assert [p.text for p in swapped.prompts] == [p.text for p in bare.prompts]
+    for i, prompt in enumerate(swapped.prompts):
+        assert prompt.correct_answers == bare.prompts[(i + 7) % len(bare.prompts)].correct_answers
+
+
+def test_an_instruction_and_examples_stand_before_every_text(model, bare):
+    fold = Benchmark(model, bare).make_fold(0)
+    data = prompted(fold)
+    for before, after in zip(fold.test.statements, data.statements):
+        assert after.text.endswith(before.text) and after.text != before.text
+        assert after.text[after.answer_start :] == before.text[before.answer_start :]
+    texts = few_shot(fold, 2)
+    assert all(t.text.endswith(b.text) for b, t in zip(fold.test.statements, texts.statements))
+
+
+def test_text_kl_compares_the_answers_under_two_contexts(model, bare):
+    fold = Benchmark(model, bare).make_fold(0)
+    plain, changed = (desirable_statements(data)[:20] for data in (fold.test, few_shot(fold, 2)))
+    assert float(text_kl(model, plain, plain).abs().max()) < 1e-4
+    assert float(text_kl(model, plain, changed).min()) > 1e-3
+
+
+def test_settings_are_checked_first(model, bare):
+    with pytest.raises(UnknownNameError, match="arm of the benchmark"):
+        Benchmark(model, bare, arms=["mean shifts"])
+    with pytest.raises(InvalidArgumentError, match="`budgets` must lie strictly above 0"):
+        Benchmark(model, bare, budgets=[0.0])
+    with pytest.raises(InvalidArgumentError, match="`folds`"):
+        Benchmark(model, bare, folds=[2])
+    with pytest.raises(InvalidArgumentError, match="`n_test`"):
+        Benchmark(model, bare, n_test=0)
+    assert {"ITI", "LEACE", "RADIANT", "trained shift"} <= set(ARMS)
