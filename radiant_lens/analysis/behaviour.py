@@ -15,6 +15,7 @@ from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.errors import DataError
 from radiant_lens.evaluation.multiple_choice import score_choices
 from radiant_lens.models.identity import require_fitting
+from radiant_lens.models.lengths import fit_context
 from radiant_lens.notebook import card, html_table
 from radiant_lens.statistics.bounds import Interval, clopper_pearson, one_per_group
 from radiant_lens.steering.held_out import HeldOutCertificate
@@ -94,8 +95,10 @@ def certify_behaviour(
     _checks.between("confidence", confidence, 0.5, 1)
     require_fitting(steering, model)
     _checks.disjoint_groups(steering.meta.get("seen_groups", ()), data.groups, ("the fit", "certification"))
-    kl = measure_kl(model, desirable_statements(data), steering, max_tokens=max_tokens)
-    plain, steered = (score_choices(model, data.prompts, s, max_tokens=max_tokens) for s in (None, steering))
+    statements = fit_context(model, desirable_statements(data), data.on_long, stacklevel=4).records
+    prompts = fit_context(model, data.prompts, data.on_long, answers=True, stacklevel=4).records
+    kl = measure_kl(model, statements, steering, max_tokens=max_tokens)
+    plain, steered = (score_choices(model, prompts, s, max_tokens=max_tokens) for s in (None, steering))
     if plain.empty:
         raise DataError(f"Data set {data.name!r} has no prompts with both correct and incorrect answers.")
     # MC2 is the sigmoid of the log-odds, so the one rises where the other does. Questions of one group are not

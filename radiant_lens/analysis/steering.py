@@ -12,6 +12,7 @@ from radiant_lens.caches import HeadCache
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.models.identity import require_fitting
+from radiant_lens.models.lengths import fit_context
 from radiant_lens.steering import steering as without_model
 from radiant_lens.steering.held_out import HeldOutCertificate
 
@@ -38,7 +39,8 @@ class Steering(without_model.Steering):
     ) -> Steering:
         """The same edits with the strength at which the KL on desirable text meets a budget.
 
-        Groups of `data` took part in the choice, so `certify` refuses them afterwards.
+        Groups of `data` took part in the choice, so `certify` refuses them afterwards. Texts beyond the model's context
+        are skipped with a warning, or what else `data.on_long` says.
 
         Args:
             model: from `load_model`.
@@ -50,13 +52,14 @@ class Steering(without_model.Steering):
 
         Raises:
             InvalidArgumentError: a budget or confidence out of range.
+            DataError: no desirable statements, or all of them (with the rule "error", one) longer than the context.
             ConvergenceError: no strength meets the budget; where a gate stays shut on `data`, none does.
         """
         _checks.between("budget", budget, 0)
         if confidence is not None:
             _checks.between("confidence", confidence, 0.5, 1)
         require_fitting(self, model)
-        statements = desirable_statements(data)
+        statements = fit_context(model, desirable_statements(data), data.on_long).records
 
         def measured(strength: float) -> float:
             kl = measure_kl(model, statements, self.scaled(strength), max_tokens=max_tokens)
@@ -90,7 +93,8 @@ class Steering(without_model.Steering):
 
         `certify(cache)` counts the gated activations that their head still flags after the edit.
         `certify(model, data)` bounds the KL on desirable text and the share of questions whose log-odds of a correct
-        answer rise, and has the heads' certificate third.
+        answer rise, and has the heads' certificate third; texts beyond the model's context are skipped with a warning,
+        or what else `data.on_long` says.
 
         Args:
             cache: activations, or the model, with `data` as second argument.
@@ -101,7 +105,8 @@ class Steering(without_model.Steering):
 
         Raises:
             LeakageError: a group was used to fit, to choose heads, or to set the strength.
-            DataError: activations that are not finite, or data without prompts or statements of the kinds above.
+            DataError: activations that are not finite, data without prompts or statements of the kinds above, or all
+                texts (with the rule "error", one) longer than the context.
             InvalidArgumentError: a cache with `data`, or a model without.
         """
         if isinstance(cache, HeadCache) != (data is None):

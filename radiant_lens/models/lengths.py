@@ -102,7 +102,12 @@ def _warning(n_skipped: int, n_cut: int, n: int, room: int) -> str:
 
 
 def _variants(prompt: Prompt) -> list[Prompt | Statement]:
-    answers = (*prompt.correct_answers, *prompt.incorrect_answers, *(prompt.mc1_incorrect or ()))
+    answers = (
+        *prompt.correct_answers,
+        *prompt.incorrect_answers,
+        *(prompt.mc1_incorrect or ()),
+        *([prompt.best_answer] if prompt.best_answer else ()),
+    )
     return [prompt, *map(prompt.answered, dict.fromkeys(answers))]
 
 

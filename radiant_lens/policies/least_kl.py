@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,10 +20,11 @@ from radiant_lens.analysis.steering import Steering
 from radiant_lens.analysis.strength import KLCurve, MeasuredStrength, desirable_statements, measure_kl
 from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
-from radiant_lens.datasets.records import Statement
+from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.models.identity import require_bridge, require_fitting, signature
+from radiant_lens.models.lengths import fit_context
 from radiant_lens.policies.heads import HeadChoice, choose_heads, heads_of_shape
 from radiant_lens.solvers.least_kl import LeastKLSolution, Sample, choose_regularisation, solve_least_kl
 from radiant_lens.steering.gates import GATES, HeadScores
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
 
 # Groups on whose activations the mean and spread of coordinates are measured, for affine displacements.
 _N_MOMENT_GROUPS = 100
+
+
+class _Texts(NamedTuple):
+    """What is differentiated of one half of the training groups: answers to prompts, and statements."""
+
+    prompts: tuple[Prompt, ...]
+    statements: tuple[Statement, ...]
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,8 @@ class LeastKLPolicy:
     ) -> Steering:
         """Find the displacements.
 
+        Texts beyond the model's context are skipped with a warning, or what else `on_long` of the data set says.
+
         Args:
             model: from `load_model`.
             train: prompts with correct and incorrect answers, and desirable statements.
@@ -156,7 +166,8 @@ class LeastKLPolicy:
 
         Raises:
             InvalidArgumentError: a parameter out of its range, or a gate without a detector.
-            DataError: data without prompts of both kinds of answers, or without desirable statements.
+            DataError: data without prompts of both kinds of answers, or without desirable statements; or all texts
+                (with the rule "error", one) longer than the context.
             LeakageError: training and validation share a group.
             ConvergenceError: no strength meets the budget.
         """
@@ -235,8 +246,8 @@ class _Fit:
     def run(self, train: Dataset, validation: Dataset, guarantee: float | None) -> Steering:
         """All steps; each measures, solves, and sets the strength on validation text."""
         policy, family = self.policy, self.family
-        held_out = desirable_statements(validation)
-        halves = train.split((0.5, 0.5), seed=policy.seed)
+        held_out = fit_context(self.model, desirable_statements(validation), validation.on_long, stacklevel=4).records
+        halves = [self._read(half) for half in train.split((0.5, 0.5), seed=policy.seed)]
         parameters = torch.zeros((len(family.sites), family.n_parameters), dtype=torch.float64)
         steering: Steering | None = None
         steps: list[_Step] = []
@@ -259,11 +270,17 @@ class _Fit:
         assert steering is not None
         return self._documented(steering, steps, (train, validation))
 
-    def _measure(self, half: Dataset, steering: Steering | None, seed: int) -> _Half:
+    def _read(self, half: Dataset) -> _Texts:
+        """The texts of one half that fit the model's context."""
+        prompts = fit_context(self.model, half.prompts, half.on_long, answers=True, stacklevel=5)
+        statements = fit_context(self.model, self._scored(half), half.on_long, stacklevel=5)
+        return _Texts(prompts.records, statements.records)
+
+    def _measure(self, half: _Texts, steering: Steering | None, seed: int) -> _Half:
         gain = gain_gradient(
             self.model, half.prompts, self.family, steering, max_tokens=self.max_tokens, progress=self.progress
         )
-        return _Half(gain, self._sample(self._scored(half), steering, seed))
+        return _Half(gain, self._sample(half.statements, steering, seed))
 
     def _sample(self, statements: Sequence[Statement], steering: Steering | None, seed: int) -> Sample:
         scores = fisher_scores(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -158,6 +159,13 @@ def test_prompts_must_have_room_for_their_answers(model):
     with pytest.warns(UserWarning, match="1 of 2 texts"):
         result = rl.evaluate(model, data, max_new_tokens=5, metrics=["choice"])
     assert [p.group for p in result.prompts] == ["p1"]
+
+
+def test_the_best_answer_needs_room_too(model):
+    """It may be none of the correct ones, and is scored all the same."""
+    long = rl.Prompt("Q : what ? A :", ("the soup",), ("the bread",), best_answer="the " * 300)
+    with pytest.warns(UserWarning, match="1 of 2 texts .* 1 skipped"):
+        assert fit_context(model, [long, replace(long, best_answer="the soup")], "skip", answers=True).n_skipped == 1
 
 
 def test_texts_are_cut_and_prompts_are_not(model):
