@@ -95,7 +95,9 @@ def known(kind: str, name: str, names: Iterable[str], *, hint: str = "") -> None
     names = list(names)
     if name in names:
         return
-    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    # In other capital letters it is the same name: the nearest to "radiant" is "RADIANT".
+    by_folded = {known_name.casefold(): known_name for known_name in names}
+    near = [by_folded[match] for match in get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)]
     offer = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {_listed(names)}."
     raise UnknownNameError(f"{shown(name)} is not a known {kind}: {offer}{' ' + hint if hint else ''}")
 

@@ -96,6 +96,11 @@ def test_known_offers_the_nearest_names():
         _checks.known("data set", "tiny-fact", ["tiny-facts", "other"], hint="Or a file.")
 
 
+def test_known_offers_a_name_in_other_capital_letters():
+    with pytest.raises(UnknownNameError, match=says("'radiant' is not a known arm: did you mean 'RADIANT'?")):
+        _checks.known("arm", "radiant", ["RADIANT", "other"])
+
+
 def test_known_lists_all_names_when_none_is_near():
     with pytest.raises(UnknownNameError, match=says("'zzz' is not a known model: known are 'tiny', 'other'.")):
         _checks.known("model", "zzz", ["tiny", "other"])
