@@ -14,6 +14,7 @@ import typer
 
 from radiant_lens.cli import options as o
 from radiant_lens.cli.ablate import ablate
+from radiant_lens.cli.bench import bench, side_effects
 from radiant_lens.cli.collect import collect
 from radiant_lens.cli.columns import columns
 from radiant_lens.cli.evaluate import evaluate
@@ -143,7 +144,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-for command in (demo, columns, collect, fit, generate, evaluate, ablate, report, doctor):
+for command in (demo, columns, collect, fit, generate, evaluate, side_effects, ablate, bench, report, doctor):
     app.command()(spread(command))
 app.command(
     "lm-eval",

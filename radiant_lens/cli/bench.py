@@ -1,0 +1,107 @@
+"""`radiant-lens bench`: all steerings on one task, each at the same KL; and `side-effects`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from radiant_lens.cli import options as o
+from radiant_lens.cli.output import emit, shows
+from radiant_lens.errors import InvalidArgumentError
+
+_DEFAULT_BUDGETS = "0.02,0.08,0.25"
+
+
+def bench(
+    data: o.Data = "misconceptions",
+    model: o.Model = "tiny",
+    arms: Annotated[list[str] | None, typer.Option(help="An arm; repeatable. Default all that `--list` names.")] = None,
+    budgets: Annotated[
+        str, typer.Option(help="KL in nats a token at which arms are compared, separated by commas.")
+    ] = _DEFAULT_BUDGETS,
+    folds: Annotated[str, typer.Option(help="'0', '1' or '0,1': which half is tested.")] = "0,1",
+    validation_groups: Annotated[
+        int | None, typer.Option(min=1, help="Validation groups on which strengths and gates are chosen; default all.")
+    ] = None,
+    test_groups: Annotated[int | None, typer.Option(min=1, help="Test groups that are scored; default all.")] = None,
+    seed: o.Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for finished arms; a rerun does what is missing.")] = None,
+    list_arms: Annotated[bool, typer.Option("--list", help="List the arms.")] = False,
+    as_json: o.Json = False,
+    *,
+    reading: o.Reading,
+    loading: o.Loading,
+) -> None:
+    """Compare steerings at the same KL: same gates on offer, two folds, controls of style; resumes where it stopped.
+
+    Example: radiant-lens bench --arms "mean shift" --data tiny-facts --test-groups 20
+    """
+    from radiant_lens._files import check_target
+    from radiant_lens.studies.benchmark import ARMS, Benchmark
+
+    if list_arms:
+        emit({"arms": list(ARMS)}, as_json=as_json, shown=list(ARMS))
+        return
+    # What is named twice is computed once: its rows would count twice.
+    amounts, parts = sorted(set(_amounts(budgets))), sorted(set(o.numbers("folds", folds)))
+    if out is not None:
+        check_target(out / "arm.json")
+    dataset = reading.load(data, model=model)
+    benchmark = Benchmark(
+        loading.load(model),
+        dataset,
+        arms=arms,
+        budgets=amounts,
+        folds=parts,
+        n_validation=validation_groups,
+        n_test=test_groups,
+        seed=seed,
+        out=out,
+    )
+    result = benchmark.run(progress=shows(as_json))
+    rows = result.to_dataframe().to_dict("records")
+    emit({"rows": rows}, as_json=as_json, shown=[f"\n{result!r}, value [95% interval]\n", result.to_markdown()])
+
+
+def _amounts(text: str) -> list[float]:
+    try:
+        return [float(piece) for piece in text.split(",")]
+    except ValueError as error:
+        raise InvalidArgumentError(
+            f"`--budgets` must be numbers separated by commas, such as {_DEFAULT_BUDGETS}; got {text!r}."
+        ) from error
+
+
+def side_effects(
+    steering: Annotated[Path, typer.Argument(help="Folder that `fit` or `demo` wrote.")],
+    model: o.SteeredModel = None,
+    benchmark: Annotated[
+        Path | None, typer.Option(help="File of multiple-choice questions: question, choices, answer.")
+    ] = None,
+    max_new_tokens: o.NewTokens = 40,
+    seed: o.Seed = 0,
+    as_json: o.Json = False,
+    *,
+    loading: o.Loading,
+) -> None:
+    """Measure what a steering changes that it should not: neutral text, harmless requests, a general benchmark.
+
+    Example: radiant-lens side-effects my-steering
+    """
+    import radiant_lens as rl
+
+    loaded = rl.Steering.load(steering)
+    effects = rl.side_effects(
+        loading.load_for(loaded, model),
+        loaded,
+        benchmark=benchmark,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        progress=shows(as_json),
+    )
+    rows = effects.to_dataframe().to_dict("records")
+    emit(
+        {"metrics": rows, "answers": effects.answers.to_dict("records")}, as_json=as_json, shown=[effects.to_markdown()]
+    )
