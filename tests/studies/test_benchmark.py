@@ -121,6 +121,10 @@ def test_settings_are_checked_first(model, bare):
         Benchmark(model, bare, budgets=[0.0])
     with pytest.raises(InvalidArgumentError, match="`folds`"):
         Benchmark(model, bare, folds=[2])
+    with pytest.raises(InvalidArgumentError, match="`folds` must be at least one, each once; got \\[0, 0\\]"):
+        Benchmark(model, bare, folds=[0, 0])
+    with pytest.raises(InvalidArgumentError, match="`arms` must be at least one"):
+        Benchmark(model, bare, arms=[])
     with pytest.raises(InvalidArgumentError, match="`n_test`"):
         Benchmark(model, bare, n_test=0)
     assert {"ITI", "LEACE", "RADIANT", "trained shift"} <= set(ARMS)

@@ -16,7 +16,7 @@ from radiant_lens._files import load_json, save_json
 from radiant_lens.analysis.steering import Steering
 from radiant_lens.analysis.strength import KLCurve, MeasuredStrength, desirable_statements, mean_kl, text_kl
 from radiant_lens.datasets.dataset import Dataset
-from radiant_lens.errors import ConvergenceError, NothingToEditError
+from radiant_lens.errors import ConvergenceError, InvalidArgumentError, NothingToEditError
 from radiant_lens.evaluation.likelihood import ScoredText, score_statements
 from radiant_lens.evaluation.multiple_choice import score_choices
 from radiant_lens.models.identity import signature
@@ -55,7 +55,7 @@ class Benchmark:
         model: from `load_model`.
         data: prompts with correct and incorrect answers, and statements of both classes.
         arms: names in `ARMS`; None for all.
-        budgets: KL in nats a token on desirable validation text, increasing.
+        budgets: KL in nats a token on desirable validation text.
         folds: 0, 1 or both.
         n_validation: validation groups on which strengths and gates are chosen, the first ones by name; None for all.
         n_test: test groups that are scored, the first ones by name; None for all.
@@ -81,6 +81,9 @@ class Benchmark:
             _checks.between("budgets", budget, 0)
         for fold in self.folds:
             _checks.whole("folds", fold, 0, 1)
+        for name, values in (("arms", self.names), ("budgets", self.budgets), ("folds", self.folds)):
+            if not values or len(set(values)) < len(values):
+                raise InvalidArgumentError(f"`{name}` must be at least one, each once; got {list(values)!r}.")
         for name, number in (("n_validation", self.n_validation), ("n_test", self.n_test)):
             if number is not None:
                 _checks.whole(name, number, 1)
