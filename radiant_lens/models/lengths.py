@@ -88,6 +88,22 @@ def fit_context(
     return Fitting(tuple(fitting), n_skipped, n_cut)
 
 
+def within_context(model: TransformerBridge, data: Dataset) -> Dataset:
+    """Return the groups of a data set whose texts all fit the model's context; warn if some do not.
+
+    For work that compares a group's texts with each other, to which a text that is cut would be another one.
+
+    Raises:
+        DataError: a text that is too long, where the rule of the data set is "error".
+    """
+    rule = "error" if data.on_long == "error" else "skip"
+    statements = fit_context(model, data.statements, rule, stacklevel=3).records
+    prompts = fit_context(model, data.prompts, rule, answers=True, stacklevel=3).records
+    fitting = set(map(id, (*statements, *prompts)))
+    lost = {record.group for record in (*data.statements, *data.prompts) if id(record) not in fitting}
+    return data.only(data.groups - lost) if lost else data
+
+
 def _refusal(number: int, length: int, limit: int, n_new: int, record: Statement | Prompt) -> str:
     new = f", {n_new} new ones included" if n_new else ""
     return f"Text {number} has {length} tokens; the model's context holds {limit}{new} ({record.text[:40]!r}...):"

@@ -14,6 +14,7 @@ from radiant_lens.analysis.sensitivity import gain_gradient, kl_gradient
 from radiant_lens.analysis.steering import Steering
 from radiant_lens.analysis.strength import desirable_statements
 from radiant_lens.datasets.dataset import Dataset
+from radiant_lens.models.lengths import within_context
 from radiant_lens.policies.heads import HeadChoice
 from radiant_lens.policies.least_kl import LeastKLPolicy
 
@@ -85,6 +86,7 @@ class TrainedShiftPolicy:
         """
         self.check()
         _checks.disjoint_groups(train.groups, validation.groups, ("training", "validation"))
+        train = within_context(model, train)
         desirable_statements(train)
         family = LeastKLPolicy(heads=self.heads, family=self.family).make_family(model, train)
         parameters = torch.zeros((len(family.sites), family.n_parameters), requires_grad=True)

@@ -8,6 +8,7 @@ import pytest
 
 import radiant_lens as rl
 from radiant_lens.errors import DataError
+from radiant_lens.models.lengths import within_context
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +65,13 @@ def test_least_kl_fits_on_the_texts_that_fit(model, experiment, short, long):
     for train, held_out in ((long, validation), (validation, long)):
         with pytest.raises(DataError, match="has 30. tokens; the model's context holds 256"):
             policy.fit(model, replace(train, on_long="error"), validation=replace(held_out, on_long="error"))
+
+
+def test_where_texts_of_a_group_are_compared_the_group_goes(model, short, long):
+    with pytest.warns(UserWarning, match="1 of .* texts are longer than the 256 tokens .*: 1 skipped") as warned:
+        fitting = within_context(model, long)
+    assert len(warned) == 2
+    assert fitting.groups == short.groups - {short.atoms[0].group}
+    assert within_context(model, short) is short
+    with pytest.raises(DataError, match="has 301 tokens; the model's context holds 256"):
+        within_context(model, replace(long, on_long="error"))

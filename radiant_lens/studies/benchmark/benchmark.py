@@ -20,6 +20,7 @@ from radiant_lens.errors import ConvergenceError, InvalidArgumentError, NothingT
 from radiant_lens.evaluation.likelihood import ScoredText, score_statements
 from radiant_lens.evaluation.multiple_choice import score_choices
 from radiant_lens.models.identity import signature
+from radiant_lens.models.lengths import within_context
 from radiant_lens.studies.benchmark.arms import ARMS, Fold, SteeringArm, TextArm
 from radiant_lens.studies.benchmark.result import BenchmarkResult
 from radiant_lens.studies.benchmark.swapped import with_swapped_answers
@@ -97,7 +98,7 @@ class Benchmark:
 
     def make_fold(self, number: int) -> Fold:
         """Split the data; nothing is collected or fitted yet."""
-        halves = self.data.split((0.5, 0.5), seed=self.seed)
+        halves = within_context(self.model, self.data).split((0.5, 0.5), seed=self.seed)
         train, validation = halves[number].split((0.8, 0.2), seed=self.seed)
         return Fold(self.model, train, validation, _first(halves[1 - number], self.n_test), self.seed)
 
