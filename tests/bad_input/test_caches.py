@@ -40,7 +40,7 @@ CACHES = [
     Wrong("selecting by name", lambda w: w.cache.select("all"),
           InvalidIndexError, "`examples` must be whole numbers"),
     Wrong("fractions as text", lambda w: w.cache.split("0.5"),
-          InvalidArgumentError, "`fractions` must be a float or an int; got str '0'"),
+          InvalidArgumentError, "`fractions` must be a tuple or a list; got str '0.5'"),
     Wrong("splitting by a seed that is a word", lambda w: w.cache.split((0.5, 0.5), seed="x"),
           InvalidArgumentError, "`seed` must be a whole number between 0 and 4294967295; got 'x'"),
     Wrong("shuffling by a negative seed", lambda w: w.cache.with_shuffled_labels(seed=-1),

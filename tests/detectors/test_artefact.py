@@ -63,7 +63,7 @@ def test_a_damaged_folder_is_refused(changes, words, folder):
 
 
 def test_other_folders_are_refused(folder, tmp_path, gaussian_cache):
-    with pytest.raises(ArtefactError, match="is not a saved detector"):
+    with pytest.raises(ArtefactError, match="There is no folder .* with a saved detector: check the path"):
         load_detector(tmp_path / "none")
     gaussian_cache(4).save(tmp_path / "cache")
     with pytest.raises(ArtefactError, match="is not a saved detector"):
