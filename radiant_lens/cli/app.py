@@ -25,6 +25,7 @@ from radiant_lens.cli.launch import SHARED, require_one_process
 from radiant_lens.cli.output import emit, table
 from radiant_lens.cli.report import report
 from radiant_lens.cli.stopping import Stopped, interruptible
+from radiant_lens.cli.usage import Commands
 from radiant_lens.distributed import launched
 from radiant_lens.errors import RadiantError
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="radiant-lens",
+    cls=Commands,
     help="Detect undesirable content in attention heads and edit them, with a stated probability that it works.",
     no_args_is_help=True,
     add_completion=False,

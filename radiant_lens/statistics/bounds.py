@@ -160,7 +160,8 @@ def share_interval(
     The interval is a bootstrap over groups where at least `LEAST_EVENTS` effective groups are on either side. Else,
     and where all groups agree so that the bootstrap has no width, it is Clopper-Pearson's over effective groups
     (Korn and Graubard, 1998). Effective groups are never more than the groups, so near 0 and 1 the interval is
-    conservative: at 95% it covers 95 to 100% in simulation. In the middle it covers 93 to 97%.
+    conservative: at 95% it covers 95 to 100% in simulation. In the middle it covers 93 to 97%, and up to 100% where few
+    groups agree.
 
     Args:
         numerators: events in each group, each between 0 and the group's denominator.
