@@ -83,7 +83,7 @@ def _sums(
     """The fields of `ScoredText`."""
     sums = torch.zeros((len(ScoredText._fields), len(rows)), dtype=torch.float64)
     changed = (steering is not None or len(fwd_hooks) > 0) and compare
-    for batch in answer_passes(model, rows, max_tokens=max_tokens):
+    for batch in answer_passes(model, rows, max_tokens=max_tokens, share=not fwd_hooks):
         with model.hooks(fwd_hooks=list(fwd_hooks)):
             steered, trace = _log_probs(model, batch, steering, trace=changed and count_edits)
         values = torch.zeros((len(sums), len(batch.targets)), dtype=torch.float64)

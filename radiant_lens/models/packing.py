@@ -9,7 +9,8 @@ the model computes what it computes for each text alone, at a third of the token
 Edits begin at the last prompt token, which all answers share, and go on through the row.
 
 The mask and positions could fail in a model that makes its own. `shares_prompts` compares a shared row with separate
-ones, once for each model, and models that differ get a row for each text.
+ones, once for each model, and models that differ get a row for each text. So do texts while hooks of others act: a hook
+that reads positions, such as one at `z[:, -1]`, means those of a text.
 """
 
 from __future__ import annotations
@@ -72,7 +73,12 @@ class PackedRow(NamedTuple):
 
 
 def answer_passes(
-    model: TransformerBridge, rows: Sequence[AnswerRow], *, max_tokens: int, together: Sequence[int] | None = None
+    model: TransformerBridge,
+    rows: Sequence[AnswerRow],
+    *,
+    max_tokens: int,
+    together: Sequence[int] | None = None,
+    share: bool = True,
 ) -> Iterator[AnswerPass]:
     """Yield passes of at most `max_tokens` tokens, padding included, or of one row.
 
@@ -81,8 +87,9 @@ def answer_passes(
         rows: tokenized texts.
         max_tokens: in one pass.
         together: a number for each text; texts of one number share a pass. None: any text may go anywhere.
+        share: let answers share their prompt where the model and the hooks that act on it allow.
     """
-    packed = pack_rows(model, rows, max_tokens=max_tokens)
+    packed = pack_rows(model, rows, max_tokens=max_tokens, together=together, share=share)
     clusters = _clusters(packed, together)
     # A cluster takes as many rows as it has, each of the length of its longest.
     lengths = torch.tensor([len(cluster) * max(row.length for row in cluster) for cluster in clusters])
@@ -90,21 +97,37 @@ def answer_passes(
         yield make_pass([row for i in batch.tolist() for row in clusters[i]], pad_token(model))
 
 
-def pack_rows(model: TransformerBridge, rows: Sequence[AnswerRow], *, max_tokens: int) -> list[PackedRow]:
-    """Join texts with the same prompt into rows of at most `max_tokens` tokens; where none has, a row for each text."""
+def pack_rows(
+    model: TransformerBridge,
+    rows: Sequence[AnswerRow],
+    *,
+    max_tokens: int,
+    together: Sequence[int] | None = None,
+    share: bool = True,
+) -> list[PackedRow]:
+    """Join texts with the same prompt into rows; the arguments are those of `answer_passes`.
+
+    A row has at most `max_tokens` tokens and fits the model's context. Texts of different numbers in `together` share
+    no row, even if their prompts are the same.
+    """
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for i, row in enumerate(rows):
-        by_prompt.setdefault(tuple(row.ids[: row.start + 1]), []).append(i)
-    if len(by_prompt) == len(rows) or not _fits_window(model, rows) or not shares_prompts(model):
+        number = () if together is None else (together[i],)
+        by_prompt.setdefault((*number, *row.ids[: row.start + 1]), []).append(i)
+    shared = share and len(by_prompt) < len(rows) and not _is_hooked(model) and _fits_window(model, rows)
+    if not shared or not shares_prompts(model):
         return [PackedRow(row.ids[: row.start + 1], [i], [row.ids[row.start + 1 :]]) for i, row in enumerate(rows)]
+    limit = min(max_tokens, model.cfg.n_ctx or max_tokens)
     packed: list[PackedRow] = []
-    for prompt, members in by_prompt.items():
-        current = PackedRow(list(prompt), [], [])
+    for members in by_prompt.values():
+        first = rows[members[0]]
+        prompt = first.ids[: first.start + 1]
+        current = PackedRow(prompt, [], [])
         for i in members:
             answer = rows[i].ids[len(prompt) :]
-            if current.texts and current.length + len(answer) > max_tokens:
+            if current.texts and current.length + len(answer) > limit:
                 packed.append(current)
-                current = PackedRow(list(prompt), [], [])
+                current = PackedRow(prompt, [], [])
             current.texts.append(i)
             current.answers.append(answer)
         packed.append(current)
@@ -190,6 +213,10 @@ def _compare_rows(model: TransformerBridge) -> bool:
     # In nats; rounding in bfloat16 gives some 1e-4, an answer that sees another one or sits elsewhere far more.
     kl = (alone.exp() * (alone - shared)).nan_to_num(nan=torch.inf).sum(-1)
     return bool(kl.abs().max() < 0.01)
+
+
+def _is_hooked(model: TransformerBridge) -> bool:
+    return any(point.fwd_hooks for point in model.hook_dict.values())
 
 
 def _fits_window(model: TransformerBridge, rows: Sequence[AnswerRow]) -> bool:

@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from shifted_heads import every_head
 
 import radiant_lens as rl
+from radiant_lens.analysis.sensitivity import gain_gradient
 from radiant_lens.evaluation import score_choices, score_statements
 from radiant_lens.models import packing
 from radiant_lens.models.packing import PackedRow, answer_passes, make_pass, pack_rows, predict, shares_prompts
 from radiant_lens.models.tokens import answer_rows
+from radiant_lens.sites import hook_name
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +119,55 @@ def test_texts_of_one_number_share_a_pass(model, rows):
     batches = list(answer_passes(model, rows, max_tokens=1, together=together))
     assert len(batches) == 3
     assert all(len({together[i] for i in batch.texts.tolist()}) == 1 for batch in batches)
+
+
+def test_a_hook_of_the_user_sees_each_text_in_a_row_of_its_own(model, facts, monkeypatch):
+    """A hook that reads positions means those of a text, not those of a row of several answers."""
+    prompts = replace(facts.head(8), contexts=None).prompts
+    statements = [p.answered(a) for p in prompts for a in (*p.correct_answers, *p.incorrect_answers)]
+
+    def by_column(z, hook):
+        return z * (1 + 0.1 * torch.arange(z.shape[1]))[:, None, None]
+
+    hooks = [(hook_name(1), by_column)]
+    for call in (
+        lambda: score_statements(model, statements, fwd_hooks=hooks).log_prob,
+        lambda: _inside(model, hooks, lambda: torch.tensor(score_choices(model, prompts)["mc2"])),
+    ):
+        torch.testing.assert_close(call(), alone(monkeypatch, call))
+    plain = score_statements(model, statements).log_prob
+    assert not torch.allclose(score_statements(model, statements, fwd_hooks=hooks).log_prob, plain)
+
+
+def _inside(model, hooks, call):
+    with model.hooks(fwd_hooks=hooks):
+        return call()
+
+
+def test_equal_prompts_of_different_numbers_share_no_row(model, rows):
+    together = [i % 2 for i in range(len(rows))]
+    packed = pack_rows(model, rows, max_tokens=4096, together=together)
+    assert len(packed) == 6
+    assert all(len({together[i] for i in row.texts}) == 1 for row in packed)
+
+
+def test_the_gain_of_equal_questions_is_that_of_each(model, facts):
+    """Two records of one question: their shares are computed apart, however rows are cut."""
+    prompt = replace(facts.head(3), contexts=None).prompts[0]
+    twin = replace(prompt, group="twin")
+    family = every_head(model)
+    value = gain_gradient(model, [prompt], family).value
+    for limit in (25, 30, 35, 40):
+        assert gain_gradient(model, [prompt, twin], family, max_tokens=limit).value == pytest.approx(value, abs=1e-4)
+
+
+def test_a_row_fits_the_context(rows, monkeypatch):
+    model = rl.load_model("tiny")
+    longest = max(len(row.ids) for row in rows)
+    monkeypatch.setattr(model.cfg, "n_ctx", longest + 2)
+    packed = pack_rows(model, rows, max_tokens=4096)
+    assert len(packed) > 3
+    assert all(row.length <= longest + 2 for row in packed)
 
 
 def test_a_model_that_ignores_the_mask_gets_separate_rows(rows, monkeypatch):
