@@ -1,4 +1,4 @@
-"""What a steering does to the model's behaviour on held-out groups, with bounds: KL, and questions that improve."""
+"""Bounds on the behaviour of a steered model over held-out groups: KL, and questions that improve."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def certify_behaviour(
         n,
         clopper_pearson(n_risen, n, confidence=confidence),
         clopper_pearson(n_risen, n, confidence=2 * confidence - 1).low,
-        # `certify` of the base class: the one below has this function behind it.
+        # The method of the base class: with a model, the one of `radiant_lens.analysis.steering` calls this function.
         Steering.certify(steering, collect(model, data), confidence=confidence, seed=seed, draws=draws)
         if has_detector
         else None,

@@ -88,9 +88,7 @@ def gain_gradient(
     Raises:
         DataError: no prompt has both kinds of answers.
     """
-    used = [p for p in prompts if p.correct_answers and p.incorrect_answers]
-    if not used:
-        raise DataError("No prompt has both correct and incorrect answers: there is no gain to differentiate.")
+    used = require_gain(prompts)
     total = torch.zeros((len(family.sites), family.n_parameters), dtype=torch.float64)
     value = mc2 = 0.0
     answers = [[p.answered(a) for a in (*p.correct_answers, *p.incorrect_answers)] for p in used]
@@ -106,6 +104,18 @@ def gain_gradient(
             value, mc2 = value + float(share.log_share.sum()), mc2 + float(share.log_share.exp().sum())
             bar.advance(task, len(batch.texts.unique()))
     return GainGradient(total / len(used), value / len(used), mc2 / len(used), len(used))
+
+
+def require_gain(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Return the prompts with both kinds of answers.
+
+    Raises:
+        DataError: there are none.
+    """
+    used = [p for p in prompts if p.correct_answers and p.incorrect_answers]
+    if not used:
+        raise DataError("No prompt has both correct and incorrect answers: there is no gain to differentiate.")
+    return used
 
 
 def fisher_scores(

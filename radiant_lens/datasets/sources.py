@@ -1,4 +1,4 @@
-"""Where rows come from: a published data set by name, a file, or an object in memory; and in which format they are."""
+"""Sources of rows and their formats: a published data set by name, a file, or an object in memory."""
 
 from __future__ import annotations
 

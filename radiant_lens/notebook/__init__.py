@@ -1,4 +1,4 @@
-"""What objects show of themselves in a notebook: a heading, a few lines, and one small table or picture."""
+"""Display of objects in a notebook: a heading, a few lines, and one small table or picture."""
 
 from radiant_lens.notebook.html import Fragment as Fragment
 from radiant_lens.notebook.html import card as card

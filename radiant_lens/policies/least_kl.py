@@ -15,7 +15,7 @@ from torch import Tensor
 
 from radiant_lens import _checks
 from radiant_lens.analysis.families import FAMILIES, Family
-from radiant_lens.analysis.sensitivity import GainGradient, fisher_scores, gain_gradient
+from radiant_lens.analysis.sensitivity import GainGradient, fisher_scores, gain_gradient, require_gain
 from radiant_lens.analysis.steering import Steering
 from radiant_lens.analysis.strength import KLCurve, MeasuredStrength, desirable_statements, measure_kl
 from radiant_lens.capture._collect import collect
@@ -38,7 +38,7 @@ _N_MOMENT_GROUPS = 100
 
 
 class _Texts(NamedTuple):
-    """What is differentiated of one half of the training groups: answers to prompts, and statements."""
+    """Texts of one half of the training groups: prompts with their answers, and statements."""
 
     prompts: tuple[Prompt, ...]
     statements: tuple[Statement, ...]
@@ -180,7 +180,12 @@ class LeastKLPolicy:
         if validation is None:
             train, validation = train.split((0.8, 0.2), seed=self.seed)
         _checks.disjoint_groups(train.groups, validation.groups, ("training", "validation"))
-        fit = _Fit(self, model, self.make_family(model, train, detector, base), max_tokens, progress)
+        # Before the family collects activations.
+        require_gain(train.prompts)
+        for data in (train, validation):
+            desirable_statements(data)
+        family = self.make_family(model, train, detector, base, max_tokens=max_tokens)
+        fit = _Fit(self, model, family, max_tokens, progress)
         return fit.run(train, validation, guarantee)
 
     def make_family(
@@ -189,6 +194,8 @@ class LeastKLPolicy:
         train: Dataset,
         detector: RiskAwareDetector | None = None,
         base: Steering | None = None,
+        *,
+        max_tokens: int | None = None,
     ) -> Family:
         """Make the displacements to choose among; `fit` documents the arguments."""
         if (self.family == "strength") != (base is not None):
@@ -228,7 +235,7 @@ class LeastKLPolicy:
         )
         if self.family == "constant":
             return Family("constant", template)
-        cache = collect(model, train.head(_N_MOMENT_GROUPS))
+        cache = collect(model, train.head(_N_MOMENT_GROUPS), max_tokens=max_tokens)
         z = cache.z[:, [site.layer for site in sites], [site.head for site in sites]].double()
         return Family("affine", template, z.mean(0), z.std(0).clamp_min(1e-6))
 

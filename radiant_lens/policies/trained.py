@@ -10,10 +10,11 @@ from rich.progress import Progress
 
 from radiant_lens import _checks
 from radiant_lens.analysis.families import Family
-from radiant_lens.analysis.sensitivity import gain_gradient, kl_gradient
+from radiant_lens.analysis.sensitivity import gain_gradient, kl_gradient, require_gain
 from radiant_lens.analysis.steering import Steering
 from radiant_lens.analysis.strength import desirable_statements
 from radiant_lens.datasets.dataset import Dataset
+from radiant_lens.datasets.records import DESIRABLE
 from radiant_lens.models.lengths import within_context
 from radiant_lens.policies.heads import HeadChoice
 from radiant_lens.policies.least_kl import LeastKLPolicy
@@ -87,11 +88,12 @@ class TrainedShiftPolicy:
         self.check()
         _checks.disjoint_groups(train.groups, validation.groups, ("training", "validation"))
         train = within_context(model, train)
-        desirable_statements(train)
-        family = LeastKLPolicy(heads=self.heads, family=self.family).make_family(model, train)
+        for data in (train, validation):
+            desirable_statements(data)
+        batches = self._batches(train)
+        family = LeastKLPolicy(heads=self.heads, family=self.family).make_family(model, train, max_tokens=max_tokens)
         parameters = torch.zeros((len(family.sites), family.n_parameters), requires_grad=True)
         optimiser = torch.optim.Adam([parameters], lr=self.learning_rate)
-        batches = self._batches(train)
         with Progress(transient=True, disable=not progress) as bar:
             for batch in bar.track(batches, description="training shifts"):
                 optimiser.zero_grad()
@@ -105,7 +107,7 @@ class TrainedShiftPolicy:
     def _batches(self, train: Dataset) -> list[Dataset]:
         """Questions with both kinds of answers and their desirable statements, in a new order in each epoch."""
         generator = torch.Generator().manual_seed(self.seed)
-        groups = sorted({p.group for p in train.prompts if p.correct_answers and p.incorrect_answers})
+        groups = sorted({p.group for p in require_gain(train.prompts)})
         batches = []
         for _ in range(self.epochs):
             order = torch.randperm(len(groups), generator=generator).tolist()
@@ -119,8 +121,9 @@ class TrainedShiftPolicy:
         """Gradient of `gain - kl_weight * KL` at the present shifts."""
         steering = replace(family.template, head_maps=family.maps(parameters.double()))
         gradient = gain_gradient(model, batch.prompts, family, steering, max_tokens=max_tokens).gradient
-        if self.kl_weight:
-            kl = kl_gradient(model, desirable_statements(batch), family, steering, max_tokens=max_tokens)
+        desirable = [s for s in batch.statements if s.label == DESIRABLE]
+        if self.kl_weight and desirable:
+            kl = kl_gradient(model, desirable, family, steering, max_tokens=max_tokens)
             gradient = gradient - self.kl_weight * kl.gradient
         return gradient.float()
 

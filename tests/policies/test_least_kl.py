@@ -10,6 +10,7 @@ import torch
 import radiant_lens as rl
 from radiant_lens.errors import DataError, InvalidArgumentError, LeakageError
 from radiant_lens.evaluation import score_choices, score_statements
+from radiant_lens.policies import least_kl
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +137,15 @@ def test_refusals_come_before_any_work(model, parts, options, message):
         rl.LeastKLPolicy(**options).fit(model, parts[0], validation=parts[1])
 
 
-def test_data_that_cannot_serve_are_refused(model, parts):
+def test_data_that_cannot_serve_are_refused(model, parts, monkeypatch):
     train, validation, _ = parts
     with pytest.raises(LeakageError, match="training and validation must not share groups"):
         rl.LeastKLPolicy().fit(model, train, validation=train)
+    # Affine displacements need activations, which are collected after these checks.
+    monkeypatch.setattr(least_kl, "collect", lambda *_, **__: pytest.fail("collected"))
+    policy = rl.LeastKLPolicy(family="affine")
     with pytest.raises(DataError, match="no desirable statements"):
-        rl.LeastKLPolicy().fit(model, train, validation=replace(validation, atoms=()))
+        policy.fit(model, train, validation=replace(validation, atoms=()))
+    one_sided = replace(train, bare_prompts=tuple(replace(p, incorrect_answers=()) for p in train.bare_prompts))
+    with pytest.raises(DataError, match="no gain to differentiate"):
+        policy.fit(model, one_sided, validation=validation)

@@ -19,7 +19,7 @@ LEAST_GROUPS = 6
 
 
 class Metric(NamedTuple):
-    """What a metric counts, and how it is computed from its ratio of sums.
+    """Meaning of a metric, and its computation from a ratio of sums.
 
     Attributes:
         words: the metric in words, with its unit, for tables.

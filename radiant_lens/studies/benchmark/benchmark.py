@@ -45,12 +45,13 @@ class _Chosen(NamedTuple):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Compare steerings on one task, each with the same gates on offer and at the same KL.
+    """Compare steerings on one task at the same KL, with the same gates on offer to all policies of activations.
 
     The groups are split into two halves. Each in turn is the test part of a fold. The other is split into training and
     validation parts, on which all is fitted and chosen: a steering for each gate, its strength at each budget of KL,
-    and the gate with the most MC2 at that budget. The test part is scored once for each arm and budget, with the
-    questions' own answers and with those of other questions (what rises there is style, not truth).
+    and the gate with the most MC2 at that budget. Least KL and trained shifts act without a gate, the paper's recipe
+    under its own. The test part is scored once for each arm and budget, with the questions' own answers and with those
+    of other questions (what rises there is style, not truth).
 
     Args:
         model: from `load_model`.
@@ -137,7 +138,7 @@ class Benchmark:
         """Hash of all that the rows of an arm depend on."""
         settings: Mapping[str, Any] = {
             "model": signature(self.model),
-            "data": [self.data.name, [[s.text, s.label] for s in self.data.statements]],
+            "data": [self.data.name, *map(repr, self.data.statements), *map(repr, self.data.prompts)],
             "fold": number,
             "arm": name,
             # The unsteered model has no budget.
