@@ -15,12 +15,13 @@ _WIDTH = 480
 MOST_TOKENS = 200
 
 
-def head_map(values: Sequence[Sequence[float]], meaning: str) -> Fragment:
+def head_map(values: Sequence[Sequence[float]], meaning: str, *, graded: bool = True) -> Fragment:
     """Return a picture with a row for each layer and a cell for each head; more is darker.
 
     Args:
         values: from 0; of each layer and head. Cells of values that are not finite stay empty.
         meaning: of a value, below the picture; a cell's own value is shown where the pointer is.
+        graded: the values are amounts; False for marks, which are 0 or 1.
     """
     largest = max((v for row in values for v in row if math.isfinite(v)), default=0.0) or 1.0
     n_heads = max(map(len, values), default=0)
@@ -34,7 +35,8 @@ def head_map(values: Sequence[Sequence[float]], meaning: str) -> Fragment:
         if math.isfinite(v)
     ]
     size = f'width="{n_heads * width}" height="{len(values) * height}"'
-    words = f"{meaning}; rows are layers from the first on, columns heads; darker is more, up to {largest:.3g}"
+    scale = f"; darker is more, up to {largest:.3g}" if graded else ""
+    words = f"{meaning}; rows are layers from the first on, columns heads{scale}"
     return Fragment(
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" style="outline: 1px solid rgba(127, 127, 127, .5)">'
         f"{''.join(cells)}</svg><div>{html.escape(words)}.</div>"

@@ -84,6 +84,8 @@ def test_a_head_map_has_a_cell_for_each_finite_value():
     assert 'fill="rgba(0, 114, 178, 0.00)"><title>L0H0 0</title>' in page
     assert "up to 1." in page
     assert head_map([[float("nan")]], "Risk").count("<rect") == 0
+    assert "darker is more, up to 1" in page
+    assert "darker" not in head_map([[0.0, 1.0]], "Edited heads", graded=False)
 
 
 def test_a_wide_model_fits_into_the_same_picture():
