@@ -27,4 +27,6 @@ def steering_card(steering: SteeringParts) -> str:
     meta = steering.meta
     sources = {"model": meta.get("model", {}).get("name"), "data": meta.get("data"), "positions": meta.get("positions")}
     words = ", ".join(f"{name} {value}" for name, value in sources.items() if value is not None)
-    return card("Steering", repr(steering), words and f"Fitted on {words}", head_map(picture, "Edited heads", graded=False))
+    return card(
+        "Steering", repr(steering), words and f"Fitted on {words}", head_map(picture, "Edited heads", graded=False)
+    )
