@@ -11,6 +11,7 @@ from radiant_lens.analysis.strength import KLCurve, desirable_statements, measur
 from radiant_lens.caches import HeadCache
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.errors import InvalidArgumentError
+from radiant_lens.evaluation.likelihood import KeptLogits
 from radiant_lens.models.identity import require_fitting
 from radiant_lens.models.lengths import fit_context
 from radiant_lens.steering import steering as without_model
@@ -61,8 +62,10 @@ class Steering(without_model.Steering):
         require_fitting(self, model)
         statements = fit_context(model, desirable_statements(data), data.on_long).records
 
+        unsteered = KeptLogits()
+
         def measured(strength: float) -> float:
-            kl = measure_kl(model, statements, self.scaled(strength), max_tokens=max_tokens)
+            kl = measure_kl(model, statements, self.scaled(strength), kept=unsteered, max_tokens=max_tokens)
             return kl.mean if confidence is None else kl.upper(confidence)
 
         strength = KLCurve(measured).at(budget).strength

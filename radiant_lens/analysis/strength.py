@@ -18,7 +18,7 @@ from radiant_lens import _checks
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import DESIRABLE, Statement
 from radiant_lens.errors import ConvergenceError, DataError
-from radiant_lens.evaluation.likelihood import score_statements, token_kl
+from radiant_lens.evaluation.likelihood import KeptLogits, score_statements, token_kl
 from radiant_lens.models.packing import answer_passes, predict
 from radiant_lens.models.tokens import answer_rows, pass_tokens
 from radiant_lens.statistics.bounds import group_sums, ratio_upper
@@ -138,16 +138,19 @@ def measure_kl(
     statements: Sequence[Statement],
     steering: Steering,
     *,
+    kept: KeptLogits | None = None,
     max_tokens: int | None = None,
 ) -> GroupedKL:
     """KL from the unsteered to the steered model over the answers of statements, by group.
+
+    `kept` holds the unsteered model's logits for other steerings on the same statements.
 
     Raises:
         DataError: no statements.
     """
     if not statements:
         raise DataError("There are no statements to measure the KL on.")
-    scored = score_statements(model, statements, steering, count_edits=False, max_tokens=max_tokens)
+    scored = score_statements(model, statements, steering, count_edits=False, kept=kept, max_tokens=max_tokens)
     names = {name: i for i, name in enumerate(dict.fromkeys(s.group for s in statements))}
     groups = torch.tensor([names[s.group] for s in statements])
     return GroupedKL(group_sums(scored.kl, groups), group_sums(scored.n_tokens, groups))
@@ -158,6 +161,7 @@ def mean_kl(
     statements: Sequence[Statement],
     steering: Steering,
     *,
+    kept: KeptLogits | None = None,
     max_tokens: int | None = None,
 ) -> float:
     """KL from the unsteered to the steered model, in nats a token, over the answers of statements.
@@ -165,7 +169,7 @@ def mean_kl(
     Raises:
         DataError: no statements.
     """
-    return measure_kl(model, statements, steering, max_tokens=max_tokens).mean
+    return measure_kl(model, statements, steering, kept=kept, max_tokens=max_tokens).mean
 
 
 def desirable_statements(data: Dataset) -> list[Statement]:

@@ -16,7 +16,7 @@ from radiant_lens.errors import DataError, InvalidArgumentError, ModelLoadError,
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-    from radiant_lens.datasets import Dataset
+    from radiant_lens.datasets import ChatTemplate, Dataset
     from radiant_lens.steering.steering import Steering
 
 DEFAULT_SPLIT = "0.6,0.2,0.2"
@@ -138,9 +138,11 @@ class FileReading(OptionGroup):
     template: Annotated[
         str | None,
         typer.Option(
-            help=r"Around questions, such as 'Q: {question}\nA: {answer}'; 'chat' for the chat template of the model."
+            help=r"Around questions: 'chat' (the model's chat template), 'plain', or text such as "
+            r"'Q: {question}\nA: {answer}'. Default 'chat' where the model has a chat template."
         ),
     ] = None
+    system: Annotated[str | None, typer.Option(help="System prompt of the chat, before every question.")] = None
     format: Annotated[
         str | None,
         typer.Option(help="Shape of the file, such as 'contrastive' or 'preference'; default told by its columns."),
@@ -154,8 +156,8 @@ class FileReading(OptionGroup):
             "columns": None if self.columns is None else read_columns(self.columns),
             "undesirable": self._labels(),
             "threshold": self.threshold,
-            "template": self._template(model),
             "format": self.format,
+            **self._template(model),
         }
         try:
             return load_dataset(data, on_bad_rows=on_bad_rows, **options)
@@ -166,13 +168,11 @@ class FileReading(OptionGroup):
         labels = [label for text in self.undesirable or () for label in _pieces("--undesirable", text)]
         return labels[0] if len(labels) == 1 else labels or None
 
-    def _template(self, model: str) -> Any:
-        if self.template == CHAT:
-            from radiant_lens.datasets import ChatTemplate
-
-            return ChatTemplate(_load_tokenizer(model))
+    def _template(self, model: str) -> dict[str, Any]:
+        if self.template == CHAT or self.system is not None:
+            return {"template": _load_chat_template(model, self.template, self.system)}
         # A shell passes a backslash and an n where a line break is meant.
-        return None if self.template is None else self.template.replace(r"\n", "\n")
+        return {"template": None if self.template is None else self.template.replace(r"\n", "\n")}
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,11 @@ class Reading(FileReading):
     def load(self, data: str, *, model: str, on_bad_rows: str = "raise") -> Dataset:
         """Load a data set with this rule for long texts, which everything that runs a model on it follows."""
         return replace(super().load(data, model=model, on_bad_rows=on_bad_rows), on_long=self.on_long)
+
+    def _template(self, model: str) -> dict[str, Any]:
+        if self.template is None and self.system is None:
+            return {"model": _load_tokenizer(model)}
+        return super()._template(model)
 
 
 @dataclass(frozen=True)
@@ -306,9 +311,20 @@ def _load_tokenizer(model: str) -> Any:
 
     source = find_source(model)
     with load_errors(source):
-        tokenizer = AutoTokenizer.from_pretrained(source.path)
-    if tokenizer.chat_template is None:
+        return AutoTokenizer.from_pretrained(source.path)
+
+
+def _load_chat_template(model: str, template: str | None, system: str | None) -> ChatTemplate:
+    from radiant_lens.datasets import ChatTemplate
+
+    if template not in (None, CHAT):
         raise InvalidArgumentError(
-            f"`--template {CHAT}` needs a model with a chat template, and {model!r} has none: name another `--model`."
+            f"`--system` is a turn of a chat; leave out `--template {template}`, or name `--template {CHAT}`."
         )
-    return tokenizer
+    tokenizer = _load_tokenizer(model)
+    if tokenizer.chat_template is None:
+        option = "--system" if template is None else f"--template {CHAT}"
+        raise InvalidArgumentError(
+            f"`{option}` needs a model with a chat template, and {model!r} has none: name another `--model`."
+        )
+    return ChatTemplate(tokenizer, system)

@@ -2,6 +2,7 @@
 
 from radiant_lens.datasets.contexts import Contexts as Contexts
 from radiant_lens.datasets.dataset import Dataset as Dataset
+from radiant_lens.datasets.few_shot import QA_PAIRS as QA_PAIRS
 from radiant_lens.datasets.few_shot import TRUTHFULQA_PAIRS as TRUTHFULQA_PAIRS
 from radiant_lens.datasets.few_shot import TRUTHFULQA_TEMPLATE as TRUTHFULQA_TEMPLATE
 from radiant_lens.datasets.few_shot import FewShot as FewShot
@@ -12,3 +13,4 @@ from radiant_lens.datasets.records import Prompt as Prompt
 from radiant_lens.datasets.records import Statement as Statement
 from radiant_lens.datasets.templates import ChatTemplate as ChatTemplate
 from radiant_lens.datasets.templates import TextTemplate as TextTemplate
+from radiant_lens.datasets.templates import chat_template as chat_template

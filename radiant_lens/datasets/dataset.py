@@ -138,6 +138,23 @@ class Dataset:
         _checks.whole("n_groups", n_groups, 1)
         return self.only(set(sorted(self.groups)[:n_groups]))
 
+    def with_template(self, template: Template) -> Dataset:
+        """Return the same questions and answers in another template.
+
+        Raises:
+            DataError: a text that was not made of a question by a template, or data in context.
+        """
+        records = (*self.atoms, *self.bare_prompts)
+        if self.template is None or self.contexts is not None or not all(r.question for r in records):
+            raise DataError(f"{self.name!r} has whole texts; a template is laid around questions.")
+        return replace(
+            self,
+            atoms=tuple(_laid_statement(s, template) for s in self.atoms),
+            bare_prompts=tuple(_laid_prompt(p, template) for p in self.bare_prompts),
+            template=template,
+            stop=template.stop,
+        )
+
     def with_few_shot(
         self,
         examples: Dataset | Sequence[tuple[str, str]],
@@ -175,3 +192,14 @@ class Dataset:
         own = question_names((*self.atoms, *self.bare_prompts))
         _checks.disjoint_groups(question_names(shots), own, ("Few-shot examples", f"the part of {self.name!r}"))
         return replace(self, few_shot=FewShot(shots, separator, statements) if shots else None)
+
+
+def _laid_statement(statement: Statement, template: Template) -> Statement:
+    head = template.prompt(statement.question) + template.joint
+    text = head + statement.text[statement.answer_start :]
+    return replace(statement, text=text, answer_start=len(head), rendered=template.rendered)
+
+
+def _laid_prompt(prompt: Prompt, template: Template) -> Prompt:
+    text = template.prompt(prompt.question)
+    return replace(prompt, text=text, joint=template.joint, rendered=template.rendered)

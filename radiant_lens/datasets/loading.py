@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from radiant_lens import _checks
 from radiant_lens.datasets.contexts import Contexts
 from radiant_lens.datasets.dataset import ON_LONG, Dataset
+from radiant_lens.datasets.few_shot import QA_PAIRS
 from radiant_lens.datasets.packaged import PACKAGED, TEMPLATED, load_packaged
 from radiant_lens.datasets.packaged import data_folder as data_folder
 from radiant_lens.datasets.readers import labels
@@ -17,10 +18,11 @@ from radiant_lens.datasets.readers.columns import Columns, check_columns
 from radiant_lens.datasets.readers.labels import Label, LabelRule
 from radiant_lens.datasets.readers.parsing import ON_BAD_ROWS, Records, gather
 from radiant_lens.datasets.readers.published import CHAT_FORMATS, FORMATS, TOXICITY_FORMATS, Format, Reading
+from radiant_lens.datasets.readers.questions import normalize
 from radiant_lens.datasets.readers.records import COMPARING_JUDGES
 from radiant_lens.datasets.readers.toxicity import THRESHOLD, one_group_per_text
 from radiant_lens.datasets.sources import Source, open_source
-from radiant_lens.datasets.templates import ChatTemplate, Template, as_template
+from radiant_lens.datasets.templates import ChatTemplate, Template, TextTemplate, as_template, chat_template
 from radiant_lens.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ def load_dataset(
     undesirable: Label | Sequence[Label] | None = None,
     threshold: float | None = None,
     template: str | Template | None = None,
+    model: Any = None,
     contexts: Contexts | None = None,
     judge: str | None = None,
     on_bad_rows: str = "raise",
@@ -84,8 +87,10 @@ def load_dataset(
             nothing is said; of `positive` and `negative` it must be stated.
         threshold: for scores in the label column: scores at or above it are undesirable, or those below it
             with `undesirable="below"`.
-        template: template around questions: a format string, a `TextTemplate` or a `ChatTemplate`;
-            default "Q: {question} A: {answer}".
+        template: template around questions: a format string, a `TextTemplate` or a `ChatTemplate`; "plain" for
+            "Q: {question} A: {answer}". Default: what `model` was trained on, or "plain" without it.
+        model: a model with its tokenizer, or a tokenizer. Questions are laid in its chat template if it has one; else,
+            as base models complete what they read, three examples come first (`QA_PAIRS`). "plain" does neither.
         contexts: put the statements and prompts in context; the embedded world brings its own.
         judge: another judge than the format's.
         on_bad_rows: "raise", or "report" to leave bad rows out and name them in `Dataset.skipped`.
@@ -111,19 +116,21 @@ def load_dataset(
         _checks.instance("contexts", contexts, Contexts)
     if judge is not None:
         _checks.instance("judge", judge, str, hint="`evaluate` takes a judge of your own")
+    spoken = None if model is None or template is not None else chat_template(model)
     if isinstance(source, str) and source in PACKAGED:
         _refuse_options(source, path=path, format=format, columns=columns, undesirable=undesirable, threshold=threshold)
         if source not in TEMPLATED:
             _refuse_options(source, template=template)
-        own = load_packaged(source, template=template, contexts=contexts, judge=judge)
-        return replace(own, on_long=on_long)
+        laid = spoken if template is None and source in TEMPLATED else template
+        own = load_packaged(source, template=laid, contexts=contexts, judge=judge)
+        return _with_examples(replace(own, on_long=on_long), model, template)
     check_columns(columns or {})
     opened = open_source(source, path, format, columns or {}, labels_are_words=undesirable is not None)
     rule, all_columns = _label_rule(opened, undesirable, threshold)
-    laid = _lay_template(opened, template)
+    laid = _lay_template(opened, spoken if template is None and FORMATS[opened.format].template else template)
     records = _read_records(opened, all_columns, Reading(laid, opened.period, True, rule), judge, on_bad_rows)
     layout = FORMATS[opened.format]
-    return Dataset(
+    data = Dataset(
         opened.title,
         one_group_per_text(records.statements) if opened.format == "jigsaw" else records.statements,
         records.prompts,
@@ -136,6 +143,15 @@ def load_dataset(
         reading=opened.reading,
         on_long=on_long,
     )
+    return _with_examples(data, model, template)
+
+
+def _with_examples(data: Dataset, model: Any, template: str | Template | None) -> Dataset:
+    """Put examples before questions in the default layout, for a model without a chat template."""
+    if model is None or template is not None or data.template != TextTemplate():
+        return data
+    own = {normalize(record.question) for record in (*data.atoms, *data.bare_prompts)}
+    return data.with_few_shot([pair for pair in QA_PAIRS if normalize(pair[0]) not in own], statements=True)
 
 
 def _refuse_options(name: str, **options: object) -> None:

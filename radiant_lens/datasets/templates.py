@@ -173,13 +173,38 @@ class ChatTemplate:
 Template: TypeAlias = TextTemplate | ChatTemplate
 
 
+PLAIN = "plain"
+"""Name of the default text template, for models that have a chat template as well."""
+
+
+def chat_template(model: Any, *, system: str | None = None) -> ChatTemplate | None:
+    """Return the chat template of a model or tokenizer; None if it has none, as base models do.
+
+    Args:
+        model: anything with a `tokenizer`, or a tokenizer.
+        system: content of a system turn before all others.
+
+    Raises:
+        InvalidArgumentError: neither, a template that cannot render a question and its answer, or a system turn for a
+            model without a template.
+    """
+    tokenizer = getattr(model, "tokenizer", model)
+    if not callable(getattr(tokenizer, "apply_chat_template", None)):
+        raise InvalidArgumentError(f"`model` must be a model with its tokenizer; got {type(model).__name__}.")
+    if getattr(tokenizer, "chat_template", None) is None:
+        if system is not None:
+            raise InvalidArgumentError(f"`system` needs a chat template, and the model has none; got {system!r:.60}.")
+        return None
+    return ChatTemplate(tokenizer, system)
+
+
 def as_template(template: str | Template | None) -> Template:
-    """Return a template from a format string, the template itself, or the default.
+    """Return a template from a format string, the template itself, or the default (None or "plain").
 
     Raises:
         InvalidArgumentError: something else.
     """
-    if template is None:
+    if template is None or template == PLAIN:
         return TextTemplate()
     if isinstance(template, str):
         return TextTemplate(template)

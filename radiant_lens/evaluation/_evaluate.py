@@ -88,6 +88,7 @@ def evaluate(
     must make the call, and gets the whole result, equal to that of one process up to the order of sums.
 
     Warns (UserWarning) if more than a tenth of the answers are empty, or if prompts or texts are skipped or cut.
+    An error of the judge keeps its type, and has the generated answers as its attribute `answers`.
 
     Args:
         model: from `load_model`.
@@ -112,7 +113,6 @@ def evaluate(
         DataError: the data lack the records that a family needs, or all of them (with `on_long="error"`, one) are
             longer than the context.
         RankError: another rank has died.
-        Errors of the judge keep their type, and have the generated answers as their attribute `answers`.
     """
     require_bridge(model)
     _checks.instance("data", data, Dataset, hint="`load_dataset` reads one")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,6 +39,30 @@ class ScoredText(NamedTuple):
     n_edits: Float[Tensor, " statement"]
 
 
+class KeptLogits:
+    """Logits of the unsteered model on the same texts, for several steerings to be compared with.
+
+    They are in the model's own precision, so nothing is lost. What does not fit is computed again.
+
+    Args:
+        max_bytes: memory for them.
+    """
+
+    def __init__(self, max_bytes: int = 2**31) -> None:
+        self._free = max_bytes
+        self._logits: dict[int, Tensor] = {}
+
+    def get(self, number: int, compute: Callable[[], Tensor]) -> Tensor:
+        """Return the logits of a pass by its number, computed if they are not kept."""
+        if number in self._logits:
+            return self._logits[number]
+        logits = compute()
+        if logits.nbytes <= self._free:
+            self._free -= logits.nbytes
+            self._logits[number] = logits
+        return logits
+
+
 def score_statements(
     model: TransformerBridge,
     statements: Sequence[Statement],
@@ -47,6 +71,7 @@ def score_statements(
     fwd_hooks: Sequence[tuple[str, HookFunction]] = (),
     compare: bool = True,
     count_edits: bool = True,
+    kept: KeptLogits | None = None,
     max_tokens: int | None = None,
 ) -> ScoredText:
     """Teacher-force statements; edits begin at the token before the answer, as in generation.
@@ -60,6 +85,7 @@ def score_statements(
         fwd_hooks: your own hooks, active together with the steering, and not in the unsteered model.
         compare: also run the unsteered model, for the KL (unsteered || steered), and count edits; else both are 0.
         count_edits: count edits where texts are compared; else their fields are 0, which is faster.
+        kept: logits of the unsteered model from earlier calls with the same statements and `max_tokens`.
         max_tokens: tokens in one forward pass, padding included; None: 1024 on the CPU, else 4096.
 
     Raises:
@@ -67,7 +93,10 @@ def score_statements(
     """
     budget = pass_tokens(model, max_tokens)
     rows = list(answer_rows(model, statements))
-    sums = shared(rows, lambda mine: _sums(model, mine, steering, fwd_hooks, compare, count_edits, budget).T.tolist())
+    unsteered = KeptLogits(0) if kept is None else kept
+    sums = shared(
+        rows, lambda mine: _sums(model, mine, steering, fwd_hooks, compare, count_edits, unsteered, budget).T.tolist()
+    )
     return ScoredText(*torch.tensor(sums, dtype=torch.float64).reshape(-1, len(ScoredText._fields)).T)
 
 
@@ -78,19 +107,21 @@ def _sums(
     fwd_hooks: Sequence[tuple[str, HookFunction]],
     compare: bool,
     count_edits: bool,
+    kept: KeptLogits,
     max_tokens: int,
 ) -> Float[Tensor, "field statement"]:
     """The fields of `ScoredText`."""
     sums = torch.zeros((len(ScoredText._fields), len(rows)), dtype=torch.float64)
     changed = (steering is not None or len(fwd_hooks) > 0) and compare
-    for batch in answer_passes(model, rows, max_tokens=max_tokens, share=not fwd_hooks):
+    for number, batch in enumerate(answer_passes(model, rows, max_tokens=max_tokens, share=not fwd_hooks)):
         with model.hooks(fwd_hooks=list(fwd_hooks)):
-            steered, trace = _log_probs(model, batch, steering, trace=changed and count_edits)
+            logits, trace = _logits(model, batch, steering, trace=changed and count_edits)
+        steered = logits.float().log_softmax(-1)
         values = torch.zeros((len(sums), len(batch.targets)), dtype=torch.float64)
         values[0] = steered.gather(1, batch.targets[:, None])[:, 0]
         values[3] = 1
         if changed:
-            plain, _ = _log_probs(model, batch, None)
+            plain = kept.get(number, lambda: _logits(model, batch, None)[0]).float().log_softmax(-1)  # noqa: B023 (called at once)
             values[1] = token_kl(plain, steered)
             n_edits, lengths = _edits(trace, batch)
             values[2], values[4], values[5] = n_edits > 0, lengths, n_edits
@@ -106,10 +137,10 @@ def token_kl(
     return (plain.exp() * (plain - steered)).masked_fill(plain.isneginf(), 0).sum(-1)
 
 
-def _log_probs(
+def _logits(
     model: TransformerBridge, batch: AnswerPass, steering: Steering | None, *, trace: bool = False
 ) -> tuple[Float[Tensor, "predicted vocab"], Trace | None]:
-    """Log-probabilities at the positions that predict the answers, and the trace of the edits."""
+    """Logits at the positions that predict the answers, in the model's precision, and the trace of the edits."""
     context: AbstractContextManager[Trace | None] = nullcontext()
     if steering is not None:
         # The public calls have checked the steering against the model; hashing the weights in each batch would be slow.
@@ -117,7 +148,7 @@ def _log_probs(
     with torch.no_grad(), context as record:
         logits = predict(model, batch)
     require_numbers(are_numbers(logits))
-    return logits.float().log_softmax(-1).cpu(), record
+    return logits.cpu(), record
 
 
 def _edits(trace: Trace | None, batch: AnswerPass) -> tuple[Float[Tensor, " predicted"], Float[Tensor, " predicted"]]:

@@ -23,6 +23,7 @@ from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.errors import InvalidArgumentError
+from radiant_lens.evaluation.likelihood import KeptLogits
 from radiant_lens.models.identity import require_bridge, require_fitting, signature
 from radiant_lens.models.lengths import fit_context
 from radiant_lens.policies.heads import HeadChoice, choose_heads, heads_of_shape
@@ -257,6 +258,7 @@ class _Fit:
         halves = [self._read(half) for half in train.split((0.5, 0.5), seed=policy.seed)]
         parameters = torch.zeros((len(family.sites), family.n_parameters), dtype=torch.float64)
         steering: Steering | None = None
+        unsteered = KeptLogits()
         steps: list[_Step] = []
         for i in range(policy.steps):
             measured = [self._measure(half, steering, policy.seed + i) for half in halves]
@@ -266,7 +268,7 @@ class _Fit:
 
             def kl(strength: float, direction: Tensor = solution.displacement) -> float:
                 moved = self._steering(parameters + strength * direction)  # noqa: B023 (called within this round)
-                grouped = measure_kl(self.model, held_out, moved, max_tokens=self.max_tokens)
+                grouped = measure_kl(self.model, held_out, moved, kept=unsteered, max_tokens=self.max_tokens)
                 return grouped.mean if guarantee is None else grouped.upper(guarantee)
 
             predicted = self._sample(held_out, steering, policy.seed + i).kl(solution.displacement)

@@ -11,7 +11,6 @@ from radiant_lens.analysis.strength import desirable_statements, text_kl
 from radiant_lens.errors import InvalidArgumentError, UnknownNameError
 from radiant_lens.evaluation import score_choices, score_statements
 from radiant_lens.studies.benchmark import ARMS, Benchmark, BenchmarkResult
-from radiant_lens.studies.benchmark import benchmark as module
 from radiant_lens.studies.benchmark.arms import few_shot, prompted
 from radiant_lens.studies.benchmark.swapped import with_swapped_answers
 
@@ -74,7 +73,7 @@ def test_the_rows_are_those_of_the_public_functions(model, finished):
 
 def test_finished_arms_are_not_computed_again(finished, monkeypatch):
     benchmark, result = finished
-    monkeypatch.setattr(module, "_score", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(Benchmark, "_score", lambda *_: pytest.fail("computed again"))
     again = benchmark.run()
     pd.testing.assert_frame_equal(again.questions, result.questions)
     with pytest.raises(pytest.fail.Exception):

@@ -16,7 +16,7 @@ from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.templates import ChatTemplate
 from radiant_lens.detectors.detector import RiskAwareDetector
-from radiant_lens.errors import InvalidArgumentError
+from radiant_lens.evaluation.likelihood import KeptLogits
 from radiant_lens.policies.iti import ITIPolicy
 from radiant_lens.policies.least_kl import LeastKLPolicy
 from radiant_lens.policies.matching import LEACEPolicy, LinearActPolicy, MeanShiftPolicy, MomentMatchingPolicy
@@ -49,6 +49,11 @@ class Fold:
     def caches(self) -> tuple[HeadCache, HeadCache]:
         """Activations at the answers' tokens, of the training and the validation part."""
         return collect(self.model, self.train), collect(self.model, self.validation)
+
+    @cached_property
+    def unsteered(self) -> dict[str, KeptLogits]:
+        """The unsteered model's logits on desirable text of the validation and the test part."""
+        return {"validation": KeptLogits(), "test": KeptLogits()}
 
     @cached_property
     def detector(self) -> RiskAwareDetector:
@@ -98,15 +103,12 @@ _TRUTH = INSTRUCTIONS["misconception"]
 
 
 def prompted(fold: Fold) -> Dataset:
-    """The test part with an instruction before every prompt and statement.
-
-    Raises:
-        InvalidArgumentError: rendered chats, whose instruction is the template's system prompt.
-    """
+    """The test part with an instruction before every prompt and statement; in a chat it is the system turn."""
     test = fold.test
+    instruction = INSTRUCTIONS.get(test.sense, _TRUTH)
     if isinstance(test.template, ChatTemplate):
-        raise InvalidArgumentError("The arm 'prompt' is for plain texts; give a chat template a system prompt instead.")
-    prefix = INSTRUCTIONS.get(test.sense, _TRUTH) + "\n\n"
+        return test.with_template(replace(test.template, system=instruction))
+    prefix = instruction + "\n\n"
     return replace(
         test,
         atoms=tuple(replace(s, text=prefix + s.text, answer_start=s.answer_start + len(prefix)) for s in test.atoms),

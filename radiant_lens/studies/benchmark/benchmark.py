@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,8 +18,12 @@ from radiant_lens.analysis.steering import Steering
 from radiant_lens.analysis.strength import KLCurve, MeasuredStrength, desirable_statements, mean_kl, text_kl
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.errors import ConvergenceError, InvalidArgumentError, NothingToEditError
+from radiant_lens.evaluation.generation import generate_answers
+from radiant_lens.evaluation.judges.judge import judge_answers
+from radiant_lens.evaluation.judges.registry import get_judge
 from radiant_lens.evaluation.likelihood import ScoredText, score_statements
 from radiant_lens.evaluation.multiple_choice import score_choices
+from radiant_lens.hooks._steer import steer
 from radiant_lens.models.identity import signature
 from radiant_lens.models.lengths import within_context
 from radiant_lens.studies.benchmark.arms import ARMS, Fold, SteeringArm, TextArm
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 BUDGETS = (0.02, 0.08, 0.25)
+NEW_TOKENS = 30
 UNSTEERED = "none"
 _KIND = "benchmark arm"
 
@@ -51,7 +57,7 @@ class Benchmark:
     validation parts, on which all is fitted and chosen: a steering for each gate, its strength at each budget of KL,
     and the gate with the most MC2 at that budget. Least KL and trained shifts act without a gate, the paper's recipe
     under its own. The test part is scored once for each arm and budget, with the questions' own answers and with those
-    of other questions (what rises there is style, not truth).
+    of other questions (what rises there is style, not truth), and greedy answers to its first questions are judged.
 
     Args:
         model: from `load_model`.
@@ -61,6 +67,7 @@ class Benchmark:
         folds: 0, 1 or both.
         n_validation: validation groups on which strengths and gates are chosen, the first ones by name; None for all.
         n_test: test groups that are scored, the first ones by name; None for all.
+        n_answered: test groups whose generated answers are judged, the first ones by name; 0 for none.
         seed: of the splits.
         out: folder for finished arms; a rerun computes the missing ones. None: nothing is kept.
     """
@@ -72,6 +79,7 @@ class Benchmark:
     folds: Sequence[int] = (0, 1)
     n_validation: int | None = None
     n_test: int | None = None
+    n_answered: int = 40
     seed: int = 0
     out: str | Path | None = None
 
@@ -89,6 +97,7 @@ class Benchmark:
         for name, number in (("n_validation", self.n_validation), ("n_test", self.n_test)):
             if number is not None:
                 _checks.whole(name, number, 1)
+        _checks.whole("n_answered", self.n_answered, 0)
         _checks.seed(self.seed)
         desirable_statements(self.data)
 
@@ -145,6 +154,7 @@ class Benchmark:
             "budgets": [] if name == UNSTEERED else list(self.budgets),
             "n_validation": self.n_validation,
             "n_test": self.n_test,
+            "n_answered": self.n_answered,
             "seed": self.seed,
         }
         return cell_key(settings)
@@ -153,11 +163,11 @@ class Benchmark:
         start = time.perf_counter()
         place = {"fold": number, "arm": name}
         if name == UNSTEERED:
-            scores = _score(fold.model, fold.test, None)
+            scores = self._score(fold, None)
             return [{**place, **_no_budget(time.perf_counter() - start), **row} for row in scores]
         arm = ARMS[name]
         if isinstance(arm, TextArm):
-            scores = _score_texts(fold, arm.change(fold))
+            scores = self._score_texts(fold, arm.change(fold))
             return [{**place, **_no_budget(time.perf_counter() - start), **row} for row in scores]
         rows = []
         for budget, chosen in self._choose(fold, arm).items():
@@ -168,9 +178,37 @@ class Benchmark:
                 "validation_kl": chosen.measured.kl,
                 "seconds": time.perf_counter() - start,
             }
-            rows += [{**place, **settings, **row} for row in _score(fold.model, fold.test, chosen.steering)]
+            rows += [{**place, **settings, **row} for row in self._score(fold, chosen.steering)]
             start = time.perf_counter()
         return rows
+
+    def _score(self, fold: Fold, steering: Steering | None) -> list[dict[str, Any]]:
+        """One row for each test question."""
+        model, test = fold.model, fold.test
+        own = score_choices(model, test.prompts, steering)
+        swapped = score_choices(model, with_swapped_answers(test).prompts, steering)
+        text = score_statements(model, desirable_statements(test), steering, kept=fold.unsteered["test"])
+        return _joined(test, own, swapped, text, self._verdicts(model, test, steering))
+
+    def _score_texts(self, fold: Fold, changed: Dataset) -> list[dict[str, Any]]:
+        own = score_choices(fold.model, changed.prompts)
+        swapped = score_choices(fold.model, with_swapped_answers(changed).prompts)
+        text = score_statements(fold.model, desirable_statements(changed), compare=False)
+        # The two models read different texts before the answers, and are compared on the answers' tokens.
+        kl = text_kl(fold.model, desirable_statements(fold.test), desirable_statements(changed))
+        verdicts = self._verdicts(fold.model, changed, None)
+        return _joined(fold.test, own, swapped, text._replace(kl=kl), verdicts)
+
+    def _verdicts(self, model: TransformerBridge, data: Dataset, steering: Steering | None) -> dict[str, str]:
+        """The judge's verdict on a greedy answer to the first prompt of each of the first groups."""
+        if not self.n_answered:
+            return {}
+        by_group = {prompt.group: prompt for prompt in reversed(data.prompts)}
+        prompts = [by_group[group] for group in sorted(by_group)[: self.n_answered]]
+        with nullcontext() if steering is None else steer(model, steering, allow_mismatch=True):
+            answers = generate_answers(model, prompts, max_new_tokens=NEW_TOKENS, temperature=0, stop=data.stop)
+        verdicts = judge_answers(get_judge(data.judge), prompts, [samples[0] for samples in answers])
+        return {prompt.group: verdict.verdict for prompt, verdict in zip(prompts, verdicts)}
 
     def _choose(self, fold: Fold, arm: SteeringArm) -> dict[float, _Chosen]:
         """For each budget that some gate can meet, the gate with the most MC2 on the validation part."""
@@ -181,7 +219,7 @@ class Benchmark:
                 steering = arm.fit(fold, gate)
             except NothingToEditError:
                 continue
-            curve = _kl_curve(fold.model, chosen_on, steering)
+            curve = _kl_curve(fold, chosen_on, steering)
             for budget in self.budgets:
                 try:
                     measured = curve.at(budget)
@@ -201,33 +239,18 @@ def _first(data: Dataset, n_groups: int | None) -> Dataset:
     return data if n_groups is None else data.head(n_groups)
 
 
-def _kl_curve(model: TransformerBridge, data: Dataset, steering: Steering) -> KLCurve:
-    statements = desirable_statements(data)
-    return KLCurve(lambda strength: mean_kl(model, statements, steering.scaled(strength)))
+def _kl_curve(fold: Fold, data: Dataset, steering: Steering) -> KLCurve:
+    statements, unsteered = desirable_statements(data), fold.unsteered["validation"]
+    return KLCurve(lambda strength: mean_kl(fold.model, statements, steering.scaled(strength), kept=unsteered))
 
 
 def _no_budget(seconds: float) -> dict[str, Any]:
     return {"budget": None, "gate": "", "strength": None, "validation_kl": None, "seconds": seconds}
 
 
-def _score(model: TransformerBridge, test: Dataset, steering: Steering | None) -> list[dict[str, Any]]:
-    """One row for each test question."""
-    own = score_choices(model, test.prompts, steering)
-    swapped = score_choices(model, with_swapped_answers(test).prompts, steering)
-    text = score_statements(model, desirable_statements(test), steering)
-    return _joined(test, own, swapped, text)
-
-
-def _score_texts(fold: Fold, changed: Dataset) -> list[dict[str, Any]]:
-    own = score_choices(fold.model, changed.prompts)
-    swapped = score_choices(fold.model, with_swapped_answers(changed).prompts)
-    text = score_statements(fold.model, desirable_statements(changed), compare=False)
-    # The two models read different texts before the answers, and are compared on the answers' tokens.
-    kl = text_kl(fold.model, desirable_statements(fold.test), desirable_statements(changed))
-    return _joined(fold.test, own, swapped, text._replace(kl=kl))
-
-
-def _joined(test: Dataset, own: pd.DataFrame, swapped: pd.DataFrame, text: ScoredText) -> list[dict[str, Any]]:
+def _joined(
+    test: Dataset, own: pd.DataFrame, swapped: pd.DataFrame, text: ScoredText, verdicts: Mapping[str, str]
+) -> list[dict[str, Any]]:
     # `Any`: the types of pandas do not follow a chain of tables.
     sums: Any = pd.DataFrame(
         {
@@ -241,5 +264,5 @@ def _joined(test: Dataset, own: pd.DataFrame, swapped: pd.DataFrame, text: Score
     scores: Any = own.assign(swapped_mc2=swapped["mc2"])
     table = scores.groupby("group")[["mc1", "mc2", "swapped_mc2"]].mean()
     table = table.join(sums.groupby("group").sum()).fillna(0.0).reset_index()
-    rows: list[dict[str, Any]] = table.to_dict("records")
+    rows: list[dict[str, Any]] = table.assign(verdict=table["group"].map(verdicts).fillna("")).to_dict("records")
     return rows

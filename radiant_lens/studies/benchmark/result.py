@@ -23,7 +23,8 @@ class BenchmarkResult:
         name: of the data.
         questions: one row for each fold, arm, budget and test question: `mc1`, `mc2`, `swapped_mc2` (under the answers
             of another question), sums of `kl` and `log_prob` over the `tokens` of its desirable statements, `edited`
-            tokens; and the chosen `gate`, `strength` and its `validation_kl`, with `seconds` of fit and choice.
+            tokens, the `verdict` on a generated answer ("" if none was judged); and the chosen `gate`, `strength` and
+            its `validation_kl`, with `seconds` of fit and choice.
     """
 
     name: str
@@ -49,6 +50,8 @@ class BenchmarkResult:
                 "MC2": f"{row['mc2']:.3f}",
                 "gain of MC2": _signed(row["gain"]),
                 "style": _signed(row["style"]),
+                "judged correct": "" if pd.isna(row["correct"]) else f"{row['correct']:.0%}",
+                "incorrect": "" if pd.isna(row["incorrect"]) else f"{row['incorrect']:.0%}",
                 "cross entropy": f"{row['cross_entropy']:.3f}",
                 "edited": f"{row['edited_share']:.0%}",
                 "seconds": f"{row['seconds']:.0f}",
@@ -95,11 +98,19 @@ class BenchmarkResult:
             "mc1_gain": _difference(part["mc1"], plain["mc1"]),
             "gain": _difference(part["mc2"], plain["mc2"]),
             "style": _difference(part["swapped_mc2"], plain["swapped_mc2"]),
+            "correct": _verdict_share(part, "correct"),
+            "incorrect": _verdict_share(part, "incorrect"),
             "cross_entropy": -part["log_prob"].sum() / tokens,
             "edited_share": part["edited"].sum() / tokens,
             "kl_interval": bootstrap_ratio(_tensor(part["kl"]), _tensor(part["tokens"])),
             "seconds": part.groupby("fold")["seconds"].first().mean(),
         }
+
+
+def _verdict_share(part: Any, verdict: str) -> float:
+    """Share of the judged answers; NaN if none was judged."""
+    judged = part[part["verdict"] != ""]
+    return float((judged["verdict"] == verdict).mean())
 
 
 def _difference(steered: Any, plain: Any) -> Interval:
