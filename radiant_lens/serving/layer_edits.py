@@ -1,0 +1,98 @@
+"""The edits of one process: an editor for each of its layers, the rows that they read, and what they edited.
+
+A layer calls `radiant_lens::edit_heads`, an operator of torch, with the activations and its number alone. A compiler
+sees one call and no Python, so compiled models and CUDA graphs keep working; everything else is looked up here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from radiant_lens.serving.batched_editor import BatchedEditor
+from radiant_lens.serving.rows import Rows
+
+
+@dataclass
+class LayerEdits:
+    """Edits of all layers of one process.
+
+    Attributes:
+        editors: by layer, for layers that a steering edits.
+        rows: of the current pass.
+        n_edited: number of edited activations of each head, by layer, in all passes so far.
+    """
+
+    editors: Mapping[int, BatchedEditor]
+    rows: Rows
+    n_edited: dict[int, Int[Tensor, " site"]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for layer, editor in self.editors.items():
+            self.n_edited[layer] = torch.zeros_like(editor.owner)
+
+    def edit(self, z: Float[Tensor, "row d_in"], layer: int) -> Float[Tensor, "row d_in"]:
+        """The activations of a layer after the edits of the current rows."""
+        rows, n = self.rows, len(z)
+        edited, is_open = self.editors[layer].apply(z, rows.steering[:n], rows.strength[:n])
+        self.n_edited[layer] += is_open.sum(0)
+        return edited
+
+    def counts(self) -> tuple[list[int], list[int]]:
+        """Activations of edited heads that were edited, and those that could have been, of each steering."""
+        n_steerings = len(self.rows.n_steered)
+        edited, sites = torch.zeros(n_steerings, dtype=torch.long), torch.zeros(n_steerings, dtype=torch.long)
+        for layer, editor in self.editors.items():
+            owner = editor.owner.cpu()
+            edited.index_add_(0, owner, self.n_edited[layer].cpu())
+            sites.index_add_(0, owner, torch.ones_like(owner))
+        return edited.tolist(), (sites * torch.from_numpy(self.rows.n_steered)).tolist()
+
+
+# One model in each process. A second engine in the same process takes the place of the first, which is refused below.
+_CURRENT: list[LayerEdits] = []
+
+
+def _edit_heads(z: Tensor, layer: int) -> Tensor:
+    return _CURRENT[0].edit(z, layer)
+
+
+_OPERATOR = torch.library.custom_op(
+    "radiant_lens::edit_heads", _edit_heads, mutates_args=(), schema="(Tensor z, int layer) -> Tensor"
+)
+_OPERATOR.register_fake(lambda z, layer: torch.empty_like(z))
+
+
+def install(edits: LayerEdits, projections: Mapping[int, nn.Module], *, eager: bool) -> None:
+    """Put the edits in front of the output projections.
+
+    Args:
+        edits: of this process.
+        projections: by layer.
+        eager: call the edits directly, and not at all in passes without a steered row. A compiled model must make the
+            same calls in every pass.
+    """
+    for layer in edits.editors:
+        projection = projections[layer]
+        projection.register_forward_pre_hook(_eager_hook(edits, layer) if eager else _compiled_hook(layer))
+    if not eager:
+        _CURRENT[:] = [edits]
+
+
+def _eager_hook(edits: LayerEdits, layer: int) -> Any:
+    def edit(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        return (edits.edit(args[0], layer), *args[1:]) if edits.rows.any else None
+
+    return edit
+
+
+def _compiled_hook(layer: int) -> Any:
+    def edit(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (torch.ops.radiant_lens.edit_heads(args[0], layer), *args[1:])
+
+    return edit
