@@ -18,12 +18,14 @@ from radiant_lens.cli.bench import bench, side_effects
 from radiant_lens.cli.collect import collect
 from radiant_lens.cli.columns import columns
 from radiant_lens.cli.evaluate import evaluate
+from radiant_lens.cli.explore import explore
 from radiant_lens.cli.fit import fit
 from radiant_lens.cli.generate import generate
 from radiant_lens.cli.groups import spread
 from radiant_lens.cli.launch import SHARED, require_one_process
 from radiant_lens.cli.output import emit, table
 from radiant_lens.cli.report import report
+from radiant_lens.cli.serve import serve
 from radiant_lens.cli.stopping import Stopped, interruptible
 from radiant_lens.cli.usage import Commands
 from radiant_lens.distributed import launched
@@ -146,10 +148,11 @@ def doctor(
         raise typer.Exit(1)
 
 
-for command in (demo, columns, collect, fit, generate, evaluate, side_effects, ablate, bench, report, doctor):
+for command in (demo, columns, collect, fit, generate, evaluate, side_effects, ablate, bench, report, explore, doctor):
     app.command()(spread(command))
 app.command(
     "lm-eval",
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(lm_eval)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)

@@ -46,13 +46,8 @@ def fold(steering: SteeringParts, model: nn.Module, *, savable: bool) -> None:
 
     All is checked and computed before the first parameter changes, so a refusal leaves the model as it was.
     """
-    _require_constant_edits(steering)
-    _refuse_adapters(model)
-    projections = output_projections(model)
+    projections = plain_projections(steering, model)
     layers = sorted({site.layer for site in steering.sites})
-    for layer, projection in enumerate(projections):
-        _require_plain(projection, layer)
-    _require_shape(steering, model, projections)
     _refuse_shared_weights(model, [projections[layer] for layer in layers])
     folds = [_fold_layer(steering, projections[layer], layer) for layer in layers]
     needs_bias = [f.projection for f in folds if bool(f.shift.any()) and f.projection.bias is None]
@@ -60,6 +55,17 @@ def fold(steering: SteeringParts, model: nn.Module, *, savable: bool) -> None:
         _add_biases(model, [projections[layer] for layer in layers], savable=savable)
     for new in folds:
         _write(new)
+
+
+def plain_projections(steering: SteeringParts, model: nn.Module) -> list[nn.Module]:
+    """The output projections of a model, after checking that weights can hold these edits."""
+    _require_constant_edits(steering)
+    _refuse_adapters(model)
+    projections = output_projections(model)
+    for layer, projection in enumerate(projections):
+        _require_plain(projection, layer)
+    _require_shape(steering, model, projections)
+    return projections
 
 
 def _require_constant_edits(steering: SteeringParts) -> None:

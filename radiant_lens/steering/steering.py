@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Self
 
 from radiant_lens import _checks
@@ -18,9 +18,9 @@ from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
 from radiant_lens.errors import InvalidArgumentError, NothingToEditError
 from radiant_lens.sites import Heads, HeadSite, as_sites, hook_name
-from radiant_lens.steering.artefact import SteeringParts, load_parts, save_parts
+from radiant_lens.steering.artefact import load_parts, save_parts
 from radiant_lens.steering.editor import LayerEdit, LayerEditor, make_editor
-from radiant_lens.steering.folding import fold
+from radiant_lens.steering.exports import WeightExports
 from radiant_lens.steering.gates import TrustRegion
 from radiant_lens.steering.held_out import Events, HeldOutCertificate, certificate
 from radiant_lens.steering.hub import download, temporary_folder, upload
@@ -48,7 +48,7 @@ class RankedHeads(Protocol):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Steering(SteeringParts):
+class Steering(WeightExports):
     """Edits of attention heads at `hook_z`, with the gate that decides where they happen.
 
     Made by a policy's `fit`; use it with `radiant_lens.steer`, or its `hooks()` with `model.hooks`.
@@ -62,11 +62,6 @@ class Steering(SteeringParts):
         trust: if not None, activations outside this region are left alone.
         meta: provenance: policy, detector, training data, groups that were used, model.
     """
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Layers that have an edited head."""
-        return tuple(sorted({site.layer for site in self.sites}))
 
     def __repr__(self) -> str:
         """Policy, heads and gate, in one line."""
@@ -280,26 +275,6 @@ class Steering(SteeringParts):
             ArtefactError: it cannot be downloaded, is damaged, or is not a steering.
         """
         return cls.load(name if Path(name).is_dir() else download(str(name), revision=revision))
-
-    def fold_into(self, model: nn.Module, *, savable: bool = True) -> None:
-        """Change the weights of a plain transformers model so that it makes these edits itself, at every position.
-
-        The folded model equals `steer(model, steering, start=0)`. It does not equal `steer` without `start`, which
-        leaves the prompt alone. Afterwards `model.save_pretrained(...)` writes an ordinary Hugging Face model. Where
-        the output projection has no bias and needs one, the setting of the configuration for it is switched on.
-
-        Args:
-            model: changed in place; after a refusal it is as it was.
-            savable: refuse architectures without such a setting, since a saved copy would lose the bias.
-
-        Raises:
-            InvalidArgumentError: edits with a gate, a trust region or resampling; a bridge; a model with an adapter; an
-                output projection that is not exactly a `torch.nn.Linear` or a transformers `Conv1D` with plain weights
-                in memory; weights that would overflow; or a bias that cannot be saved.
-            UnknownNameError: an architecture whose module paths are not known.
-            ModelMismatchError: a model of another shape.
-        """
-        fold(self, model, savable=savable)
 
     @cached_property
     def _editors(self) -> dict[tuple[int, torch.device, torch.dtype], LayerEditor]:
