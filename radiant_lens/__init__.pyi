@@ -48,6 +48,7 @@ from .sites import HeadSite as HeadSite
 from .studies import Fitted as Fitted
 from .studies import Study as Study
 from .studies import fit as fit
+from .viz.explorer import explore as explore
 from .viz.report import Report as Report
 from .viz.report import report as report
 

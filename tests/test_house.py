@@ -196,6 +196,7 @@ PUBLIC = [
     "errors",
     "evaluate",
     "evaluation",
+    "explore",
     "fit",
     "fit_sequential",
     "head_effects",

@@ -63,6 +63,10 @@ def test_an_example_runs(line, folder, facts, command_line, monkeypatch):
     if " lm-eval " in line:
         pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'radiant-lens[harness]'")
         monkeypatch.setattr("radiant_lens.harness.run_command_line", lambda arguments: None)
+    if line.split()[1] == "explore":
+        # It serves until it is interrupted; test_explore.py does that.
+        monkeypatch.setattr("radiant_lens.viz.explorer.server.ExplorerServer.run", lambda server: None)
+        monkeypatch.setattr("webbrowser.open", lambda address: None)
     # Several processes are tested in test_distributed.py; here the same command runs in one.
     status, out, err = command_line(*shlex.split(line.split("radiant-lens ", 1)[1]))
     assert status == 0, err
