@@ -58,16 +58,17 @@ def _change_frontend() -> None:
 def _change_prefix_cache() -> None:
     from vllm.v1.core import kv_cache_utils  # pyright: ignore[reportMissingImports]
 
-    from radiant_lens.serving.requests import cache_key
+    from radiant_lens.serving import requests
 
     # Of the functions that make a block's key this one alone gets the request and the place of the block, and is looked
-    # up at every call. `test_prefix_cache` fails if vLLM no longer calls it.
+    # up at every call. `test_edited_blocks_are_not_reused` fails if vLLM no
+    # longer calls it.
     make_keys = kv_cache_utils._gen_prompt_embeds_extra_hash_keys
 
     @functools.wraps(make_keys)
     def make_keys_with_steering(request: Any, start: int, end: int) -> list[Any]:
         params = request.sampling_params
-        key = cache_key(params and params.extra_args, request.num_prompt_tokens, end)
+        key = requests.cache_key(params and params.extra_args, request.num_prompt_tokens, end)
         return make_keys(request, start, end) + ([] if key is None else [key])
 
     kv_cache_utils._gen_prompt_embeds_extra_hash_keys = make_keys_with_steering

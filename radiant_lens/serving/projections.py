@@ -43,6 +43,7 @@ def refuse_unserved(config: Any) -> None:
             "with context parallelism, which divides the tokens of a request",
             "use tensor or pipeline parallelism",
         ),
+        (parallel.enable_elastic_ep, "with elastic expert parallelism, which loads models otherwise", "switch it off"),
         (getattr(parallel, "enable_dbo", False), "with dual batch overlap, which divides a batch", "switch it off"),
         (
             config.kv_transfer_config is not None,
