@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -18,7 +19,7 @@ from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
 from radiant_lens.capture import run as runs
 from radiant_lens.capture.run import Run
-from radiant_lens.capture.store import CacheStore, Column
+from radiant_lens.capture.store import CacheStore, Column, may_share_rows
 from radiant_lens.capture.tokenized import TokenizedTexts, tokenize
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import Statement
@@ -52,6 +53,8 @@ def collect(
     on_long: str | None = None,
 ) -> HeadCache:
     """Run the model over labelled statements and keep every head's activation at the chosen positions.
+
+    Answers to one prompt share its tokens, where the model allows it and no hook or steering acts.
 
     Args:
         model: from `load_model`.
@@ -126,6 +129,7 @@ def collect(
 def _collect_to_store(
     store: str | Path, run: Run, columns: Mapping[str, Column], fields: dict[str, Any], progress: bool
 ) -> HeadCache:
+    run = replace(run, share=may_share_rows(store))
     open_store = _open_store(store, run, columns, fields)
     complete = open_store.complete
     run.into(open_store, fields, progress, this_rank())
@@ -222,6 +226,7 @@ def _plan(fields: dict[str, Any], columns: Mapping[str, Column], run: Run) -> di
         "shard_bytes": runs.SHARD_BYTES,
         "data": _data_digest(fields["texts"], fields["group_names"], columns),
         "tokens": run.texts.digest,
+        "rows": "shared" if run.shares else "separate",
         "steering": None if run.steering is None else _steering_digest(run.steering),
     }
 

@@ -19,7 +19,8 @@ from radiant_lens.capture.store import CacheStore
 from radiant_lens.capture.tokenized import TokenizedTexts
 from radiant_lens.distributed import Rank
 from radiant_lens.errors import RankError
-from radiant_lens.models.tokens import batch_rows, pad_rows, pad_token
+from radiant_lens.models.packing import PackedRow, fill_rows, forward, join_rows, make_pass, may_share, separate_rows
+from radiant_lens.models.tokens import AnswerRow, batch_rows, pad_token
 from radiant_lens.sites import hook_name
 from radiant_lens.steering.steering import Steering
 
@@ -51,6 +52,7 @@ class Run:
         max_tokens: tokens in one forward pass, padding included.
         steering: applied from each answer's first edited position on, after a layer's activations are kept.
         before: hooks that run before activations are kept; with them passes run to their end.
+        share: let answers to one prompt share its tokens, where the model allows it and nothing acts on the passes.
     """
 
     model: TransformerBridge
@@ -59,6 +61,15 @@ class Run:
     max_tokens: int
     steering: Steering | None = None
     before: Hooks = ()
+    share: bool = True
+
+    @cached_property
+    def shares(self) -> bool:
+        """True if answers to one prompt share its tokens (see `radiant_lens.models.packing`)."""
+        acted_on = self.steering is not None or len(self.before) > 0
+        if not self.share or acted_on or self.texts.positions != "answer":
+            return False
+        return may_share(self.model, int(self.texts.lengths.max()))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -115,7 +126,21 @@ class Run:
         rank.wait()
 
     def _batches(self) -> list[Int[Tensor, " _"]]:
-        return batch_rows(self.texts.lengths, max_tokens=self.max_tokens)
+        if not self.shares:
+            return batch_rows(self.texts.lengths, max_tokens=self.max_tokens)
+        rows, lengths = [], []
+        for texts in self.texts.by_prompt():
+            n_prompt = int(self.texts.starts[texts[0]]) + 1
+            answers = (self.texts.lengths[texts] - n_prompt).tolist()
+            for part in fill_rows(n_prompt, answers, self._longest_row):
+                rows.append([texts[i] for i in part])
+                lengths.append(n_prompt + sum(answers[i] for i in part))
+        batches = batch_rows(torch.tensor(lengths), max_tokens=self.max_tokens)
+        return [torch.tensor([text for i in batch.tolist() for text in rows[i]]) for batch in batches]
+
+    @property
+    def _longest_row(self) -> int:
+        return min(self.max_tokens, self.model.cfg.n_ctx or self.max_tokens)
 
     def _shards(self) -> list[list[Int[Tensor, " _"]]]:
         """Consecutive batches, grouped into shards of at most `SHARD_BYTES`, or one batch if that is larger.
@@ -161,21 +186,38 @@ class Run:
         """Run the model over batches, and copy the activations of their `examples` (ascending) to the rows of `z`."""
         config = self.model.cfg
         keeper = _Keeper(z, self.layers, stops=not self.before)
-        pad = pad_token(self.model)
+        # Before the hooks are there: with hooks of others on the model, texts share nothing.
+        join = join_rows if self.shares else _separate_rows
         # Hooks are added once for all batches: looking their points up takes longer than a short pass.
         with torch.no_grad(), self.model.hooks(fwd_hooks=[*self.before, *keeper.hooks()]):
             for batch in batches:
-                index = batch.tolist()
-                tokens, mask = pad_rows([self.texts.tokens(i) for i in index], pad)
-                target = torch.searchsorted(examples, self._examples(batch))
-                keeper.set_batch([self.texts.kept(i) for i in index], tokens.shape[1], target, config.device)
+                answers = [AnswerRow(list(self.texts.tokens(i)), int(self.texts.starts[i])) for i in batch.tolist()]
+                rows = join(answers, self._longest_row)
+                together = make_pass(rows, pad_token(self.model))
+                kept = self._kept(batch.tolist(), rows, together.tokens.shape[1])
+                keeper.set_batch(kept.to(config.device), torch.searchsorted(examples, self._examples(batch)))
                 with self._steered(batch), suppress(_LastLayerDone):
-                    self.model(tokens.to(config.device), attention_mask=mask.long().to(config.device))
+                    forward(self.model, together)
+
+    def _kept(self, texts: Sequence[int], rows: Sequence[PackedRow], width: int) -> Int[Tensor, " kept"]:
+        """Tokens of a pass to keep, in the order of its texts, counted through its rows of `width` columns."""
+        tokens: list[list[int]] = [[] for _ in texts]
+        for r, row in enumerate(rows):
+            # Positions before the end of the prompt are where they were; an answer's are moved by those before it.
+            n_prompt, shift = len(row.prompt), width * r
+            for i, answer in zip(row.texts, row.answers):
+                tokens[i] = [width * r + p if p < n_prompt else shift + p for p in self.texts.kept(texts[i])]
+                shift += len(answer)
+        return torch.tensor([token for places in tokens for token in places])
 
     def _steered(self, texts: Int[Tensor, " some"]) -> AbstractContextManager[object]:
         if self.steering is None:
             return nullcontext()
         return self.model.hooks(fwd_hooks=self.steering.hooks(self.texts.starts[texts]))
+
+
+def _separate_rows(answers: Sequence[AnswerRow], limit: int) -> list[PackedRow]:
+    return separate_rows(answers)
 
 
 def _require_all_shards(store: CacheStore, n_shards: int) -> None:
@@ -194,17 +236,9 @@ class _Keeper:
         self._z, self._layers, self._stops = z, layers, stops
         self._tokens = self._target = torch.zeros(0, dtype=torch.long)
 
-    def set_batch(
-        self,
-        chosen: Sequence[Sequence[int]],
-        width: int,
-        target: Int[Tensor, " kept"],
-        device: torch.device | str | None,
-    ) -> None:
-        """Set the positions to keep in each row of the next batch, `width` tokens wide, and their rows in `z`."""
-        # Positions are counted through the batch, row after row, so that one gather takes them all.
-        self._tokens = torch.tensor([width * row + p for row, places in enumerate(chosen) for p in places]).to(device)
-        self._target = target
+    def set_batch(self, tokens: Int[Tensor, " kept"], target: Int[Tensor, " kept"]) -> None:
+        """Set the tokens to keep of the next batch, and their rows in `z`."""
+        self._tokens, self._target = tokens, target
 
     def hooks(self) -> list[tuple[str, HookFunction]]:
         """One hook for each kept layer."""

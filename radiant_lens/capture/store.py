@@ -32,7 +32,7 @@ _KIND = "head cache"
 _REST = "its shards that are done stay, and the same call goes on from there"
 # Settings that stores of version 0.1 do not record. They recorded a hash of a sample of the weights and the positions
 # of all examples, which are still compared.
-_NEW_SETTINGS = {"model content", "model quantization", "model adapters", "model prepend_bos", "tokens"}
+_NEW_SETTINGS = {"model content", "model quantization", "model adapters", "model prepend_bos", "tokens", "rows"}
 _NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -165,6 +165,16 @@ def _header(shape: tuple[int, ...], dtype: torch.dtype, columns: Iterable[str]) 
 
 def _bytes(tensor: Tensor) -> memoryview:
     return tensor.contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def may_share_rows(path: str | Path) -> bool:
+    """False for a store in whose shards each text has a row of its own, as in all of version 0.1."""
+    plan = Path(path) / _PLAN
+    try:
+        return json.loads(plan.read_text(encoding="utf-8")).get("rows") == "shared"
+    except (OSError, AttributeError, ValueError):
+        # Not begun yet, or no store, which is refused when it is opened.
+        return True
 
 
 def _require_same_plan(path: Path, plan: Mapping[str, Any]) -> None:

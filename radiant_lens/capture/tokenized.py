@@ -65,6 +65,15 @@ class TokenizedTexts:
         """Number of positions to keep of each text."""
         return torch.frombuffer(array("i", (len(self.kept(text)) for text in range(len(self)))), dtype=torch.int32)
 
+    def by_prompt(self) -> list[list[int]]:
+        """Numbers of the texts that share their tokens up to the one that predicts the answer."""
+        # Bytes, not tuples: of many texts they are the smaller part of the memory.
+        texts: dict[bytes, list[int]] = {}
+        for text, start in enumerate(self.starts.tolist()):
+            first = self._firsts[text]
+            texts.setdefault(self._tokens[first : first + start + 1].tobytes(), []).append(text)
+        return list(texts.values())
+
     @cached_property
     def _firsts(self) -> Sequence[int]:
         """Index of each text's first token among all tokens."""

@@ -15,7 +15,9 @@ _DEFAULT_BUDGETS = "0.02,0.08,0.25"
 
 
 def bench(
-    data: o.Data = "misconceptions",
+    data: Annotated[str, typer.Argument(help="Task: a name, or a file; as `--data` of other commands.")] = (
+        "tiny-facts"
+    ),
     model: o.Model = "tiny",
     arms: Annotated[list[str] | None, typer.Option(help="An arm; repeatable. Default all that `--list` names.")] = None,
     budgets: Annotated[
@@ -26,6 +28,7 @@ def bench(
         int | None, typer.Option(min=1, help="Validation groups on which strengths and gates are chosen; default all.")
     ] = None,
     test_groups: Annotated[int | None, typer.Option(min=1, help="Test groups that are scored; default all.")] = None,
+    answers: Annotated[int, typer.Option(min=0, help="Test groups whose generated answers are judged.")] = 40,
     seed: o.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for finished arms; a rerun does what is missing.")] = None,
     list_arms: Annotated[bool, typer.Option("--list", help="List the arms.")] = False,
@@ -36,7 +39,9 @@ def bench(
 ) -> None:
     """Compare steerings at the same KL: same gates on offer, two folds, controls of style; resumes where it stopped.
 
-    Example: radiant-lens bench --arms "mean shift" --data tiny-facts --test-groups 20
+    Example: radiant-lens bench tiny-facts --arms "mean shift" --test-groups 20
+
+    A real model: radiant-lens bench misconceptions --model smollm2-135m-instruct --out my-bench
     """
     from radiant_lens._files import check_target
     from radiant_lens.studies.benchmark import ARMS, Benchmark
@@ -57,12 +62,13 @@ def bench(
         folds=parts,
         n_validation=validation_groups,
         n_test=test_groups,
+        n_answered=answers,
         seed=seed,
         out=out,
     )
     result = benchmark.run(progress=shows(as_json))
-    rows = result.to_dataframe().to_dict("records")
-    emit({"rows": rows}, as_json=as_json, shown=[f"\n{result!r}, value [95% interval]\n", result.to_markdown()])
+    answer = {"rows": result.to_dataframe().to_dict("records"), "notes": list(result.notes)}
+    emit(answer, as_json=as_json, shown=[f"\n{result!r}, value [95% interval]\n", result.to_markdown()])
 
 
 def _amounts(text: str) -> list[float]:

@@ -52,7 +52,7 @@ def run_demo(
     """
     start = time.monotonic()
     say = Console(quiet=quiet).print
-    policy = studies.recommended_policy(gamma)
+    policy = RadiantPolicy(gamma=gamma)
     policy.check()
     check_target(out, "steering")
     bridge = load()

@@ -38,19 +38,19 @@ def fit(
     ] = None,
     gamma: Annotated[
         float | None,
-        typer.Option(help="Of 'radiant': share that may stay flagged after the edit, in (0, 0.5); default 0.005."),
+        typer.Option(help="Of 'radiant': share that may stay flagged after the edit, in (0, 0.5); default 0.01."),
     ] = None,
     geometry: Annotated[
         str | None, typer.Option(help="Of 'radiant': 'mahalanobis' (default), 'wasserstein' or 'procrustes'.")
     ] = None,
     gate: Annotated[
-        str | None, typer.Option(help="'head', 'vote' (default of 'radiant'), 'layer' or 'none' (of the others).")
+        str | None, typer.Option(help="'head' (default of 'radiant'), 'vote', 'layer' or 'none' (of the others).")
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="Strength of 'iti' (default 2) or 'mean_shift' (1).")] = None,
     kl: Annotated[
         float | None, typer.Option(help="Of 'least_kl': KL in nats a token on desirable text; default 0.05.")
     ] = None,
-    fnr_weight: Annotated[float, typer.Option(help="Weight of a miss against a false alarm.")] = 0.65,
+    fnr_weight: Annotated[float, typer.Option(help="Weight of a miss against a false alarm.")] = 1.0,
     split: Annotated[str, typer.Option(help="Shares of the groups to fit, to choose heads and to certify.")] = (
         o.DEFAULT_SPLIT
     ),
@@ -71,6 +71,7 @@ def fit(
 
     A budget of KL: radiant-lens fit --policy least_kl --kl 0.05 --out my-shift
     """
+    import radiant_lens as rl
     from radiant_lens import _checks, studies
     from radiant_lens._files import check_target
     from radiant_lens.cli.policies import policy_from_flags
@@ -86,7 +87,7 @@ def fit(
         loading.load(model),
         dataset,
         unfitted,
-        detector=studies.recommended_detector(seed).set_params(fnr_weight=fnr_weight),
+        detector=rl.RiskAwareDetector(fnr_weight=fnr_weight, seed=seed),
         # Heads that were named stay; by default the significant ones are reduced to those that act.
         select="auto" if heads is None else None,
         positions=positions,

@@ -11,8 +11,6 @@ from radiant_lens.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from radiant_lens.policies import LeastKLPolicy, Policy
 
-# The recommended settings of the command line; every other policy has its own defaults.
-DEFAULTS: dict[str, dict[str, Any]] = {"radiant": {"gamma": 0.005, "gate": "vote"}}
 # Flags with another name than the option of the policy.
 ALIASES = {"least_kl": {"kl": "budget"}}
 
@@ -54,7 +52,7 @@ def policy_from_flags(name: str, flags: Mapping[str, Any], assignments: Sequence
     if isinstance(options.get("heads"), str) and options["heads"].isdigit():
         options["heads"] = int(options["heads"])
     options = {aliases.get(key, key): value for key, value in options.items()}
-    policy = known[name](**{**DEFAULTS.get(name, {}), **options})
+    policy = known[name](**options)
     policy.check()
     return policy
 

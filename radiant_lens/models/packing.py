@@ -110,28 +110,44 @@ def pack_rows(
     A row has at most `max_tokens` tokens and fits the model's context. Texts of different numbers in `together` share
     no row, even if their prompts are the same.
     """
+    prompts = {tuple(row.ids[: row.start + 1]) for row in rows}
+    if not share or len(prompts) == len(rows) or not may_share(model, max(len(row.ids) for row in rows)):
+        return separate_rows(rows)
+    return join_rows(rows, min(max_tokens, model.cfg.n_ctx or max_tokens), together)
+
+
+def separate_rows(rows: Sequence[AnswerRow]) -> list[PackedRow]:
+    """A row for each text."""
+    return [PackedRow(row.ids[: row.start + 1], [i], [row.ids[row.start + 1 :]]) for i, row in enumerate(rows)]
+
+
+def join_rows(rows: Sequence[AnswerRow], limit: int, together: Sequence[int] | None = None) -> list[PackedRow]:
+    """Texts with the same prompt (and number in `together`) in rows of at most `limit` tokens, or of one text."""
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for i, row in enumerate(rows):
         number = () if together is None else (together[i],)
         by_prompt.setdefault((*number, *row.ids[: row.start + 1]), []).append(i)
-    shared = share and len(by_prompt) < len(rows) and not _is_hooked(model) and _fits_window(model, rows)
-    if not shared or not shares_prompts(model):
-        return [PackedRow(row.ids[: row.start + 1], [i], [row.ids[row.start + 1 :]]) for i, row in enumerate(rows)]
-    limit = min(max_tokens, model.cfg.n_ctx or max_tokens)
     packed: list[PackedRow] = []
     for members in by_prompt.values():
         first = rows[members[0]]
         prompt = first.ids[: first.start + 1]
-        current = PackedRow(prompt, [], [])
-        for i in members:
-            answer = rows[i].ids[len(prompt) :]
-            if current.texts and current.length + len(answer) > limit:
-                packed.append(current)
-                current = PackedRow(prompt, [], [])
-            current.texts.append(i)
-            current.answers.append(answer)
-        packed.append(current)
+        answers = [rows[i].ids[len(prompt) :] for i in members]
+        for part in fill_rows(len(prompt), [len(answer) for answer in answers], limit):
+            packed.append(PackedRow(prompt, [members[j] for j in part], [answers[j] for j in part]))
     return packed
+
+
+def fill_rows(n_prompt: int, lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """Divide answers of these lengths, in their order, into rows of at most `limit` tokens with their prompt."""
+    parts: list[list[int]] = []
+    free = 0
+    for i, length in enumerate(lengths):
+        if not parts or length > free:
+            parts.append([])
+            free = limit - n_prompt
+        parts[-1].append(i)
+        free -= length
+    return parts
 
 
 def make_pass(packed: Sequence[PackedRow], pad_id: int) -> AnswerPass:
@@ -169,21 +185,25 @@ def make_pass(packed: Sequence[PackedRow], pad_id: int) -> AnswerPass:
     )
 
 
-def predict(model: TransformerBridge, batch: AnswerPass) -> Float[Tensor, "predicted vocab"]:
-    """Run a pass; returns the logits at the positions that predict the answers' tokens, in the model's precision."""
+def forward(model: TransformerBridge, batch: AnswerPass) -> Float[Tensor, "batch pos vocab"]:
+    """Run a pass; returns the logits."""
     device = model.cfg.device
     if batch.attention is None:
-        logits = model(batch.tokens.to(device), attention_mask=batch.mask.long().to(device))
-    else:
-        assert batch.position_ids is not None
-        # Added to the scores, since eager attention knows no other mask of this shape.
-        dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
-        hidden = torch.zeros(batch.attention.shape, dtype=dtype).masked_fill(~batch.attention, torch.finfo(dtype).min)
-        logits = model(
-            batch.tokens.to(device),
-            attention_mask=hidden[:, None].to(device),
-            position_ids=batch.position_ids.to(device),
-        )
+        return model(batch.tokens.to(device), attention_mask=batch.mask.long().to(device))
+    assert batch.position_ids is not None
+    # Added to the scores, since eager attention knows no other mask of this shape.
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    hidden = torch.zeros(batch.attention.shape, dtype=dtype).masked_fill(~batch.attention, torch.finfo(dtype).min)
+    return model(
+        batch.tokens.to(device),
+        attention_mask=hidden[:, None].to(device),
+        position_ids=batch.position_ids.to(device),
+    )
+
+
+def predict(model: TransformerBridge, batch: AnswerPass) -> Float[Tensor, "predicted vocab"]:
+    """Run a pass; returns the logits at the positions that predict the answers' tokens, in the model's precision."""
+    logits = forward(model, batch)
     # Over a large vocabulary, what follows costs as much as several layers: only where an answer is predicted.
     return logits[batch.rows.to(logits.device), batch.columns.to(logits.device)]
 
@@ -215,16 +235,18 @@ def _compare_rows(model: TransformerBridge) -> bool:
     return bool(kl.abs().max() < 0.01)
 
 
-def _is_hooked(model: TransformerBridge) -> bool:
-    return any(point.fwd_hooks for point in model.hook_dict.values())
+def may_share(model: TransformerBridge, longest: int) -> bool:
+    """True if texts of at most `longest` tokens may share rows in this model as it is now."""
+    hooked = any(point.fwd_hooks for point in model.hook_dict.values())
+    return not hooked and _fits_window(model, longest) and shares_prompts(model)
 
 
-def _fits_window(model: TransformerBridge, rows: Sequence[AnswerRow]) -> bool:
+def _fits_window(model: TransformerBridge, longest: int) -> bool:
     """False where a text is longer than the model's sliding window, which a mask given by us would replace."""
     config = getattr(model.original_model, "config", None)
     windows = [getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_window")]
     limit = min((w for w in windows if isinstance(w, int) and w > 0), default=None)
-    return limit is None or max(len(row.ids) for row in rows) <= limit
+    return limit is None or longest <= limit
 
 
 def _clusters(packed: Sequence[PackedRow], together: Sequence[int] | None) -> list[list[PackedRow]]:

@@ -61,8 +61,8 @@ def fit_sequential(
 ) -> SequentialFit:
     """Fit a policy's layers in order of depth, each on activations collected under the earlier layers' edits.
 
-    The joint `fit` is recommended instead. On the embedded models the sequential fit gained nothing at the recommended
-    settings and lost a little truth elsewhere (tests/benchmarks/depth_and_trust.py): later heads flag less under the
+    The joint `fit` is recommended instead. On the embedded models the sequential fit gained nothing under the gate
+    "vote" and lost a little truth elsewhere (tests/benchmarks/depth_and_trust.py): later heads flag less under the
     earlier edits, and what they still flag lies nearer the boundary, so their edits are weaker.
 
     The detector does not change. Layers at which nothing is left to edit are skipped. Each layer after the first

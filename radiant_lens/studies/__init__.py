@@ -14,8 +14,6 @@ from radiant_lens.studies.experiment import Experiment as Experiment
 from radiant_lens.studies.experiment import Recipe as Recipe
 from radiant_lens.studies.experiment import effective as effective
 from radiant_lens.studies.experiment import prepare as prepare
-from radiant_lens.studies.experiment import recommended_detector as recommended_detector
-from radiant_lens.studies.experiment import recommended_policy as recommended_policy
 from radiant_lens.studies.fitting import Fitted as Fitted
 from radiant_lens.studies.fitting import Splits as Splits
 from radiant_lens.studies.fitting import fit as fit

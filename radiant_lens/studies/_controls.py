@@ -10,9 +10,10 @@ from radiant_lens.analysis.steering import Steering
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.errors import NothingToEditError
 from radiant_lens.policies.controls import IdentityPolicy, RandomDirectionPolicy
+from radiant_lens.policies.radiant import RadiantPolicy
 from radiant_lens.policies.registry import Policy
 from radiant_lens.studies.cells import RANDOM, RANDOM_TOTAL, SHUFFLED
-from radiant_lens.studies.experiment import Experiment, recommended_policy
+from radiant_lens.studies.experiment import Experiment
 
 RANDOM_METRICS = {RANDOM: "mahalanobis", RANDOM_TOTAL: "total"}
 """Controls of random directions, with the covariance that each draws from.
@@ -36,7 +37,7 @@ def shuffled_labels(
     Args:
         experiment: from `prepare`.
         steering: the real steering.
-        policy: of the real steering; default `recommended_policy()`.
+        policy: of the real steering; default `RadiantPolicy()`.
         seed: of the shuffle.
         force: make the control edit. A detector of noise flags almost nothing once false alarms weigh more than
             misses, and a control that edits nothing is the unsteered model. Both errors then weigh the same, and
@@ -49,7 +50,7 @@ def shuffled_labels(
     if force:
         settings["fnr_weight"] = 1.0
     detector = RiskAwareDetector(**settings).fit(train, validation)
-    policy = replace(policy or recommended_policy(), heads=list(steering.sites))
+    policy = replace(policy or RadiantPolicy(), heads=list(steering.sites))
     for gate in _gates(policy.gate) if force else [policy.gate]:
         try:
             return replace(policy, gate=gate).fit(train, detector)
@@ -89,7 +90,7 @@ def controls(
     Args:
         experiment: from `prepare`.
         steering: the real steering.
-        policy: of the real steering; default `recommended_policy()`.
+        policy: of the real steering; default `RadiantPolicy()`.
         seed: of shuffles and directions.
         n_shuffles: shuffles of the labels, at least 1.
 

@@ -15,15 +15,9 @@ from radiant_lens.detectors.votes import VOTE_RULES
 from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.policies.heads import parse_heads
 from radiant_lens.policies.registry import POLICIES, make_policy, option_names
-from radiant_lens.studies.experiment import recommended_detector, recommended_policy
 
-_RECOMMENDED = recommended_detector().get_params()
-DETECTOR_SETTINGS = tuple(name for name in _RECOMMENDED if name != "seed")
-
-
-def _recommended_options() -> dict[str, Any]:
-    policy = recommended_policy()
-    return {"gamma": policy.gamma, "gate": policy.gate}
+_DETECTOR = RiskAwareDetector().get_params()
+DETECTOR_SETTINGS = tuple(name for name in _DETECTOR if name != "seed")
 
 
 class DetectorKey(NamedTuple):
@@ -42,14 +36,14 @@ class DetectorKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Arm:
-    """One steering of a study, described by plain values. The defaults are RADIANT as recommended.
+    """One steering of a study, described by plain values. The default is RADIANT on its effective heads.
 
     Args:
         name: of its row in the results.
         policy: a name in `radiant_lens.studies.POLICIES`.
-        options: of the policy; None for the recommended ones.
+        options: of the policy that differ from its defaults.
         heads: heads to edit (see `parse_heads`).
-        detector: settings of `RiskAwareDetector` that differ from the recommended ones.
+        detector: settings of `RiskAwareDetector` that differ from its defaults.
         positions: tokens to train detectors on ("answer", "last", "all").
         few_shot: number of questions of the training part, with their answers, before every test prompt.
         model: default the study's.
@@ -76,14 +70,12 @@ class Arm:
 
     @property
     def policy_options(self) -> dict[str, Any]:
-        """The policy's options; RADIANT's recommended ones if `options` is None."""
-        if self.options is None:
-            return _recommended_options() if self.policy == "radiant" else {}
-        return dict(self.options)
+        """The policy's options; empty if `options` is None."""
+        return dict(self.options or {})
 
     def make_detector(self, seed: int) -> RiskAwareDetector:
         """Make the unfitted detector."""
-        settings: dict[str, Any] = {**_RECOMMENDED, **self.detector, "seed": seed}
+        settings: dict[str, Any] = {**_DETECTOR, **self.detector, "seed": seed}
         return RiskAwareDetector(**settings)
 
     def detector_key(self, seed: int) -> DetectorKey:
@@ -135,7 +127,7 @@ def grid(base: Arm | None = None, /, **axes: Any) -> list[Arm]:
     """Make an arm of every combination of values, named by the axes that vary.
 
     Args:
-        base: arm with the settings that all share; default RADIANT as recommended.
+        base: arm with the settings that all share; default `Arm`'s own.
         axes: a value or a list of values for each. Names are those of an arm's fields (`policy`, `heads`,
             `positions`, `few_shot`, `model`, `data`, `test_data`, `hooks`), of the detector's settings (`loss`,
             `fnr_weight`, `vote_rule`, ...) or of the policy's options (`gamma`, `gate`, `geometry`, ...).
@@ -168,6 +160,4 @@ def _with_settings(arm: Arm, settings: Mapping[str, Any]) -> Arm:
     _checks.known("policy", arm.policy, POLICIES)
     for name in options:
         _checks.known("axis of a grid", name, [*sorted(own), *DETECTOR_SETTINGS, *option_names(arm.policy)])
-    # An axis of options adds to the recommended ones; without any, the arm follows later recommendations.
-    merged = {**arm.policy_options, **options} if options else arm.options
-    return replace(arm, detector={**arm.detector, **detector}, options=merged)
+    return replace(arm, detector={**arm.detector, **detector}, options={**arm.policy_options, **options} or arm.options)

@@ -1,4 +1,4 @@
-"""Experiments: data split by group, activations and a detector, prepared once; and the recommended recipe."""
+"""Experiments: data split by group, activations and a detector, prepared once; and the heads that act."""
 
 from __future__ import annotations
 
@@ -15,16 +15,6 @@ from radiant_lens.policies.radiant import RadiantPolicy
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-
-def recommended_detector(seed: int = 0) -> RiskAwareDetector:
-    """Unfitted detector that weighs a false alarm more than a miss, so that desirable text is left unedited."""
-    return RiskAwareDetector(fnr_weight=0.65, vote_rule="risk", seed=seed)
-
-
-def recommended_policy(gamma: float = 0.005) -> RadiantPolicy:
-    """RADIANT with the vote gate: a head is edited where it and its layer flag."""
-    return RadiantPolicy(gamma=gamma, gate="vote")
 
 
 @dataclass(frozen=True)
@@ -74,7 +64,7 @@ def prepare(
     Args:
         model: from `load_model`.
         data: statements and prompts.
-        detector: unfitted; default `recommended_detector(seed)`.
+        detector: unfitted; default `RiskAwareDetector(seed=seed)`.
         positions: tokens to detect at (see `collect`).
         fractions: of groups for training, validation and test.
         seed: of the split.
@@ -84,7 +74,7 @@ def prepare(
     # The test part's activations are collected later, and by certificates alone: nothing here may see them.
     train_cache = collect(model, train, positions=positions, progress=progress)
     validation_cache = collect(model, validation, positions=positions, progress=progress)
-    detector = (recommended_detector(seed) if detector is None else detector).fit(train_cache, validation_cache)
+    detector = (RiskAwareDetector(seed=seed) if detector is None else detector).fit(train_cache, validation_cache)
     return Experiment(model, train, validation, test, train_cache, validation_cache, detector)
 
 
@@ -93,11 +83,11 @@ def effective(experiment: Experiment, policy: RadiantPolicy | None = None, *, k:
 
     Args:
         experiment: from `prepare`.
-        policy: default `recommended_policy()`.
+        policy: default `RadiantPolicy()`.
         k: number of heads to keep, or "auto" for the fewest that carry 90% of the effect.
     """
     # Detecting is not doing: a head's risk says little of the effect of editing it, so heads are chosen by measured
     # effects, on prompts that are neither fitted nor tested on.
-    steering = (policy or recommended_policy()).fit(experiment.train_cache, experiment.detector)
+    steering = (policy or RadiantPolicy()).fit(experiment.train_cache, experiment.detector)
     effects = head_effects(experiment.model, experiment.validation, steering)
     return Recipe(steering.select(effects, k=k), effects)

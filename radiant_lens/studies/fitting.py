@@ -26,7 +26,7 @@ from radiant_lens.policies.least_kl import LeastKLPolicy
 from radiant_lens.policies.policy import Policy
 from radiant_lens.policies.radiant import RadiantPolicy
 from radiant_lens.steering.held_out import HeldOutCertificate
-from radiant_lens.studies.experiment import Experiment, prepare, recommended_policy
+from radiant_lens.studies.experiment import Experiment, prepare
 from radiant_lens.viz.report import Report, report
 
 if TYPE_CHECKING:
@@ -147,8 +147,8 @@ def fit(
     Args:
         model: from `load_model`.
         data: statements and, to choose heads by their effect, prompts with correct and incorrect answers.
-        policy: unfitted; default `studies.recommended_policy()`.
-        detector: unfitted; default `studies.recommended_detector(seed)`.
+        policy: unfitted; default `RadiantPolicy()`.
+        detector: unfitted; default `RiskAwareDetector(seed=seed)`.
         select: for `RadiantPolicy(heads="significant")` and data with prompts: the heads to keep by their effect on
             the validation part, "auto" or a number as for `Steering.select`; None keeps all.
         positions: tokens to detect at (see `collect`).
@@ -165,7 +165,7 @@ def fit(
         >>> fitted.steering, fitted.certificate  # doctest: +SKIP
     """
     _checks.instance("data", data, Dataset, hint="`load_dataset` makes one")
-    policy = recommended_policy() if policy is None else policy
+    policy = RadiantPolicy() if policy is None else policy
     _check_policy(policy, model)
     _check_classes(Splits(*data.split(fractions, seed=seed)))
     experiment = prepare(

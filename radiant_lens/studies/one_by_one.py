@@ -17,8 +17,9 @@ from radiant_lens.evaluation._evaluate import evaluate
 from radiant_lens.evaluation.result import Evaluation
 from radiant_lens.notebook import Fragment, card, html_table
 from radiant_lens.policies.ablation import AblationPolicy
+from radiant_lens.policies.radiant import RadiantPolicy
 from radiant_lens.policies.registry import Policy
-from radiant_lens.studies.experiment import Experiment, recommended_policy
+from radiant_lens.studies.experiment import Experiment
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -154,9 +155,9 @@ def detecting_and_doing(experiment: Experiment, policy: Policy | None = None) ->
 
     Args:
         experiment: from `prepare`.
-        policy: default `recommended_policy()`.
+        policy: default `RadiantPolicy()`.
     """
-    all_heads: Any = replace(policy or recommended_policy(), heads=_every_head(experiment))
+    all_heads: Any = replace(policy or RadiantPolicy(), heads=_every_head(experiment))
     steering: Steering = all_heads.fit(experiment.train_cache, experiment.detector)
     effects = head_effects(experiment.model, experiment.validation, steering).exact()
     table = effects.to_dataframe()

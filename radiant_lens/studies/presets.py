@@ -69,9 +69,7 @@ def _same_heads(n_layers: int) -> list[Arm]:
 
 
 def _strength(n_layers: int) -> list[Arm]:
-    radiant = [
-        Arm(f"RADIANT, gamma {g:g}", options={"gamma": g, "gate": "vote"}) for g in (0.3, 0.1, 0.03, 0.005, 0.001)
-    ]
+    radiant = [Arm(f"RADIANT, gamma {g:g}", options={"gamma": g}) for g in (0.3, 0.1, 0.03, 0.01, 0.001)]
     return radiant + [Arm(f"ITI, alpha {a:g}", "iti", {"alpha": a}, heads=ITI_HEADS) for a in (0.5, 1.0, 2.0, 3.0, 4.0)]
 
 

@@ -18,11 +18,12 @@ from radiant_lens.evaluation.result import Evaluation
 from radiant_lens.models.loading import load_model
 from radiant_lens.policies.heads import BY_EFFECT, HeadChoice, parse_heads
 from radiant_lens.policies.policy import Policy
+from radiant_lens.policies.radiant import RadiantPolicy
 from radiant_lens.policies.registry import make_policy
 from radiant_lens.studies._controls import RANDOM_METRICS, random_direction, shuffled_labels
 from radiant_lens.studies.arms import Arm, DetectorKey
 from radiant_lens.studies.cells import SHUFFLED, UNSTEERED, Cell
-from radiant_lens.studies.experiment import Experiment, prepare, recommended_policy
+from radiant_lens.studies.experiment import Experiment, prepare
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -122,7 +123,7 @@ class CellRunner:
 
     def _detect(self, key: DetectorKey) -> Experiment:
         prepared, detector = self._prepared(key.model, key.data, key.positions, key.seed), key.make_detector()
-        # `prepare` fits the recommended detector, which most arms use.
+        # `prepare` fits the default detector, which most arms use.
         same = detector.get_params() == prepared.detector.get_params()
         return prepared if same else prepared.with_detector(detector)
 
@@ -139,7 +140,7 @@ class CellRunner:
             if rule.kind in BY_EFFECT:
                 # "effective" ranks heads under the arm's own policy, "recipe" under RADIANT's.
                 own = rule.kind == "effective"
-                policy = make_policy(arm.policy, arm.policy_options) if own else recommended_policy()
+                policy = make_policy(arm.policy, arm.policy_options) if own else RadiantPolicy()
                 ranked = self._ranked(key, policy)
                 steering = ranked.steering.select(ranked.effects, k=rule.number or "auto")
                 if own:

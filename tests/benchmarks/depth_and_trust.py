@@ -1,6 +1,6 @@
 """Why `trust=None` and a joint fit are the defaults: `python tests/benchmarks/depth_and_trust.py [MODEL ...]`.
 
-Measures on the validation questions of tiny-facts, under the recommended gate and margin and under `gate="head"` at
+Measures on the validation questions of tiny-facts, under one gate and margin and under `gate="head"` at
 `gamma=0.05`, what a trust region and fitting in the order of depth do to truth and KL, on the effective heads and on
 all significant ones. Prints tables in Markdown, and how far the moments moved under the earlier layers' edits.
 """
@@ -14,7 +14,7 @@ from dataclasses import replace
 import radiant_lens as rl
 from radiant_lens import studies
 
-POLICIES = (studies.recommended_policy(), rl.RadiantPolicy(gamma=0.05, gate="head"))
+POLICIES = (rl.RadiantPolicy(gamma=0.005, gate="vote"), rl.RadiantPolicy(gamma=0.05, gate="head"))
 
 
 def variants(experiment: studies.Experiment, policy: rl.RadiantPolicy) -> Iterator[tuple[str, rl.Steering]]:

@@ -19,7 +19,7 @@ MISTAKES = [
     ("bench --arms radiant", 2, "did you mean 'RADIANT'"),
     ("bench --test-groups 0", 2, "for '--test-groups'"),
     ("bench --validation-groups 0", 2, "for '--validation-groups'"),
-    ("bench --data none.csv", 1, "There is no file 'none.csv'"),
+    ("bench none.csv", 1, "There is no file 'none.csv'"),
     ("bench --on-long drop", 2, "`on_long` must be one of 'skip', 'cut', 'error'; got 'drop'"),
     ("bench --seed -1", 2, "`seed` must be a whole number between 0 and 4294967295; got -1"),
     ("bench --out file/arms", 1, "cannot be written (Not a directory)"),
@@ -70,5 +70,5 @@ def test_what_is_named_twice_is_computed_once(monkeypatch, command_line):
 
     monkeypatch.setattr(Benchmark, "run", run)
     with pytest.raises(StopRunError):
-        command_line("bench", "--data", "tiny-facts", "--folds", "1,0,1", "--budgets", "0.2,0.1,0.2")
+        command_line("bench", "tiny-facts", "--folds", "1,0,1", "--budgets", "0.2,0.1,0.2")
     assert (settings[0].folds, settings[0].budgets) == ([0, 1], [0.1, 0.2])

@@ -18,7 +18,7 @@ def test_every_policy_has_its_own_options():
     assert policy_from_flags("least-kl", {"kl": 0.1}, ["steps=2"]) == rl.LeastKLPolicy(budget=0.1, steps=2)
     assert policy_from_flags("iti", {"alpha": 3.0, "heads": "8"}, []) == rl.ITIPolicy(alpha=3.0, heads=8)
     assert policy_from_flags("radiant", {"heads": "L0H1 L2H3"}, []).heads == "L0H1 L2H3"
-    assert policy_from_flags("radiant", {}, []) == rl.RadiantPolicy(gamma=0.005, gate="vote")
+    assert policy_from_flags("radiant", {}, []) == rl.RadiantPolicy()
 
 
 FLAGS = {"gamma": 0.1, "geometry": "wasserstein", "alpha": 2.0, "kl": 0.1}

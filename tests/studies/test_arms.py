@@ -67,7 +67,7 @@ def test_a_grid_is_the_product_of_its_axes():
     assert [arm.policy_options["gamma"] for arm in arms] == [0.01, 0.01, 0.1, 0.1]
     assert [arm.make_detector(0).loss for arm in arms] == ["risk", "lda"] * 2
     assert {arm.heads for arm in arms} == {"layers:1"}
-    assert {arm.make_detector(0).fnr_weight for arm in arms} == {0.65}
+    assert {arm.make_detector(0).fnr_weight for arm in arms} == {1.0}
 
 
 def test_an_unknown_axis_is_refused():
@@ -124,7 +124,7 @@ def test_a_key_depends_on_every_setting_of_a_cell():
     assert plain == keys()
     assert len(set(plain)) == len(plain) == 7
     # The name of the arm and defaults that are written out change nothing.
-    assert plain == keys(arms=[Arm("b", options={"gamma": 0.005, "gate": "vote"}, detector={"loss": "risk"})])
+    assert plain == keys(arms=[Arm("b", options={"gamma": 0.01, "gate": "head"}, detector={"loss": "risk"})])
     for changes in (
         {"seeds": (1,)},
         {"n_samples": 4},

@@ -169,13 +169,21 @@ TOXICITY_FORMATS = ("realtoxicityprompts", "nontoxic")
 # In the order in which they are tried; "nontoxic" is used only by its name.
 FORMATS: dict[str, Format] = {
     "multiple_choice": Format(
-        ("question", "mc1_targets", "mc2_targets"), _targets, template=_QUESTION, sense="incorrect answer"
+        ("question", "mc1_targets", "mc2_targets"),
+        _targets,
+        judge="overlap",
+        template=_QUESTION,
+        sense="incorrect answer",
     ),
-    "answer_csv": Format(("Question", "Correct Answers", "Incorrect Answers"), _lists, _CSV, template=_QUESTION),
+    # Whole sentences, which no answer repeats: the judge that looks for a reference in the answer finds none.
+    "answer_csv": Format(
+        ("Question", "Correct Answers", "Incorrect Answers"), _lists, _CSV, judge="overlap", template=_QUESTION
+    ),
     "iti": Format(
         ("question", "answer", "false_answer"),
         _lists,
         {"correct_answers": "answer", "incorrect_answers": "false_answer"},
+        judge="overlap",
         template=_QUESTION,
     ),
     "generation": Format(("question", "correct_answers", "incorrect_answers"), _lists, template=_QUESTION),

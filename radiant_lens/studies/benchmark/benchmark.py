@@ -40,6 +40,13 @@ UNSTEERED = "none"
 _KIND = "benchmark arm"
 
 
+class _Finished(NamedTuple):
+    """Rows of an arm on one fold, and why some gate or budget has none."""
+
+    rows: list[dict[str, Any]]
+    notes: list[str]
+
+
 class _Chosen(NamedTuple):
     """The gate and strength of an arm at one budget, chosen on the validation part."""
 
@@ -119,6 +126,7 @@ class Benchmark:
             progress: show a progress bar with the time left.
         """
         rows: list[dict[str, Any]] = []
+        notes: list[str] = []
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
         with Progress(*columns, transient=True, disable=not progress) as bar:
             task = bar.add_task(self.data.name, total=len(self.folds) * (1 + len(self.names)))
@@ -126,22 +134,24 @@ class Benchmark:
                 fold = self.make_fold(number)
                 for name in (UNSTEERED, *self.names):
                     bar.update(task, description=f"{name}, fold {number}")
-                    rows += self._kept(number, name, fold)
+                    finished = self._finished(number, name, fold)
+                    rows += finished.rows
+                    notes += [f"{name}, fold {number}: {note}" for note in finished.notes]
                     bar.advance(task)
-        return BenchmarkResult(self.data.name, pd.DataFrame(rows))
+        return BenchmarkResult(self.data.name, pd.DataFrame(rows), tuple(notes))
 
-    def _kept(self, number: int, name: str, fold: Fold) -> list[dict[str, Any]]:
-        """The rows of one arm on one fold, from the folder if they are there."""
+    def _finished(self, number: int, name: str, fold: Fold) -> _Finished:
+        """One arm on one fold, from the folder if it is there."""
         if self.out is None:
-            return self._rows(number, name, fold)
+            return self._compute(number, name, fold)
         path = Path(self.out) / f"{self._key(number, name)}.json"
         if path.exists():
-            rows: list[dict[str, Any]] = load_json(path, _KIND)["rows"]
-            return rows
-        rows = self._rows(number, name, fold)
+            content = load_json(path, _KIND)
+            return _Finished(content["rows"], content.get("notes", []))
+        finished = self._compute(number, name, fold)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_json(path, _KIND, {"fold": number, "arm": name, "rows": rows})
-        return rows
+        save_json(path, _KIND, {"fold": number, "arm": name, **finished._asdict()})
+        return finished
 
     def _key(self, number: int, name: str) -> str:
         """Hash of all that the rows of an arm depend on."""
@@ -159,28 +169,29 @@ class Benchmark:
         }
         return cell_key(settings)
 
-    def _rows(self, number: int, name: str, fold: Fold) -> list[dict[str, Any]]:
+    def _compute(self, number: int, name: str, fold: Fold) -> _Finished:
         start = time.perf_counter()
         place = {"fold": number, "arm": name}
         if name == UNSTEERED:
             scores = self._score(fold, None)
-            return [{**place, **_no_budget(time.perf_counter() - start), **row} for row in scores]
+            return _Finished([{**place, **_no_budget(time.perf_counter() - start), **row} for row in scores], [])
         arm = ARMS[name]
         if isinstance(arm, TextArm):
             scores = self._score_texts(fold, arm.change(fold))
-            return [{**place, **_no_budget(time.perf_counter() - start), **row} for row in scores]
+            return _Finished([{**place, **_no_budget(time.perf_counter() - start), **row} for row in scores], [])
+        chosen, notes = self._choose(fold, arm)
         rows = []
-        for budget, chosen in self._choose(fold, arm).items():
+        for budget, best in chosen.items():
             settings = {
                 "budget": budget,
-                "gate": chosen.gate,
-                "strength": chosen.measured.strength,
-                "validation_kl": chosen.measured.kl,
+                "gate": best.gate,
+                "strength": best.measured.strength,
+                "validation_kl": best.measured.kl,
                 "seconds": time.perf_counter() - start,
             }
-            rows += [{**place, **settings, **row} for row in self._score(fold, chosen.steering)]
+            rows += [{**place, **settings, **row} for row in self._score(fold, best.steering)]
             start = time.perf_counter()
-        return rows
+        return _Finished(rows, notes)
 
     def _score(self, fold: Fold, steering: Steering | None) -> list[dict[str, Any]]:
         """One row for each test question."""
@@ -210,21 +221,27 @@ class Benchmark:
         verdicts = judge_answers(get_judge(data.judge), prompts, [samples[0] for samples in answers])
         return {prompt.group: verdict.verdict for prompt, verdict in zip(prompts, verdicts)}
 
-    def _choose(self, fold: Fold, arm: SteeringArm) -> dict[float, _Chosen]:
-        """For each budget that some gate can meet, the gate with the most MC2 on the validation part."""
+    def _choose(self, fold: Fold, arm: SteeringArm) -> tuple[dict[float, _Chosen], list[str]]:
+        """For each budget that some gate can meet, the gate with the most MC2 on the validation part.
+
+        Also returns the reason for each gate without a steering, and for each budget that a gate does not meet.
+        """
         best: dict[float, _Chosen] = {}
+        notes: list[str] = []
         chosen_on = _first(fold.validation, self.n_validation)
         for gate in arm.gates:
             try:
                 steering = arm.fit(fold, gate)
-            except NothingToEditError:
+            except NothingToEditError as reason:
+                notes.append(f"gate {gate}: {reason}")
                 continue
             curve = _kl_curve(fold, chosen_on, steering)
             for budget in self.budgets:
                 try:
                     measured = curve.at(budget)
-                except ConvergenceError:
+                except ConvergenceError as reason:
                     # A gate that stays shut on desirable text has no strength of this KL.
+                    notes.append(f"gate {gate}: {reason}")
                     continue
                 scaled = steering.scaled(measured.strength)
                 mc2 = 0.0
@@ -232,7 +249,7 @@ class Benchmark:
                     mc2 = float(score_choices(fold.model, chosen_on.prompts, scaled)["mc2"].mean())
                 if budget not in best or mc2 > best[budget].validation_mc2:
                     best[budget] = _Chosen(scaled, gate, measured, mc2)
-        return dict(sorted(best.items()))
+        return dict(sorted(best.items())), notes
 
 
 def _first(data: Dataset, n_groups: int | None) -> Dataset:

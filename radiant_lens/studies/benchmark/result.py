@@ -25,10 +25,12 @@ class BenchmarkResult:
             of another question), sums of `kl` and `log_prob` over the `tokens` of its desirable statements, `edited`
             tokens, the `verdict` on a generated answer ("" if none was judged); and the chosen `gate`, `strength` and
             its `validation_kl`, with `seconds` of fit and choice.
+        notes: why an arm has no steering under a gate, or does not meet a budget.
     """
 
     name: str
     questions: pd.DataFrame
+    notes: tuple[str, ...] = ()
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each arm and budget, over all folds: values, and gains over the unsteered model with intervals.
@@ -39,7 +41,7 @@ class BenchmarkResult:
         return pd.DataFrame(self._table())
 
     def to_markdown(self) -> str:
-        """The table, with intervals as text."""
+        """The table, with intervals as text, and the notes below it."""
         rows = [
             {
                 "arm": row["arm"],
@@ -60,7 +62,8 @@ class BenchmarkResult:
         ]
         names = list(rows[0])
         lines = [" | ".join(names), "|".join("-" * len(names)), *(" | ".join(row.values()) for row in rows)]
-        return "\n".join(f"| {line} |" if "-|" not in line else f"|{line}|" for line in lines)
+        table = [f"| {line} |" if "-|" not in line else f"|{line}|" for line in lines]
+        return "\n".join([*table, *([""] if self.notes else []), *(f"- {note}" for note in self.notes)])
 
     def __repr__(self) -> str:
         """Counts, in one line."""

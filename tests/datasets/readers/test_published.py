@@ -57,7 +57,7 @@ def test_a_row_of_the_truthfulqa_csv(tmp_path):
     (prompt,) = d.prompts
     assert (prompt.text, prompt.question, prompt.group) == ("Q: Who? A:", "Who?", "who?")
     assert (prompt.best_answer, prompt.best_incorrect_answer, prompt.mc1_incorrect) == ("Me.", "", None)
-    assert (d.name, d.judge, d.stop, d.skipped) == ("truthfulqa", "contains", ("\n", "Q:"), ())
+    assert (d.name, d.judge, d.stop, d.skipped) == ("truthfulqa", "overlap", ("\n", "Q:"), ())
     assert d.statements[0].text == "Q: Who? A: Me."
     # By its path alone the file is no TruthfulQA: no periods are added.
     assert said(load_dataset(path)) == [("Me", 0), ("I", 0), ("You", 1), ("They.", 1)]
