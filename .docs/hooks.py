@@ -166,12 +166,14 @@ def command_line() -> str:
     lines = ["# Command line", "", "`radiant-lens COMMAND --help` prints the same. `--json` prints one object."]
     commands: dict[str, Any] = getattr(get_command(app), "commands")  # noqa: B009 (of groups only)
     for name, command in commands.items():
-        lines += ["", f"## {name}", "", command.help.strip(), "", "| option | default | meaning |", "|-|-|-|"]
+        text = re.sub(r"^(.*?: )?(radiant-lens .*)$", r"\1`\2`", command.help.strip(), flags=re.M)
+        lines += ["", f"## {name}", "", text, "", "| option | default | meaning |", "|-|-|-|"]
         for option in command.params:
             if getattr(option, "hidden", False) or not getattr(option, "help", None):
                 continue
             flags = " ".join(f"`{flag}`" for flag in (*option.opts, *option.secondary_opts))
-            default = "required" if option.required else "" if option.default in (None, (), False) else option.default
+            default = "" if option.default is None or option.default is False else option.default
+            default = "required" if option.required else default
             lines.append(f"| {flags} | {default} | {option.help.replace('|', chr(92) + '|')} |")
     return "\n".join(lines)
 
@@ -190,7 +192,7 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
         target = files.get_file_from_path(reference_path(name))
         return shown if target is None else f'<a href="{get_relative_url(target.url, page.file.url)}">{shown}</a>'
 
-    return outside_code(content, lambda text: re.sub(r"<code>(rl\.)?(\w+)(?:\(\))?</code>", link, text))
+    return outside_code(content, lambda text: re.sub(r"<code>(rl\.)?(\w+)(?:\([^<]*\))?</code>", link, text))
 
 
 def outside_code(content: str, change: Callable[[str], str]) -> str:
