@@ -15,6 +15,7 @@ from __future__ import annotations
 import html
 import math
 import textwrap
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
@@ -244,6 +245,35 @@ def metric_axis(metric: str) -> dict[str, Any]:
     lines = [*textwrap.wrap(metric_words(metric), 30), *([f"({unit})"] if unit else [])]
     title = "<br>".join(map(escaped, lines))
     return {"title": title, "rangemode": "tozero" if kind in _ZERO_IS_NOTHING else "normal"}
+
+
+def head_axes(n_layers: int, n_heads: int) -> dict[str, Any]:
+    """Axes and legend of a heat map with a row for each layer, the first on top, and a column for each head."""
+    return {
+        "xaxis": {"title": "head", "dtick": max(1, n_heads // 8), "range": [-0.55, n_heads - 0.45], "showgrid": False},
+        "yaxis": {
+            "title": "layer",
+            "dtick": max(1, n_layers // 8),
+            "range": [n_layers - 0.45, -0.55],
+            "showgrid": False,
+        },
+        # Above the axes: below them is the title of the horizontal axis.
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "xanchor": "right", "x": 1.0},
+    }
+
+
+def cell_text(n_layers: int, n_heads: int) -> str | None:
+    """Template of the number in each cell of a heat map; None where cells are too small for numbers."""
+    return "%{z:.2f}" if n_layers <= 12 and n_heads <= 12 else None
+
+
+def frame_heads(figure: go.Figure, sites: Iterable[tuple[int, int]]) -> None:
+    """Draw a frame around the cells of heads that a steering edits."""
+    cells = sorted(sites)
+    if cells:
+        x, y = outline(cells)
+        line = {"color": ORANGE, "width": 3}
+        figure.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", name="steered", showlegend=True)
 
 
 def outline(cells: list[tuple[int, int]]) -> tuple[list[float | None], list[float | None]]:

@@ -46,7 +46,7 @@ def trade_off(
     for metric in (x, y):
         _checks.known("metric", metric, known)
     measured = {n: (e.metrics[x], e.metrics[y]) for n, e in evaluations.items() if {x, y} <= set(e.metrics)}
-    title = f"{style.metric_words(y)} against {style.metric_words(x)}"
+    title = f"{style.metric_words(y)[:1].upper()}{style.metric_words(y)[1:]} against {style.metric_words(x)}"
     if not measured:
         return style.empty(title, "No steering was measured in both.", size)
     figure = go.Figure()

@@ -79,6 +79,60 @@ def layer_risk(detector: RiskAwareDetector, *, width: int | None = None, height:
     )
 
 
+def error_rates(
+    detectors: Sequence[RiskAwareDetector], *, width: int | None = None, height: int | None = None
+) -> go.Figure:
+    """Plot FPR and FNR of the best layer's vote for detectors that weigh a miss differently.
+
+    Args:
+        detectors: fitted, with different values of `fnr_weight`.
+        width, height: in pixels; default the page's width, and 440.
+
+    Raises:
+        InvalidArgumentError: no detector, something else than a list of detectors, or a size below 100 pixels.
+        NotFittedError: a detector is not fitted.
+        DataError: risks that are not finite.
+
+    Example:
+        >>> error_rates([light, heavy]).show()  # doctest: +SKIP
+    """
+    _checks.each("detectors", detectors, RiskAwareDetector)
+    if not detectors:
+        raise InvalidArgumentError("`detectors` must hold at least one; got none.")
+    for detector in detectors:
+        style.require_fitted(detector)
+    fitted = sorted(detectors, key=lambda detector: detector.fnr_weight)
+    words = [f"layer {d.best_layer_}, {int(d.vote_thresholds_[d.best_layer_])} heads must flag" for d in fitted]
+    figure = go.Figure()
+    for i, (name, rates) in enumerate(
+        (
+            ("FPR: desirable examples flagged", [float(d.vote_fpr_[d.best_layer_]) for d in fitted]),
+            ("FNR: undesirable examples missed", [float(d.vote_fnr_[d.best_layer_]) for d in fitted]),
+        )
+    ):
+        figure.add_scatter(
+            x=[detector.fnr_weight for detector in fitted],
+            y=rates,
+            mode="lines+markers",
+            name=name,
+            text=words,
+            line={"color": style.COLORS[i], "dash": style.DASHES[i]},
+            marker={"symbol": style.SYMBOLS[i], "size": 9},
+            hovertemplate=f"weight %{{x:g}}<br>{name[:3]} %{{y:.2f}}<br>%{{text}}<extra></extra>",
+        )
+    style.legend_below(figure)
+    return style.styled(
+        figure,
+        "Error rates of the best layer's vote",
+        style.Size(width, height),
+        note="On the half of the validation examples that no choice was made on.",
+        x="weight of a miss (fnr_weight)",
+        y="share of held-out examples",
+        yaxis_rangemode="tozero",
+        xaxis_rangemode="tozero",
+    )
+
+
 def vote_curves(
     detector: RiskAwareDetector,
     cache: HeadCache,

@@ -46,19 +46,13 @@ def head_risk(
     n_layers, n_heads = detector.head_risk_.shape
     edited = set() if steering is None else set(steering.sites)
     figure = go.Figure(_risks(detector, edited))
-    if edited:
-        x, y = style.outline(sorted(edited))
-        line = {"color": style.ORANGE, "width": 3}
-        figure.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", name="steered", showlegend=True)
+    style.frame_heads(figure, () if steering is None else steering.sites)
     return style.styled(
         figure,
         "Validation risk of each head",
         style.Size(width, height),
         note=f"Risk: {style.risk_words(detector.fnr_weight)}. Darker heads err more.{style.missing_layers(detector)}",
-        xaxis={"title": "head", "dtick": max(1, n_heads // 8), "range": [-0.55, n_heads - 0.45], "showgrid": False},
-        yaxis={"title": "layer", "dtick": max(1, n_layers // 8), "range": [n_layers - 0.45, -0.55], "showgrid": False},
-        # Above the axes: below them is the title of the horizontal axis.
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "xanchor": "right", "x": 1.0},
+        **style.head_axes(n_layers, n_heads),
     )
 
 
@@ -80,6 +74,7 @@ def _risks(detector: RiskAwareDetector, edited: Collection[object]) -> go.Heatma
         zmin=0,
         zmax=float(risk[risk.isfinite()].max()) or 1.0,
         colorbar_title="risk",
+        texttemplate=style.cell_text(*risk.shape),
         hovertemplate="L%{y}H%{x}<br>risk %{z:.2f}<br>%{text}<extra></extra>",
     )
 

@@ -126,7 +126,8 @@ def activation_scatter(
 ) -> go.Figure:
     """Plot activations of a head before and after the edit, in the plane of `HeadMoves.plane`.
 
-    One unit has the same length on both axes, so distances in the figure are distances in the plane.
+    Both axes are standardised: their unit is the standard deviation of the activations before the edit. Heads often
+    vary a hundred times as much within the boundary as across it, so axes in one Euclidean unit would show a line.
 
     Args:
         steering: fitted or loaded.
@@ -147,6 +148,10 @@ def activation_scatter(
     _checks.whole("max_points", max_points, 1)
     moves = _moves_of(steering, cache, site)
     before, after = moves.plane()
+    # Constant activations have no spread, and keep their own unit.
+    spread = before.std(0, correction=0)
+    spread = spread.where(spread > 0, 1.0)
+    before, after = before / spread, after / spread
     undesirable = moves.labels == 1
     edited = _draw(moves.gated, max_points, seed)
     figure = go.Figure()
@@ -161,16 +166,15 @@ def activation_scatter(
         figure.add_trace(_paths(before[edited], after[edited]))
         figure.add_trace(_points("gated, before", before[edited], style.ORANGE, "diamond"))
         figure.add_trace(_points("gated, after", after[edited], style.BLUE, "circle"))
-    figure.add_vline(x=0, line={"color": style.GREY, "width": 2}, annotation_text="boundary")
+    figure.add_vline(x=0, line={"color": style.GREY, "width": 2}, annotation_text="boundary: flagged from here on")
     style.legend_below(figure)
     return style.styled(
         figure,
         f"Activations of head {moves.site} before and after the edit",
         style.Size(width, height),
         note=_note(moves, len(edited)),
-        x="distance to the boundary, along the detector's direction",
-        y="widest direction within the boundary",
-        yaxis={"scaleanchor": "x", "scaleratio": 1},
+        x="across the boundary: the detector's direction (standard deviations)",
+        y="within the boundary: widest direction<br>(standard deviations)",
         height=520,
     )
 
@@ -196,7 +200,7 @@ def _points(name: str, places: Tensor, color: str, symbol: str) -> go.Scatter:
         name=name,
         marker={"color": color, "symbol": symbol, "size": 5},
         opacity=0.7,
-        hovertemplate=f"{name}<br>distance %{{x:.2f}}, within the boundary %{{y:.2f}}<extra></extra>",
+        hovertemplate=f"{name}<br>across %{{x:.2f}}, within %{{y:.2f}} standard deviations<extra></extra>",
     )
 
 

@@ -14,6 +14,9 @@ from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.evaluation import Evaluation
 from radiant_lens.viz import _style as style
 
+N_LABELS = 6
+"""Points of a scatter figure that carry their name."""
+
 
 class StudyRow(Protocol):
     """One steering of a study, such as a `radiant_lens.studies.results.Row`."""
@@ -211,6 +214,7 @@ def knock_out(result: HeadTable, *, width: int | None = None, height: int | None
             zmin=-largest,
             zmax=largest,
             colorbar_title="effect",
+            texttemplate=style.cell_text(*table.shape),
             hovertemplate="L%{y}H%{x}<br>effect %{z:.3f}<extra></extra>",
         )
     )
@@ -218,6 +222,72 @@ def knock_out(result: HeadTable, *, width: int | None = None, height: int | None
         figure,
         title,
         size,
-        xaxis={"title": "head", "dtick": max(1, table.shape[1] // 8)},
-        yaxis={"title": "layer", "dtick": max(1, table.shape[0] // 8), "autorange": "reversed"},
+        note="Blue: the metric is higher without the head; orange: lower. Darker heads matter more.",
+        # The table may hold some heads alone, so the axes follow its numbers.
+        xaxis={"title": "head", "dtick": max(1, table.shape[1] // 8), "showgrid": False},
+        yaxis={"title": "layer", "dtick": max(1, table.shape[0] // 8), "autorange": "reversed", "showgrid": False},
+    )
+
+
+def knock_out_estimates(result: HeadTable, *, width: int | None = None, height: int | None = None) -> go.Figure:
+    """Plot the measured effect of each knock-out against its first-order estimate, with the same scale on both axes.
+
+    Heads on the dotted line are estimated exactly. Up to six heads carry their names: those of largest measured effect,
+    if it is at least a fifth of the largest of all.
+
+    Args:
+        result: from `radiant_lens.studies.knock_out` with the metric "log_odds", which has estimates.
+        width, height: in pixels; default the page's width, and 540.
+
+    Raises:
+        InvalidArgumentError: something else than such a result, one without estimates, or a size below 100 pixels.
+
+    Example:
+        >>> knock_out_estimates(studies.knock_out(experiment)).show()  # doctest: +SKIP
+    """
+    _require(result, "table", "`radiant_lens.studies.knock_out` returns one")
+    size = style.Size(width, height)
+    if "estimated" not in result.table:
+        raise InvalidArgumentError(
+            f"`result` must have first-order estimates; the metric {result.metric!r} has none. Use "
+            '`studies.knock_out(experiment, metric="log_odds")`.'
+        )
+    title = f"The {result.kind} ablation of one head: estimate and measurement"
+    table = result.table.dropna(subset=["effect", "estimated"])
+    if table.empty:
+        return style.empty(title, "No effect was measured.", size)
+    ends = [float(table[["effect", "estimated"]].min().min()), float(table[["effect", "estimated"]].max().max())]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=ends, y=ends, mode="lines", line={"color": style.GREY, "dash": "dot"}, name="equal", hoverinfo="skip"
+    )
+    for i, (layer, rows) in enumerate(table.groupby("layer")):
+        names = [f"L{int(layer)}H{head}" for head in rows["head"]]
+        marker = {"color": style.COLORS[i % 6], "symbol": style.SYMBOLS[i % len(style.SYMBOLS)], "size": 9}
+        figure.add_scatter(
+            x=rows["estimated"].tolist(),
+            y=rows["effect"].tolist(),
+            mode="markers",
+            name=f"layer {int(layer)}",
+            text=names,
+            marker=marker,
+            hovertemplate="%{text}<br>estimated %{x:.3f}, measured %{y:.3f}<extra></extra>",
+        )
+    largest = table.sort_values("effect", key=lambda e: e.abs(), ascending=False, kind="stable").head(N_LABELS)
+    # Smaller effects crowd around zero, where names would cover one another.
+    for row in largest[largest["effect"].abs() >= 0.2 * largest["effect"].abs().max()].itertuples():
+        name = f"L{row.layer}H{row.head}"
+        figure.add_annotation(x=row.estimated, y=row.effect, text=name, showarrow=False, xshift=8, xanchor="left")
+    style.legend_below(figure)
+    square = {"scaleanchor": "x", "scaleratio": 1, "constrain": "domain"}
+    return style.styled(
+        figure,
+        title,
+        size,
+        note="Dotted line: the estimate is exact.",
+        x="first-order estimate (nats)",
+        y="measured (nats)",
+        xaxis={"constrain": "domain"},
+        yaxis=square,
+        height=540,
     )

@@ -149,7 +149,14 @@ def _state(vote: bool, gated: bool, untrusted: bool) -> str:
 
 
 def colored_tokens(
-    trace: Trace, tokens: Sequence[str], *, by: str = "votes", call: int = 0, row: int = 0
+    trace: Trace,
+    tokens: Sequence[str],
+    *,
+    by: str = "votes",
+    call: int = 0,
+    row: int = 0,
+    width: int | None = None,
+    height: int | None = None,
 ) -> HtmlView | EmptyView:
     """Show a row's tokens, darker where more of the edited heads vote or where they are moved further.
 
@@ -161,15 +168,18 @@ def colored_tokens(
         by: "votes" (share of the steering's heads that flag the token) or "displacement" (summed over them).
         call: index of the prompt batch in the trace.
         row: index of the row in the batch.
+        width, height: largest, in pixels, larger contents scroll; default the page's width, and as much as they need.
 
     Raises:
         RadiantError: the trace was not recorded.
-        InvalidArgumentError: fewer tokens than the trace has positions, no such call or row, another `by`, or another
-            object in the place of the trace.
+        InvalidArgumentError: fewer tokens than the trace has positions, no such call or row, another `by`, another
+            object in the place of the trace, or a size below 100 pixels.
 
     Example:
         >>> colored_tokens(answer.trace, answer.tokens, by="displacement")  # doctest: +SKIP
     """
+    size = style.Size(width, height)
+    size.check()
     _checks.choice("by", by, ("votes", "displacement"))
     table = _table_of_row(trace, tokens, call, row)
     if table.empty:
@@ -193,24 +203,30 @@ def colored_tokens(
     quantity = (
         "share of the edited heads that vote" if by == "votes" else f"displacement of all heads (to {largest:.1f})"
     )
-    return HtmlView("ColoredTokens", props, f"Tokens by {quantity}; those before edits begin are blank.")
+    return HtmlView("ColoredTokens", props, f"Tokens by {quantity}; those before edits begin are blank.", size)
 
 
-def attention(patterns: AttentionPatterns, *, max_heads: int = 12) -> HtmlView | EmptyView:
+def attention(
+    patterns: AttentionPatterns, *, max_heads: int = 12, width: int | None = None, height: int | None = None
+) -> HtmlView | EmptyView:
     """Show the attention pattern of each steered head; click a pattern to enlarge it.
 
     Args:
         patterns: those of `radiant_lens.trace_answer`.
         max_heads: heads shown, in order; the caption gives the number of all heads.
+        width, height: largest, in pixels, larger contents scroll; default the page's width, and as much as they need.
 
     Raises:
-        InvalidArgumentError: another object in the place of the patterns, or `max_heads` below 1.
+        InvalidArgumentError: another object in the place of the patterns, `max_heads` below 1, or a size below 100
+            pixels.
         DataError: weights that are not finite.
 
     Example:
         >>> attention(answer.patterns)  # doctest: +SKIP
     """
     _checks.whole("max_heads", max_heads, 1)
+    size = style.Size(width, height)
+    size.check()
     _checks.instance("patterns", patterns, AttentionPatterns, hint="of a traced answer, pass `answer.patterns`")
     _checks.finite("patterns.weights", patterns.weights)
     if not patterns.sites or not patterns.tokens:
@@ -225,4 +241,5 @@ def attention(patterns: AttentionPatterns, *, max_heads: int = 12) -> HtmlView |
         "positiveColor": style.BLUE,
         "negativeColor": style.ORANGE,
     }
-    return HtmlView("AttentionHeads", props, f"Attention of {len(shown)} of {len(patterns.sites)} edited heads.")
+    caption = f"Attention of {len(shown)} of {len(patterns.sites)} edited heads."
+    return HtmlView("AttentionHeads", props, caption, size)

@@ -21,7 +21,7 @@ def edit_writes(
 ) -> go.Figure:
     """Plot the tokens that the edits promote and demote by themselves, for all heads together and for each.
 
-    Heads that are edited at no position are left out.
+    Heads that are edited at no position are left out; where nothing was edited, the figure says so in words.
 
     Args:
         writes: from `radiant_lens.edit_writes`, whose docstring says what is approximated.
@@ -45,6 +45,10 @@ def edit_writes(
     # By the length of the change over the whole vocabulary, not by the largest token alone.
     order = writes.by_head.norm(dim=1).argsort(descending=True, stable=True).tolist()
     active = [writes.sites[i] for i in order if edits[writes.sites[i]]]
+    title, size = "What the edits write: promoted (blue), demoted (orange)", style.Size(width, height)
+    if not active:
+        words = f"Nothing was edited: none of the {len(writes.sites)} heads is edited at any position."
+        return style.empty(title, words, size)
     panels: list[HeadSite | None] = [None, *active[:max_heads]]
     n_columns = min(2, len(panels))
     n_rows = -(-len(panels) // n_columns)
@@ -62,8 +66,8 @@ def edit_writes(
         figure.update_xaxes(title_text="change of the logit", row=i // n_columns + 1, col=i % n_columns + 1)
     return style.styled(
         figure,
-        "What the edits write: promoted (blue), demoted (orange)",
-        style.Size(width, height),
+        title,
+        size,
         note=_note(writes, len(panels) - 1, len(active)),
         height=150 + n_rows * (60 + 34 * n),
     )

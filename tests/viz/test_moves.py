@@ -81,6 +81,15 @@ def test_histogram_counts_what_is_gated(edited, held_out):
     assert "Certified" not in rl.viz.score_histogram(edited, held_out, (0, 2)).layout.title.text
 
 
+def test_the_axes_of_the_scatter_are_standardised(edited, held_out):
+    figure = rl.viz.activation_scatter(edited, held_out, (0, 2), max_points=10_000)
+    # The activations before the edit: those left alone, and those gated.
+    traces = [trace for trace in figure.data if trace.name and trace.name != "gated, after"]
+    for axis in ("x", "y"):
+        values = torch.tensor([value for trace in traces for value in trace[axis]])
+        assert float(values.std(correction=0)) == pytest.approx(1, abs=1e-3)
+
+
 def test_scatter_draws_each_kind_and_lines_between(edited, held_out):
     figure = rl.viz.activation_scatter(edited, held_out, (0, 2), max_points=20)
     by_name = {trace.name: trace for trace in figure.data}
@@ -90,8 +99,8 @@ def test_scatter_draws_each_kind_and_lines_between(edited, held_out):
     # Without the gap (None), one line would join the end of a move to the start of the next.
     lines = next(trace for trace in figure.data if trace.mode == "lines")
     assert lines.x[:3] == (before.x[0], after.x[0], None)
-    # Distances along both axes compare.
-    assert (figure.layout.yaxis.scaleanchor, figure.layout.yaxis.scaleratio) == ("x", 1)
+    assert "(standard deviations)" in figure.layout.xaxis.title.text
+    assert "(standard deviations)" in figure.layout.yaxis.title.text
 
 
 def test_a_closed_gate_is_reported_in_words(edited, held_out):

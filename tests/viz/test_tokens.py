@@ -138,11 +138,22 @@ def test_no_token_is_read_as_html():
     assert "<script>alert" not in fragment
     assert "<img" not in fragment
     # CircuitsVis hands tokens to innerHTML: there they must be escaped, not only within the script.
-    props = json.loads(fragment[fragment.index("ColoredTokens, ") + 15 : fragment.index(")</script>")])
+    props = json.loads(fragment[fragment.index("ColoredTokens, ") + 15 : fragment.index(")} else {")])
     assert props["tokens"][1] == " &lt;img src=x onerror=alert(1)&gt;"
     figure = rl.viz.vote_timeline(small_trace(), evil)
     assert "<" not in "".join(figure.layout.xaxis.ticktext)
     assert "<s>" not in str(figure.data[0].customdata)
+
+
+def test_a_view_has_the_size_that_it_is_given(answer):
+    view = rl.viz.colored_tokens(small_trace(), ["one", "two"], width=300, height=200)
+    assert '<div class="radiant-lens-view" style="max-width: 300px; max-height: 200px">' in view.fragment()
+    assert '<div class="radiant-lens-view">' in rl.viz.colored_tokens(small_trace(), ["one", "two"]).fragment()
+    assert "max-width: 400px" in rl.viz.attention(answer.patterns, width=400).fragment()
+    with pytest.raises(InvalidArgumentError, match="`height`"):
+        rl.viz.attention(answer.patterns, height=1)
+    with pytest.raises(InvalidArgumentError, match="`width`"):
+        rl.viz.colored_tokens(small_trace(), ["one", "two"], width=1)
 
 
 def test_views_need_no_network(answer):
