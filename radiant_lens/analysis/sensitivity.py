@@ -106,6 +106,11 @@ def gain_gradient(
     return GainGradient(total / len(used), value / len(used), mc2 / len(used), len(used))
 
 
+def has_gain(prompts: Sequence[Prompt]) -> bool:
+    """True if some prompt has correct and incorrect answers."""
+    return any(p.correct_answers and p.incorrect_answers for p in prompts)
+
+
 def require_gain(prompts: Sequence[Prompt]) -> list[Prompt]:
     """Return the prompts with both kinds of answers.
 

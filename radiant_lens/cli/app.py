@@ -89,11 +89,11 @@ def check_launch(
 
 def demo(
     model: o.Model = "tiny",
-    data: o.Data = "tiny-facts",
-    out: o.Out = Path("radiant-demo"),
-    gamma: Annotated[
-        float | None, typer.Option(help="Share that may still be flagged after the edit, in (0, 0.5); default 0.005.")
+    data: Annotated[
+        str | None, typer.Option(help="Data file or name; default 'tiny-facts' for 'tiny', else 'misconceptions'.")
     ] = None,
+    out: o.Out = Path("radiant-demo"),
+    gamma: Annotated[float, typer.Option(help="Share that may still be flagged after the edit, in (0, 0.5).")] = 0.01,
     samples: o.Samples = 3,
     seed: o.Seed = 0,
     as_json: o.Json = False,
@@ -103,17 +103,26 @@ def demo(
 ) -> None:
     """Collect, fit, certify, steer, and compare with ITI and controls, in about a minute.
 
+    On another model than the embedded one: answers before and after a least-KL steering, with its gain and its cost
+    (`--gamma` and `--samples` are for the embedded one).
+
     Example: radiant-lens demo
+
+    A pretrained model: radiant-lens demo --model smollm2-135m-instruct
     """
+    from radiant_lens.analysis.sensitivity import has_gain
     from radiant_lens.cli.demo import run_demo
-    from radiant_lens.cli.policies import DEFAULTS
+    from radiant_lens.cli.demo_model import run_model_demo
 
     def load() -> TransformerBridge:
         return loading.load(model)
 
-    promise: float = DEFAULTS["radiant"]["gamma"] if gamma is None else gamma
-    dataset = reading.load(data, model=model)
-    result, shown = run_demo(model, load, dataset, out, gamma=promise, n_samples=samples, seed=seed, quiet=as_json)
+    own = model == "tiny"
+    dataset = reading.load(data or ("tiny-facts" if own else "misconceptions"), model=model)
+    if own or not has_gain(dataset.prompts):
+        result, shown = run_demo(model, load, dataset, out, gamma=gamma, n_samples=samples, seed=seed, quiet=as_json)
+    else:
+        result, shown = run_model_demo(model, load, dataset, out, seed=seed, quiet=as_json)
     emit(result, as_json=as_json, shown=shown)
 
 

@@ -25,9 +25,10 @@ def bench(
     ] = _DEFAULT_BUDGETS,
     folds: Annotated[str, typer.Option(help="'0', '1' or '0,1': which half is tested.")] = "0,1",
     validation_groups: Annotated[
-        int | None, typer.Option(min=1, help="Validation groups on which strengths and gates are chosen; default all.")
+        int | None,
+        typer.Option(min=1, help="Validation groups to choose on, drawn at random; default all."),
     ] = None,
-    test_groups: Annotated[int | None, typer.Option(min=1, help="Test groups that are scored; default all.")] = None,
+    test_groups: Annotated[int | None, typer.Option(min=1, help="Test groups, drawn at random; default all.")] = None,
     answers: Annotated[int, typer.Option(min=0, help="Test groups whose generated answers are judged.")] = 40,
     seed: o.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for finished arms; a rerun does what is missing.")] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -137,6 +138,17 @@ class Dataset:
         """Return the records of the first `n_groups` groups in alphabetical order, for a quick look."""
         _checks.whole("n_groups", n_groups, 1)
         return self.only(set(sorted(self.groups)[:n_groups]))
+
+    def sample(self, n_groups: int, *, seed: int = 0) -> Dataset:
+        """Return the records of `n_groups` groups drawn at random, or of all if there are no more.
+
+        The first ones by name are no sample: questions that begin with the same word stand together.
+        """
+        _checks.whole("n_groups", n_groups, 1)
+        _checks.seed(seed)
+        # Sorted, so that the draw depends on the seed and not on the order of a set.
+        groups = sorted(self.groups)
+        return self.only(set(random.Random(seed).sample(groups, min(n_groups, len(groups)))))
 
     def with_template(self, template: Template) -> Dataset:
         """Return the same questions and answers in another template.

@@ -236,7 +236,7 @@ class LeastKLPolicy:
         )
         if self.family == "constant":
             return Family("constant", template)
-        cache = collect(model, train.head(_N_MOMENT_GROUPS), max_tokens=max_tokens)
+        cache = collect(model, train.sample(_N_MOMENT_GROUPS, seed=self.seed), max_tokens=max_tokens)
         z = cache.z[:, [site.layer for site in sites], [site.head for site in sites]].double()
         return Family("affine", template, z.mean(0), z.std(0).clamp_min(1e-6))
 

@@ -80,6 +80,15 @@ def test_finished_arms_are_not_computed_again(finished, monkeypatch):
         replace(benchmark, n_test=14).run()
 
 
+def test_a_limit_draws_groups_and_does_not_take_the_first_by_name(model, bare):
+    all_of_them = Benchmark(model, bare).make_fold(0).test
+    drawn = Benchmark(model, bare, n_test=10).make_fold(0).test
+    assert len(drawn.groups) == 10 and drawn.groups < all_of_them.groups
+    assert drawn.groups != all_of_them.head(10).groups
+    assert drawn.groups == Benchmark(model, bare, n_test=10).make_fold(0).test.groups
+    assert all_of_them.sample(10**6).groups == all_of_them.groups
+
+
 def test_markdown_has_a_line_for_each_arm_and_budget(finished):
     _, result = finished
     lines = result.to_markdown().splitlines()

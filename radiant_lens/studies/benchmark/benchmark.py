@@ -72,10 +72,10 @@ class Benchmark:
         arms: names in `ARMS`; None for all.
         budgets: KL in nats a token on desirable validation text.
         folds: 0, 1 or both.
-        n_validation: validation groups on which strengths and gates are chosen, the first ones by name; None for all.
-        n_test: test groups that are scored, the first ones by name; None for all.
-        n_answered: test groups whose generated answers are judged, the first ones by name; 0 for none.
-        seed: of the splits.
+        n_validation: validation groups on which strengths and gates are chosen, drawn at random; None for all.
+        n_test: test groups that are scored, drawn at random; None for all.
+        n_answered: test groups whose generated answers are judged, drawn at random from these; 0 for none.
+        seed: of the splits and draws.
         out: folder for finished arms; a rerun computes the missing ones. None: nothing is kept.
     """
 
@@ -117,7 +117,7 @@ class Benchmark:
         """Split the data; nothing is collected or fitted yet."""
         halves = within_context(self.model, self.data).split((0.5, 0.5), seed=self.seed)
         train, validation = halves[number].split((0.8, 0.2), seed=self.seed)
-        return Fold(self.model, train, validation, _first(halves[1 - number], self.n_test), self.seed)
+        return Fold(self.model, train, validation, self._drawn(halves[1 - number], self.n_test), self.seed)
 
     def run(self, *, progress: bool = False) -> BenchmarkResult:
         """Compute the missing arms; returns the table of all.
@@ -164,6 +164,8 @@ class Benchmark:
             "budgets": [] if name == UNSTEERED else list(self.budgets),
             "n_validation": self.n_validation,
             "n_test": self.n_test,
+            # A draw; of earlier versions the first ones by name.
+            "groups": "drawn",
             "n_answered": self.n_answered,
             "seed": self.seed,
         }
@@ -214,12 +216,15 @@ class Benchmark:
         """The judge's verdict on a greedy answer to the first prompt of each of the first groups."""
         if not self.n_answered:
             return {}
-        by_group = {prompt.group: prompt for prompt in reversed(data.prompts)}
-        prompts = [by_group[group] for group in sorted(by_group)[: self.n_answered]]
+        by_group = {prompt.group: prompt for prompt in reversed(self._drawn(data, self.n_answered).prompts)}
+        prompts = list(by_group.values())
         with nullcontext() if steering is None else steer(model, steering, allow_mismatch=True):
             answers = generate_answers(model, prompts, max_new_tokens=NEW_TOKENS, temperature=0, stop=data.stop)
         verdicts = judge_answers(get_judge(data.judge), prompts, [samples[0] for samples in answers])
         return {prompt.group: verdict.verdict for prompt, verdict in zip(prompts, verdicts)}
+
+    def _drawn(self, data: Dataset, n_groups: int | None) -> Dataset:
+        return data if n_groups is None else data.sample(n_groups, seed=self.seed)
 
     def _choose(self, fold: Fold, arm: SteeringArm) -> tuple[dict[float, _Chosen], list[str]]:
         """For each budget that some gate can meet, the gate with the most MC2 on the validation part.
@@ -228,7 +233,7 @@ class Benchmark:
         """
         best: dict[float, _Chosen] = {}
         notes: list[str] = []
-        chosen_on = _first(fold.validation, self.n_validation)
+        chosen_on = self._drawn(fold.validation, self.n_validation)
         for gate in arm.gates:
             try:
                 steering = arm.fit(fold, gate)
@@ -250,10 +255,6 @@ class Benchmark:
                 if budget not in best or mc2 > best[budget].validation_mc2:
                     best[budget] = _Chosen(scaled, gate, measured, mc2)
         return dict(sorted(best.items())), notes
-
-
-def _first(data: Dataset, n_groups: int | None) -> Dataset:
-    return data if n_groups is None else data.head(n_groups)
 
 
 def _kl_curve(fold: Fold, data: Dataset, steering: Steering) -> KLCurve:
