@@ -67,16 +67,12 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     return config
 
 
-# Pages and pictures that live where others read them, too, by their place in the site.
+# Pages that live where others read them, too, by their place in the site.
 ELSEWHERE = {
     "changelog.md": ".github/CHANGELOG.md",
     "contributing.md": ".github/CONTRIBUTING.md",
     "results/tiny.md": "radiant_lens/tiny/model/README.md",
     "results/data.md": "data/README.md",
-    "assets/method.svg": ".github/method.svg",
-    "assets/answers.svg": ".github/answers.svg",
-    "assets/report.png": ".github/report.png",
-    "assets/vote-timeline.png": ".github/vote-timeline.png",
 }
 
 

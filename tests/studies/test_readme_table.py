@@ -1,4 +1,4 @@
-"""The README's table of all policies against a reduced run of the command that made it."""
+"""The documentation's table of all policies against a reduced run of the command that made it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 
 from radiant_lens import studies
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / ".docs" / "pages" / "results" / "embedded-world.md"
 ARMS = ("RADIANT", "ITI", "mean shift")
 # One seed and one sample in place of three of each: three standard errors of a share of 65 answers.
 SHARES, KL = 0.18, 0.35
 
 
 def rows(title: str) -> dict[str, dict[str, float]]:
-    """Values of a table of the README, by row and column."""
-    lines = README.read_text().split(title, 1)[1].strip().split("\n\n")[0].splitlines()
+    """Values of a table of the page, by row and column."""
+    lines = PAGE.read_text().split(title, 1)[1].strip().split("\n\n")[0].splitlines()
     head, _, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
     return {name: {column: number(cell) for column, cell in zip(head[1:], cells)} for name, *cells in body}
 
