@@ -44,7 +44,7 @@ def refuse_unserved(config: Any) -> None:
             "use tensor or pipeline parallelism",
         ),
         (parallel.enable_elastic_ep, "with elastic expert parallelism, which loads models otherwise", "switch it off"),
-        (getattr(parallel, "enable_dbo", False), "with dual batch overlap, which divides a batch", "switch it off"),
+        (parallel.use_ubatching, "with microbatches (dual batch overlap), which divide a pass", "switch it off"),
         (
             config.kv_transfer_config is not None,
             "with a KV connector, which does not tell edited keys and values apart",

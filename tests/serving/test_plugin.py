@@ -24,7 +24,7 @@ def make_config(**changes):
     parallel = {
         "prefill_context_parallel_size": 1,
         "decode_context_parallel_size": 1,
-        "enable_dbo": False,
+        "use_ubatching": False,
         "enable_elastic_ep": False,
     }
     parallel.update({key: changes.pop(key) for key in list(changes) if key in parallel})
@@ -48,7 +48,7 @@ def make_config(**changes):
         ({"fuse_attn_quant": True}, InvalidArgumentError, "`fuse_attn_quant`, which quantises the heads before"),
         ({"decode_context_parallel_size": 2}, InvalidArgumentError, "with context parallelism.*use tensor or pipeline"),
         ({"prefill_context_parallel_size": 2}, InvalidArgumentError, "with context parallelism"),
-        ({"enable_dbo": True}, InvalidArgumentError, "with dual batch overlap"),
+        ({"use_ubatching": True}, InvalidArgumentError, "with microbatches"),
         ({"enable_elastic_ep": True}, InvalidArgumentError, "with elastic expert parallelism"),
         ({"kv_transfer_config": object()}, InvalidArgumentError, "with a KV connector.*remove `kv_transfer_config`"),
     ],
