@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from radiant_lens.checkup import Finding, check_up
+from radiant_lens.cli.threads import load_average, threads_advice, usable_cores
 from radiant_lens.errors import ModelLoadError
 from radiant_lens.models.identity import signature
 from radiant_lens.models.loading import load_model, load_plain
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 _PACKAGES = ("radiant-lens", "transformer-lens", "transformers", "torch", "scikit-learn")
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 # Entries of a model's signature that say nothing to a reader of the table.
 _HIDDEN = ("config", "weights", "content")
 
@@ -66,36 +64,6 @@ def token_rule(bridge: TransformerBridge) -> str:
     if prepends != bool(config.tokenizer_prepends_bos):
         source = "set by `prepend_bos`; the model's own tokenizer does otherwise"
     return f"texts begin {'with' if prepends else 'without'} {bos} ({source})"
-
-
-def usable_cores() -> int:
-    """Number of cores that this process may use, by its affinity and by the quota of its container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = _QUOTA.read_text(encoding="utf-8").split()
-        # "max" if there is no quota.
-        return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return cores
-
-
-def load_average() -> float | None:
-    """Mean number of running threads of the whole machine in the last minute; None where the system does not say."""
-    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
-
-
-def threads_advice(threads: int, cores: int, load: float | None) -> str:
-    """Return the remedy if torch has more threads than there are free cores; empty if it has not.
-
-    Threads without a core of their own are far slower than fewer threads: each operation waits for the last of them.
-    """
-    # This process has been part of the load itself, by about one thread.
-    free = cores if load is None else max(1, round(cores - max(0.0, load - 1)))
-    if threads <= free:
-        return ""
-    state = "can be used" if load is None else f"have a load of {load:g}"
-    remedy = f"set OMP_NUM_THREADS={free}, or call torch.set_num_threads({free}), or wait for other work to end"
-    return f"torch uses {threads} threads, and {cores} cores {state}: {remedy}"
 
 
 def rows(report: dict[str, Any]) -> list[dict[str, str]]:

@@ -95,8 +95,12 @@ class Loading(OptionGroup):
     def load(self, name: str) -> TransformerBridge:
         """Load the model of this name, or in this folder."""
         # Imported here, as in all commands: `radiant-lens --help` starts without torch.
+        from radiant_lens.cli.threads import advice_now
         from radiant_lens.models import loading
 
+        advice = advice_now()
+        if advice:
+            typer.echo(f"radiant-lens: {advice}", err=True)
         return loading.load_model(
             name, device=self.device, device_map=self.device_map, dtype=self.dtype, prepend_bos=self.prepend_bos
         )

@@ -48,7 +48,7 @@ class KeptLogits:
         max_bytes: memory for them.
     """
 
-    def __init__(self, max_bytes: int = 2**31) -> None:
+    def __init__(self, max_bytes: int = 2**30) -> None:
         self._free = max_bytes
         self._logits: dict[int, Tensor] = {}
 

@@ -10,7 +10,9 @@ import torch
 import radiant_lens as rl
 from radiant_lens.checkup import check_up
 from radiant_lens.cli import doctor
-from radiant_lens.cli.doctor import examine, rows, threads_advice, token_rule, usable_cores
+from radiant_lens.cli import threads as module
+from radiant_lens.cli.doctor import examine, rows, token_rule
+from radiant_lens.cli.threads import threads_advice, usable_cores
 from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.models.loading import load_plain
 
@@ -37,8 +39,8 @@ def test_more_threads_than_free_cores_are_named(threads, cores, load, advice):
     ("content", "cores"), [("max 100000", 64), ("200000 100000", 2), ("50000 100000", 1), ("?", 64)]
 )
 def test_the_quota_of_a_container_counts(monkeypatch, tmp_path, content, cores):
-    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda process: set(range(64)))
-    monkeypatch.setattr(doctor, "_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda process: set(range(64)))
+    monkeypatch.setattr(module, "_QUOTA", tmp_path / "cpu.max")
     (tmp_path / "cpu.max").write_text(content)
     assert usable_cores() == cores
 
@@ -60,6 +62,15 @@ def test_what_the_doctor_prints(command_line, monkeypatch):
     assert table["dtype"] == "float32" and table["special tokens"].startswith("texts begin with '<bos>'")
     assert "OMP_NUM_THREADS" in table["threads"]
     assert not {"content", "weights", "config"} & set(table)
+
+
+@pytest.mark.parametrize(("load", "told"), [(30.0, True), (0.1, False)])
+def test_commands_that_run_a_model_say_so_too(command_line, monkeypatch, load, told):
+    monkeypatch.setattr(module, "load_average", lambda: load)
+    monkeypatch.setattr(module, "usable_cores", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    status, _, err = command_line("generate", "--max-new-tokens", "1", "Q:")
+    assert status == 0 and ("radiant-lens: torch uses 2 threads, and 2 cores have a load of 30" in err) == told
 
 
 def test_what_is_checked_is_what_is_used():
