@@ -44,7 +44,8 @@ def test_it_prints_and_opens_the_address_and_ends_well(command_line, folder, ser
     assert explorer.data.name == "tiny-facts"
     names: dict[str, object] = {}
     explorer.set(max_new_tokens=2)
-    assert f"rl.load_model('tiny', prepend_bos=False)\nsteering = rl.Steering.load({str(folder)!r})" in explorer.code()
+    assert "model = rl.load_model('tiny', prepend_bos=" in explorer.code()
+    assert f"steering = rl.Steering.load({str(folder)!r})" in explorer.code()
     exec(explorer.code(), names)
     assert names["plain"]
 

@@ -46,7 +46,9 @@ class View {
     this.colours = { heads: null, tokens: "kl" };
     this.selected = null;
     this.answers = { plain: this.noAnswer(), steered: this.noAnswer() };
-    this.root = element("section", { class: "rl-explorer", "aria-label": "Explorer of a steering" });
+    // The keys of the explorer are its own: a notebook would take them as commands on its cells.
+    this.root = element("section", { class: "rl-explorer", "aria-label": "Explorer of a steering", "data-lm-suppress-shortcuts": true,
+      onkeydown: (event) => event.stopPropagation() });
     this.build();
     el.append(this.root);
     this.show();

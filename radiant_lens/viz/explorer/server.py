@@ -27,6 +27,9 @@ LONGEST_MESSAGE = 1_000_000
 HEARTBEAT = 10.0
 """Seconds after which a silent stream sends a comment, so that a closed one is noticed."""
 
+_LAST = "last"
+"""Ends a stream; all messages are JSON objects."""
+
 POLICY = (
     "default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -123,7 +126,10 @@ class ExplorerServer:
         threading.Thread(target=self._http.serve_forever, args=(0.1,), daemon=True).start()
 
     def close(self) -> None:
-        """Free the port."""
+        """End the streams, and free the port."""
+        with self._lock:
+            for messages in self._streams:
+                messages.put(_LAST)
         self._http.shutdown()
         self._http.server_close()
 
@@ -147,6 +153,14 @@ def serving(explorer: Explorer, *, port: int = 0) -> Generator[ExplorerServer]:
         yield server
     finally:
         server.close()
+
+
+def _next_of(messages: queue.SimpleQueue[str]) -> str:
+    """The next message; "" if none comes for a while."""
+    try:
+        return messages.get(timeout=HEARTBEAT)
+    except queue.Empty:
+        return ""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -222,11 +236,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._begin(HTTPStatus.OK, "text/event-stream")
             self.end_headers()
             try:
-                while True:
-                    try:
-                        self.wfile.write(f"data: {messages.get(timeout=HEARTBEAT)}\n\n".encode())
-                    except queue.Empty:
-                        self.wfile.write(b": still here\n\n")
+                while (text := _next_of(messages)) != _LAST:
+                    # A line that begins with a colon is a comment.
+                    self.wfile.write((f"data: {text}\n\n" if text else ": still here\n\n").encode())
             except OSError:
                 # The page was closed.
                 return

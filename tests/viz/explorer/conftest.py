@@ -13,7 +13,7 @@ SITES = [(0, 3), (1, 0), (1, 5), (2, 2), (2, 7), (3, 1)]
 
 @pytest.fixture(scope="session")
 def edits(model):
-    return random_steering(4, 8, 24, gate="head", sites=SITES, strength=0.6, seed=1)
+    return random_steering(4, 8, 24, gate="head", sites=SITES, strength=2.0, seed=2)
 
 
 @pytest.fixture

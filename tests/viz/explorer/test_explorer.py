@@ -125,11 +125,15 @@ def test_between_two_tokens_the_model_carries_no_hook(model, explorer):
 STATES = {
     "as it is": {},
     "strength and gate": {"strength": 1.7, "gate": "none"},
-    "one head out": {"off": ["L1H5"], "strength": 2.0},
-    "few heads in": {"off": ["L0H3", "L1H0", "L1H5", "L2H2", "L2H7"], "strength": 2.0, "gate": "layer"},
+    "one head out": {"off": ["L0H3"], "strength": 8.0},
+    "few heads in": {"off": ["L0H3", "L1H0", "L1H5", "L2H2", "L2H7"], "strength": 40.0, "gate": "none"},
     "every head out": {"off": "L0H3 L1H0 L1H5 L2H2 L2H7 L3H1"},
-    "a budget": {"budget": 0.2, "gate": "none"},
-    "a text with quotes": {"prompt": "Q : 'what'\nis \"the\" capital of dupeka ? A :", "max_new_tokens": 3},
+    "a budget": {"budget": 1.0, "gate": "none"},
+    "a text with quotes": {
+        "prompt": "Q : 'what'\nis \"the\" capital of dupeka ? A :",
+        "max_new_tokens": 4,
+        "strength": 20.0,
+    },
 }
 
 

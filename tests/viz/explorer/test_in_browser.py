@@ -64,15 +64,14 @@ def browser():
 def environment(tmp_path_factory) -> dict[str, str]:
     """That of the two programs: one thread each, and no settings of whoever runs the tests."""
     place = tmp_path_factory.mktemp("home")
-    folders = (
-        "JUPYTER_CONFIG_DIR",
-        "JUPYTER_DATA_DIR",
-        "JUPYTER_RUNTIME_DIR",
-        "IPYTHONDIR",
-        "JUPYTERLAB_WORKSPACES_DIR",
-    )
-    own = {name: str(place / name) for name in folders}
-    return {**os.environ, **own, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "JUPYTERLAB_SETTINGS_DIR": str(place)}
+    folders = ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")
+    own = {f"JUPYTER_{name}": str(place / name) for name in folders}
+    own |= {f"JUPYTERLAB_{name}_DIR": str(place / name) for name in ("SETTINGS", "WORKSPACES")}
+    # A question about news would lie over the notebook.
+    news = place / "SETTINGS" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    news.parent.mkdir(parents=True)
+    news.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    return {**os.environ, **own, "IPYTHONDIR": str(place), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +114,9 @@ def command(environment, folder) -> Iterator[subprocess.Popen[str]]:
 def lab(environment, folder, tmp_path_factory) -> Iterator[str]:
     pytest.importorskip("jupyterlab", reason="jupyterlab is not installed: pip install jupyterlab")
     place = tmp_path_factory.mktemp("lab")
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL.format(folder=str(folder)).strip())])
+    cell = nbformat.v4.new_code_cell(CELL.format(folder=str(folder)).strip())
+    # Without a kernel named here, JupyterLab asks for one.
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": {"name": "python3", "display_name": "P"}})
     nbformat.write(notebook, place / "explorer.ipynb")
     options = ["--no-browser", "--allow-root", "--port=0", "--IdentityProvider.token=secret", "--expose-app-in-browser"]
     options += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
@@ -166,16 +167,17 @@ def served_page(browser, command) -> Iterator[Place]:
 def lab_page(browser, lab) -> Iterator[Place]:
     page, messages = open_page(browser, f"{lab}/lab/tree/explorer.ipynb?token=secret")
     page.wait_for_selector(".jp-Notebook .jp-Cell")
-    page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
     page.wait_for_function("() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
-    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+    # Without waiting for its promise, which ends when the cell has run.
+    page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
 
     def set_dark(dark: bool) -> None:
         theme = "JupyterLab Dark" if dark else "JupyterLab Light"
-        page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{theme: '{theme}'}})")
+        page.evaluate("theme => { jupyterapp.commands.execute('apputils:change-theme', { theme }); }", theme)
         page.wait_for_function(f"() => document.body.dataset.jpThemeLight === '{str(not dark).lower()}'")
 
     page.wait_for_selector(".rl-explorer")
+    page.evaluate("() => { jupyterapp.commands.execute('application:toggle-left-area'); }")
     yield Place(page, set_dark)
     assert messages == []
     page.context.close()

@@ -3,7 +3,10 @@ from __future__ import annotations
 import http.client
 import json
 import threading
-import time
+import urllib.request
+from contextlib import closing
+from email.message import Message
+from typing import NamedTuple
 
 import pytest
 
@@ -26,17 +29,24 @@ def token(server) -> str:
     return server.address.partition("token=")[2]
 
 
-def ask(server, path: str, *, method: str = "GET", body: str | None = None, **headers: str):
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-    connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
-    return connection.getresponse()
+class Reply(NamedTuple):
+    status: int
+    headers: Message
+    body: str
+
+
+def ask(server, path: str, *, method: str = "GET", body: str | None = None, **headers: str) -> Reply:
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
+        connection.request(method, path, body, headers)
+        response = connection.getresponse()
+        return Reply(response.status, response.headers, response.read().decode())
 
 
 def test_the_page_and_its_files_need_the_token(server):
     assert server.address.startswith("http://127.0.0.1:") and len(token(server)) >= 32
     for path in ("/", "/explorer.js", "/explorer.css"):
         response = ask(server, f"{path}?token={token(server)}")
-        assert response.status == 200 and response.read()
+        assert response.status == 200 and response.body
         for wrong in ("", "?token=", "?token=wrong", f"?token={token(server)[:-1]}", f"?other={token(server)}"):
             assert ask(server, path + wrong).status == 403
     assert ask(server, f"/settings.py?token={token(server)}").status == 404
@@ -59,22 +69,22 @@ def test_only_this_machine_can_connect(server):
 
 def test_a_page_may_load_nothing_else(server):
     response = ask(server, f"/?token={token(server)}")
-    policy = response.getheader("Content-Security-Policy")
+    policy = response.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
-    assert f"nonce-{server.nonce}" in policy and f'nonce="{server.nonce}"' in response.read().decode()
+    assert f"nonce-{server.nonce}" in policy and f'nonce="{server.nonce}"' in response.body
 
 
 def test_messages_go_and_come(server):
-    events = ask(server, f"/events?token={token(server)}")
-    assert events.getheader("Content-Type").startswith("text/event-stream")
-    for message in ({"kind": "hello"}, {"kind": "head", "site": [1, 5]}):
-        assert ask(server, f"/message?token={token(server)}", method="POST", body=json.dumps(message)).status == 202
-    seen, deadline = set(), time.monotonic() + 60
-    while not {"snapshot", "token", "kl", "answer", "head"} <= seen and time.monotonic() < deadline:
-        line = events.readline().decode()
-        if line.startswith("data: "):
-            seen.add(json.loads(line[6:])["kind"])
-    assert {"snapshot", "token", "kl", "answer", "head"} <= seen
+    address = server.address.replace("/?", "/events?")
+    wanted, seen = {"snapshot", "token", "kl", "answer", "head"}, set()
+    with urllib.request.urlopen(address, timeout=60) as events:
+        assert events.headers["Content-Type"].startswith("text/event-stream")
+        for message in ({"kind": "hello"}, {"kind": "head", "site": [1, 5]}):
+            assert ask(server, f"/message?token={token(server)}", method="POST", body=json.dumps(message)).status == 202
+        while not wanted <= seen:
+            line = events.readline().decode()
+            if line.startswith("data: "):
+                seen.add(json.loads(line[6:])["kind"])
 
 
 @pytest.mark.parametrize("body", ["", "not json", "x" * 1_000_001])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import radiant_lens as rl
 from radiant_lens.viz.explorer import ExplorerWidget
@@ -11,9 +12,11 @@ def test_the_widget_answers_between_the_cells_of_its_loop(model, edits, facts, m
         widget = rl.explore(model, edits, facts, max_new_tokens=4)
         sent: list[str] = []
         monkeypatch.setattr(widget._engine, "_send", lambda message: sent.append(message["kind"]))
-        # Messages may come in another thread.
-        await asyncio.to_thread(widget._receive, widget, {"kind": "hello"}, [])
-        await asyncio.to_thread(widget._receive, widget, {"kind": "set", "changes": {"strength": 2}}, [])
+        # Messages may come in another thread while a cell runs.
+        for message in ({"kind": "hello"}, {"kind": "set", "changes": {"strength": 2}}):
+            thread = threading.Thread(target=widget._receive, args=(widget, message, []))
+            thread.start()
+            thread.join()
         during_cell = list(sent)
         while sent.count("answer") < 2 or widget._scheduled:
             await asyncio.sleep(0.01)
