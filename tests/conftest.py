@@ -48,15 +48,24 @@ def facts():
     return rl.load_dataset("tiny-facts")
 
 
+# Settings that were chosen on tiny-facts: fewer tokens are edited there than at the defaults, for as much truth.
+TUNED = rl.RadiantPolicy(gamma=0.005, gate="vote")
+
+
+@pytest.fixture(scope="session")
+def tuned():
+    return TUNED
+
+
 @pytest.fixture(scope="session")
 def experiment(model, facts):
     """All of tiny-facts, split once; shared by every test that needs real activations."""
-    return studies.prepare(model, facts)
+    return studies.prepare(model, facts, detector=rl.RiskAwareDetector(fnr_weight=0.65, vote_rule="risk"))
 
 
 @pytest.fixture(scope="session")
-def recipe(experiment):
-    return studies.effective(experiment)
+def recipe(experiment, tuned):
+    return studies.effective(experiment, tuned)
 
 
 @pytest.fixture(scope="session")

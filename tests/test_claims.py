@@ -1,4 +1,4 @@
-"""The README's claims about the embedded model, each measured here on held-out questions."""
+"""Claims about the embedded model under the settings tuned to it, each measured here on held-out questions."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ BARE, MISLED = "bare", "after_undesirable"
 
 
 @pytest.fixture(scope="module")
-def comparison(experiment, recipe):
-    unforced = studies.shuffled_labels(experiment, recipe.steering, force=False)
+def comparison(experiment, recipe, tuned):
+    unforced = studies.shuffled_labels(experiment, recipe.steering, tuned, force=False)
     steerings = {studies.UNSTEERED: None, "RADIANT": recipe.steering, "shuffled labels, not forced": unforced}
     # Shares of a few percent need many answers.
     return studies.compare(experiment, steerings, n_samples=8)
@@ -32,7 +32,7 @@ def gains(comparison):
 
 
 @pytest.fixture(scope="module")
-def controls(experiment, recipe):
+def controls(experiment, recipe, tuned):
     """Controls that edit, each averaged over several draws: a single one may come near RADIANT by chance."""
     drawn = {
         metric: [
@@ -43,7 +43,7 @@ def controls(experiment, recipe):
         ]
         for metric in ("mahalanobis", "total")
     }
-    shuffled = studies.controls(experiment, recipe.steering, n_shuffles=6)["shuffled labels"]
+    shuffled = studies.controls(experiment, recipe.steering, tuned, n_shuffles=6)["shuffled labels"]
     result = studies.compare(experiment, {studies.UNSTEERED: None, "shuffled labels": shuffled, **drawn}, n_samples=2)
     return result.pooled().set_index(["row", "metric"])
 

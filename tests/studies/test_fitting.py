@@ -15,8 +15,8 @@ from radiant_lens.errors import ArtefactError, DataError, InvalidArgumentError, 
 
 
 @pytest.fixture(scope="module")
-def fitted(model, facts):
-    return rl.fit(model, facts)
+def fitted(model, facts, tuned):
+    return rl.fit(model, facts, tuned, detector=rl.RiskAwareDetector(fnr_weight=0.65, vote_rule="risk"))
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +124,10 @@ def test_a_detector_that_is_not_fitted_is_not_saved(tmp_path):
     with pytest.raises(rl.errors.NotFittedError, match="not fitted yet"):
         rl.detectors.save_detector(rl.RiskAwareDetector(), tmp_path / "d")
     assert studies.Fitted.__dataclass_params__.frozen
+
+
+def test_the_defaults_are_those_of_the_classes(model, facts):
+    fitted = rl.fit(model, facts.sample(120, seed=1))
+    assert fitted.detector.get_params() == rl.RiskAwareDetector().get_params()
+    policy = fitted.steering.meta["policy"]
+    assert (policy["gamma"], policy["gate"]) == (rl.RadiantPolicy().gamma, rl.RadiantPolicy().gate)
