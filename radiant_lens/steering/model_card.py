@@ -13,10 +13,38 @@ _USE = """```python
 import radiant_lens as rl
 
 model = rl.load_model("{model}")  # or any transformers model of the same weights
-steering = rl.Steering.{load}
+steering = rl.Steering.load("PATH")  # or from_pretrained("OWNER/NAME")
 with rl.steer(model, steering):
     print(model.generate("...", max_new_tokens=20))
+```
+
+In a shell: `radiant-lens generate --steering PATH "..."`."""
+
+_AGAIN = """The fit took {n} groups of the data; the others are free to measure it on:
+
+```python
+data = rl.load_dataset("{data}", model=model)
+test = data.only(data.groups - set(steering.meta["seen_groups"]))
+print(steering.certify(rl.collect(model, test)))  # is it still flagged after the edit?
+print(rl.evaluate(model, test).metrics)  # without
+print(rl.evaluate(model, test, steering).metrics)  # with
 ```"""
+
+_WORDS = {
+    "head": "attention head; its output, before the output projection, is edited",
+    "gate": "the rule that decides at each token whether a head is edited",
+    "risk": "false alarm rate plus weighted miss rate of a head's detector; 0 is perfect",
+    "FPR, FNR": "shares of desirable examples flagged and of undesirable ones missed, on validation data",
+    "gamma": "share of edited activations that may still be flagged, if the fit's assumptions hold",
+    "kappa": "standard deviations by which the mean score is moved below the detector's boundary",
+}
+
+_GATES = {
+    "head": "an edit wherever the head itself flags the token",
+    "vote": "an edit wherever the head and its layer's vote flag the token",
+    "layer": "an edit wherever the layer's vote flags the token",
+    "none": "an edit at every token",
+}
 
 
 def with_metrics(meta: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +84,7 @@ def model_card(steering: SteeringParts) -> str:
                 "hook": f"`{steering.hook_site}`",
                 "dtype of the activations": model.get("dtype", "not known"),
                 "heads": heads,
-                "gate": steering.gate,
+                "gate": f"{steering.gate}: {_GATES[steering.gate]}",
                 "data": f"{meta.get('data', 'not known')}, positions {meta.get('positions', 'not known')}, "
                 f"hash {meta.get('data_hash', 'not known')}",
                 "split seed": meta.get("split_seed", "not known"),
@@ -64,14 +92,38 @@ def model_card(steering: SteeringParts) -> str:
             }
         ),
         "## Use",
-        _USE.format(model=name, load='load("PATH")  # or from_pretrained("OWNER/NAME")'),
+        _USE.format(model=name),
         "It is refused on other weights; `allow_mismatch=True` forces it onto a model of the same shape.",
-        "## Settings",
-        _code({"policy": policy, "detector": meta.get("detector", {})}),
     ]
-    if meta.get("metrics"):
-        parts += ["## Metrics", _code(meta["metrics"])]
+    if meta.get("seen_groups") and meta.get("data"):
+        parts += ["## Measure it again", _AGAIN.format(n=len(meta["seen_groups"]), data=meta["data"])]
+    parts += ["## Settings", _code({"policy": policy, "detector": meta.get("detector", {})})]
+    parts += _metrics(steering, meta.get("metrics", {}))
+    parts += ["## Words", "\n".join(f"- **{word}**: {meaning}." for word, meaning in _WORDS.items())]
     return "\n\n".join(parts) + "\n"
+
+
+def _metrics(steering: SteeringParts, metrics: Mapping[str, Any]) -> list[str]:
+    """Rates of the edited heads' detectors as a table, and other metrics as they are."""
+    rates = metrics.get("detector")
+    names = [name for name in map(str, steering.sites) if isinstance(rates, Mapping) and name in rates]
+    others = {name: value for name, value in metrics.items() if name != "detector" or not names}
+    parts = ["## Metrics"] if metrics else []
+    if names:
+        lines = ["| head | FPR | FNR | risk |", "|-|-|-|-|"]
+        columns = ("fpr", "fnr", "risk")
+        lines += [f"| {n} | {' | '.join(str(rounded(rates[n].get(c, '?'))) for c in columns)} |" for n in names]
+        parts += [f"Detectors of the edited heads; `meta.json` has all {len(rates)}.", "\n".join(lines)]
+    return [*parts, _code(others)] if others else parts
+
+
+def rounded(value: Any) -> Any:
+    """A value of JSON with three significant digits; whole numbers, names and truth values stay."""
+    if isinstance(value, float):
+        return float(f"{value:.3g}")
+    if isinstance(value, Mapping):
+        return {name: rounded(inner) for name, inner in value.items()}
+    return [rounded(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _solver(steering: SteeringParts) -> str:
@@ -90,4 +142,4 @@ def _table(rows: Mapping[str, Any]) -> str:
 
 
 def _code(value: Any) -> str:
-    return f"```json\n{json.dumps(value, indent=1, ensure_ascii=False)}\n```"
+    return f"```json\n{json.dumps(rounded(value), indent=1, ensure_ascii=False)}\n```"

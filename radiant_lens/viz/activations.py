@@ -29,7 +29,7 @@ def head_classes(
     width: int | None = None,
     height: int | None = None,
 ) -> go.Figure:
-    """Plot desirable and undesirable activations of a head in the plane that parts them best.
+    """Plot desirable and undesirable activations of a head in the plane that separates them best.
 
     The horizontal axis is the discriminant direction of the two classes, fitted to these same activations. The vertical
     axis is the widest direction of the rest. Both are in standard deviations.
@@ -71,7 +71,7 @@ def head_classes(
         f"Activations of head {head}",
         style.Size(width, height),
         note=f"At most {max_points} of each class. The direction is fitted to the activations shown.",
-        x="direction that parts the classes best (standard deviations)",
+        x="best separating direction (standard deviations)",
         y="widest direction of the rest<br>(standard deviations)",
     )
 

@@ -60,6 +60,8 @@ def layer_risk(detector: RiskAwareDetector, *, width: int | None = None, height:
             name=name,
             mode="lines+markers",
             marker=marker,
+            # A vote without errors lies on the axis, which would hide half of its marker.
+            cliponaxis=False,
             hovertemplate=hover,
             **extra,
         )

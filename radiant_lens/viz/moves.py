@@ -173,8 +173,8 @@ def activation_scatter(
         f"Activations of head {moves.site} before and after the edit",
         style.Size(width, height),
         note=_note(moves, len(edited)),
-        x="across the boundary: the detector's direction (standard deviations)",
-        y="within the boundary: widest direction<br>(standard deviations)",
+        x="across the boundary (standard deviations)",
+        y="along the boundary, widest direction<br>(standard deviations)",
         height=520,
     )
 
@@ -200,7 +200,7 @@ def _points(name: str, places: Tensor, color: str, symbol: str) -> go.Scatter:
         name=name,
         marker={"color": color, "symbol": symbol, "size": 5},
         opacity=0.7,
-        hovertemplate=f"{name}<br>across %{{x:.2f}}, within %{{y:.2f}} standard deviations<extra></extra>",
+        hovertemplate=f"{name}<br>across %{{x:.2f}}, along %{{y:.2f}} standard deviations<extra></extra>",
     )
 
 

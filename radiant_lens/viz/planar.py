@@ -78,7 +78,7 @@ def planar_edits(
         figure.update_xaxes(range=[low[0], high[0]], constrain="domain", title_text="first dimension", row=1, col=i)
         anchor = "x" if i == 1 else f"x{i}"
         # Towards the top, where the titles of the panels are.
-        domain = {"constrain": "domain", "constraintoward": "top", "scaleanchor": anchor}
+        domain: dict[str, Any] = {"constrain": "domain", "constraintoward": "top", "scaleanchor": anchor}
         figure.update_yaxes(range=[low[1], high[1]], **domain, row=1, col=i)
     figure.update_yaxes(title_text="second dimension", col=1)
     style.legend_below(figure)

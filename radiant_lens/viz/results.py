@@ -253,7 +253,7 @@ def knock_out_estimates(result: HeadTable, *, width: int | None = None, height: 
             '`studies.knock_out(experiment, metric="log_odds")`.'
         )
     title = f"The {result.kind} ablation of one head: estimate and measurement"
-    table = result.table.dropna(subset=["effect", "estimated"])
+    table: Any = result.table.dropna(subset=["effect", "estimated"])
     if table.empty:
         return style.empty(title, "No effect was measured.", size)
     ends = [float(table[["effect", "estimated"]].min().min()), float(table[["effect", "estimated"]].max().max())]

@@ -100,14 +100,14 @@ def test_a_wide_table_scrolls_inside_the_page_and_says_so(opened, full_report):
 
 def test_the_roc_is_a_square(opened, full_report):
     page = opened(full_report.html)
-    # The fourth figure; its drag area covers exactly the axes.
-    box = page.locator(".plot").nth(3).locator(".plot-container .nsewdrag").first.bounding_box()
+    # The fifth figure, after the trade-off; its drag area covers exactly the axes.
+    box = page.locator(".plot").nth(4).locator(".plot-container .nsewdrag").first.bounding_box()
     assert box["width"] == pytest.approx(box["height"], abs=2)
 
 
 def test_hovering_a_head_shows_its_numbers(opened, full_report, experiment, steering):
     page = opened(full_report.html)
-    area = page.locator(".plot").first.locator(".nsewdrag").first
+    area = page.locator("#figures-1 .plot").first.locator(".nsewdrag").first
     box = area.bounding_box()
     layer, head = steering.sites[0]
     n_layers, n_heads = experiment.detector.head_risk_.shape
@@ -127,17 +127,38 @@ def test_hovering_a_head_shows_its_numbers(opened, full_report, experiment, stee
     assert not shown.endswith("not steered")
 
 
-def test_the_switch_shows_one_side_or_both(opened, full_report):
+def test_filters_show_the_answers_of_their_kind(opened, full_report):
     page = opened(full_report.html)
-    before, after = page.locator("#answers td.before").first, page.locator("#answers td.after").first
-    assert before.is_visible() and after.is_visible()
-    page.locator("button[data-show=after]").click()
-    assert not before.is_visible() and after.is_visible()
-    assert page.locator("button[data-show=after]").get_attribute("aria-pressed") == "true"
-    page.locator("button[data-show=before]").click()
-    assert before.is_visible() and not after.is_visible()
-    page.locator("button[data-show=both]").click()
-    assert before.is_visible() and after.is_visible()
+    rows, none = page.locator("#answers tbody tr"), page.locator("#none")
+    for name in ("changed", "corrected", "broken", "all"):
+        button = page.locator(f"button[data-show={name}]")
+        button.click()
+        assert button.get_attribute("aria-pressed") == "true"
+        assert page.locator(".switch [aria-pressed=true]").count() == 1
+        kinds = [rows.nth(i).get_attribute("data-filters").split() for i in range(rows.count())]
+        assert [rows.nth(i).is_visible() for i in range(rows.count())] == [name in kind for kind in kinds]
+        assert none.is_visible() == (not any(name in kind for kind in kinds))
+
+
+@pytest.mark.parametrize(("width", "is_left"), [(1280, True), (700, False)])
+def test_contents_are_on_the_left_where_there_is_room(opened, full_report, width, is_left):
+    page = opened(full_report.html, width=width)
+    contents, main = page.locator("nav").bounding_box(), page.locator("main").bounding_box()
+    assert (contents["x"] + contents["width"] <= main["x"]) == is_left
+    page.locator("nav a", has_text="Settings and versions").click()
+    page.wait_for_function("() => document.getElementById('settings').getBoundingClientRect().top < innerHeight")
+
+
+def test_words_are_explained_where_the_pointer_is(opened, full_report):
+    page = opened(full_report.html)
+    assert "Kullback-Leibler divergence" in page.locator(".tile abbr", has_text="KL").first.get_attribute("title")
+
+
+def test_code_is_selected_or_copied(opened, full_report):
+    page = opened(full_report.html)
+    button = page.locator(".copy").first
+    button.click()
+    page.wait_for_function("() => /copied|selected/.test(document.querySelector('.copy').textContent)")
 
 
 def test_the_page_follows_a_change_of_scheme(opened, full_report):

@@ -52,7 +52,8 @@ def test_the_summary_has_every_measurement(full_report, steering, evaluations):
 def tiles_of(report: rl.Report) -> list[tuple[str, str, str]]:
     """Name, number and detail of each tile."""
     pattern = r'<div class="tile[^"]*"><h2>(.*?)</h2>\s*<p class="number">(.*?)</p><p class="quiet">(.*?)</p>'
-    return [tuple(map(html.unescape, match)) for match in re.findall(pattern, report.html, flags=re.S)]
+    matches = re.findall(pattern, report.html, flags=re.S)
+    return [tuple(html.unescape(re.sub("<.*?>", "", text)) for text in match) for match in matches]
 
 
 def test_tiles_show_measured_numbers(full_report, evaluations, steering, held_out, measured):
@@ -94,7 +95,7 @@ def test_tiles_say_what_was_not_measured(steering, evaluations):
 def test_settings_have_three_significant_digits(steering):
     policy = {**steering.meta["policy"], "gamma": 0.0123456, "trust": [0.98765, 3], "options": {"l2": 1e-3 / 3}}
     page = rl.report(replace(steering, meta={**steering.meta, "policy": policy}))
-    assert "<dt>gamma</dt><dd>0.0123</dd>" in page.html
+    assert re.search("<dt><abbr[^>]*>gamma</abbr></dt><dd>0.0123</dd>", page.html)
     assert "<dt>trust</dt><dd>0.988, 3</dd>" in page.html
     assert "<dt>options</dt><dd>l2: 0.000333</dd>" in page.html
 
@@ -107,8 +108,15 @@ def test_every_table_scrolls_in_a_wrapper_with_a_hint(full_report):
 
 def test_a_full_report_has_all_figures(full_report):
     titles = [figure["layout"]["title"]["text"] for figure in figures(full_report)]
-    starts = ("Validation risk of each head", "Effect of editing", "Validation risk of each layer", "ROC", "Errors of")
-    starts += ("Scores of head", "Activations of head", "What the edits write", "Votes and edits", "correct answers")
+    starts = (
+        "Correct answers",
+        "Validation risk of each head",
+        "Effect of editing",
+        "Validation risk of each layer",
+        "ROC",
+        "Errors of",
+    )
+    starts += ("Scores of head", "Activations of head", "What the edits write", "Votes and edits")
     assert len(titles) == len(starts)
     assert all(title.startswith(start) for title, start in zip(titles, starts))
     assert full_report.html.count("CircuitsVis.render(") == 3
@@ -118,6 +126,20 @@ def test_a_full_report_has_all_figures(full_report):
 def test_the_most_effective_head_is_shown(full_report, recipe):
     best = recipe.effects.to_dataframe().iloc[0]
     assert f"Scores of head L{int(best.layer)}H{int(best['head'])} " in full_report.html
+
+
+def test_the_contents_lead_to_every_section(full_report):
+    page = full_report.html
+    targets = re.findall(r'<a href="#([^"]+)">', page)
+    sections = re.findall(r'<(?:section|header) id="([^"]+)"', page)
+    inner = {"trade-off", "changes"}
+    assert targets == [name for name in sections if name not in inner]
+    assert len(set(targets)) == len(targets) > 8
+
+
+def test_a_page_without_evaluations_has_no_first_screen_of_them(steering):
+    page = rl.report(steering).html
+    assert 'id="trade-off"' not in page and 'id="changes"' not in page and 'id="generations"' not in page
 
 
 def test_answers_are_the_first_of_each_condition_in_turn(full_report, evaluations):

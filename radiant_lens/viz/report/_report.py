@@ -21,7 +21,9 @@ from radiant_lens.evaluation.side_effects import SideEffects
 from radiant_lens.steering.held_out import HeldOutCertificate
 from radiant_lens.steering.steering import Steering
 from radiant_lens.viz.report import tables, tiles, words
-from radiant_lens.viz.report.content import ReportInputs, sections
+from radiant_lens.viz.report.again import again
+from radiant_lens.viz.report.answers import answers
+from radiant_lens.viz.report.content import ReportInputs, sections, trade_off
 from radiant_lens.viz.report.page import render
 
 PACKAGES = ("radiant-lens", "transformer-lens", "transformers", "torch", "plotly", "circuitsvis")
@@ -76,7 +78,7 @@ def report(
         writes: from `edit_writes`.
         answer: from `trace_answer`.
         side_effects: of the function of this name.
-        n_examples: prompts with their answers, at least 0.
+        n_examples: prompts with their answers that each filter of the table shows, at least 0; 0 for no answers.
         title: heading of the page.
 
     Returns:
@@ -106,8 +108,10 @@ def report(
             title=title,
             tiles=tiles.tiles(inputs, steered),
             summary=words.summary(inputs, steered),
-            examples=tables.examples(evaluations, steered, n_examples),
+            trade_off=trade_off(inputs),
+            answers=answers(evaluations, steered, n_examples),
             sections=drawn,
+            again=again(inputs, steered),
             comparison=tables.comparison(evaluations),
             side_effects=tables.side_effects(side_effects),
             certificate=None if certificate is None else tables.frame(certificate.to_dataframe()),

@@ -81,8 +81,8 @@ def _gain_metric(inputs: Any) -> str:
 PLAN: tuple[tuple[str, str, tuple[_Figure, ...]], ...] = (
     (
         "Which heads detect, and which act",
-        "Each head has a detector of undesirable content; darker heads err more. Good detection says little about the "
-        "effect of an edit, so heads are chosen by their effect.",
+        "Each head has a detector of undesirable content; darker heads err more. A head that detects well need not "
+        "change the answer, so heads are chosen by the effect of editing them.",
         (
             _Figure(("detector",), lambda p: viz.head_risk(p.detector, p.steering)),
             _Figure(("effects",), lambda p: viz.head_effects(p.effects, p.detector, selected=_sites(p))),
@@ -122,11 +122,6 @@ PLAN: tuple[tuple[str, str, tuple[_Figure, ...]], ...] = (
             _Figure(("answer",), lambda p: viz.attention(p.answer.patterns), wide=True),
         ),
     ),
-    (
-        "What it gains, and what it costs",
-        "Up is better, left is cheaper. A gain that the controls share is not due to the method.",
-        (_Figure(("evaluations",), lambda p: viz.trade_off(p.evaluations, y=_gain_metric(p)), wide=True),),
-    ),
 )
 
 
@@ -135,18 +130,20 @@ def sections(inputs: ReportInputs) -> tuple[list[Section], list[str]]:
     drawn: list[Section] = []
     missing: dict[str, str] = {}
     available = {name for name, value in inputs._asdict().items() if value is not None and value != {}}
-    # Evaluations without answers or without desirable text have no trade-off; their tables are shown all the same.
-    if "evaluations" in available and not _has_trade_off(inputs):
-        available.remove("evaluations")
     for heading, words, figures in PLAN:
         panels = [Panel(f.draw(inputs), f.wide) for f in figures if set(f.needs) <= available]
         if panels:
             drawn.append(Section(heading, words, panels))
         missing |= {name: heading for f in figures for name in f.needs if name not in available}
+    if not inputs.evaluations:
+        missing["evaluations"] = "What it gains, and what it costs"
     if inputs.side_effects is None:
         missing["side_effects"] = "Side effects"
     return drawn, [f"{heading}: needs `{name}`" for name, heading in missing.items()]
 
 
-def _has_trade_off(inputs: ReportInputs) -> bool:
-    return any({"kl", "correct"} <= set(e.metrics) for e in inputs.evaluations.values())
+def trade_off(inputs: ReportInputs) -> go.Figure | None:
+    """Draw gain against cost; None where no evaluation has both, such as one without answers."""
+    if not any({"kl", "correct"} <= set(e.metrics) for e in inputs.evaluations.values()):
+        return None
+    return viz.trade_off(inputs.evaluations, y=_gain_metric(inputs), height=420)

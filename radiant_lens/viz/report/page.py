@@ -12,6 +12,8 @@ from plotly.offline import get_plotlyjs
 
 from radiant_lens.viz import _style as style
 from radiant_lens.viz.circuits import bundle
+from radiant_lens.viz.report.answers import FILTERS
+from radiant_lens.viz.report.glossary import MEANINGS, explain
 
 HERE = files("radiant_lens.viz.report")
 
@@ -24,9 +26,11 @@ def render(**content: Any) -> str:
     """
     # Everything but `Markup` is escaped: prompts, answers and names are other people's text and may hold scripts.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["figure"] = _figure
+    environment.filters |= {"figure": _figure, "explain": explain}
     return environment.from_string(_read("page.html.jinja")).render(
         **content,
+        meanings=MEANINGS,
+        filters=FILTERS,
         is_figure=lambda drawn: isinstance(drawn, go.Figure),
         fragment=lambda view: Markup(view.fragment()),
         css=Markup(_read("page.css")),

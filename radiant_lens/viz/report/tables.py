@@ -1,4 +1,4 @@
-"""Tables of a report: answers side by side, steerings compared, settings."""
+"""Tables of a report: steerings compared, side effects, settings."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from radiant_lens.evaluation import Evaluation
 from radiant_lens.evaluation.side_effects import SideEffects
 from radiant_lens.evaluation.side_effects.metrics import METRICS
 from radiant_lens.viz import _style as style
+from radiant_lens.viz.report.answers import cut
 from radiant_lens.viz.report.content import ReportInputs
 
 COMPARED = (
@@ -23,8 +24,6 @@ COMPARED = (
     "kl",
     "edited_share",
 )
-LONGEST = 2000
-"""Characters of a prompt or answer that are shown."""
 N_CHANGED = 3
 """Changed answers to harmless requests that are shown."""
 
@@ -36,47 +35,6 @@ def steered_name(evaluations: Mapping[str, Evaluation], steered: str | None) -> 
         _checks.known("evaluation", steered, names[1:], hint="The first is the unsteered model.")
         return steered
     return names[1] if len(names) > 1 else None
-
-
-def examples(evaluations: Mapping[str, Evaluation], steered: str | None, n: int) -> dict[str, Any] | None:
-    """The first prompts of each condition in turn, with their first answer before and after.
-
-    Prompts are not chosen by their answers. None where there are not two evaluations with answers.
-    """
-    _checks.whole("n_examples", n, 0)
-    if steered is None or n == 0:
-        return None
-    before, after = (_first_answers(evaluations[name]) for name in (next(iter(evaluations)), steered))
-    if before.empty or after.empty:
-        return None
-    # Joined by the index of the prompt: a steering may have been evaluated on some of the prompts.
-    joined = before.assign(answer_after=after["answer"], verdict_after=after["verdict"]).dropna(subset="answer_after")
-    # The table lists one condition after another; one prompt of each in turn shows all conditions.
-    turn = joined.groupby("condition").cumcount()
-    rows = joined.loc[turn.sort_values(kind="stable").index[:n]]
-    return {
-        "names": (next(iter(evaluations)), steered),
-        "n": len(joined),
-        "rows": [
-            {
-                "prompt": _cut(row.prompt),
-                "condition": str(row.condition).replace("_", " "),
-                "answers": ((_cut(row.answer), row.verdict), (_cut(row.answer_after), row.verdict_after)),
-            }
-            for row in rows.itertuples()
-        ],
-    }
-
-
-def _first_answers(evaluation: Evaluation) -> pd.DataFrame:
-    table: Any = evaluation.table
-    return table[table["sample"] == 0].set_index("prompt_index")
-
-
-def _cut(text: Any) -> str:
-    # The end of a long prompt holds its question; few-shot examples come first.
-    text = str(text)
-    return text if len(text) <= LONGEST else "..." + text[-LONGEST:]
 
 
 def comparison(evaluations: Mapping[str, Evaluation]) -> dict[str, Any] | None:
@@ -116,7 +74,7 @@ def side_effects(measured: SideEffects | None) -> dict[str, Any] | None:
         "metrics": {"columns": ["metric", "plain", "steered", "difference [95% interval]", "reading"], "rows": rows},
         "answers": {
             "columns": ["request", "plain", "steered"],
-            "rows": [[_cut(text) for text in row] for row in shown],
+            "rows": [[cut(text) for text in row] for row in shown],
         },
         "n_changed": len(changed),
         "n_answers": len(measured.answers),
