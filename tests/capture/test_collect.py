@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import radiant_lens as rl
+from radiant_lens.capture import run as runs
 from radiant_lens.models.tokens import encode
 
 TEXTS = [
@@ -49,6 +50,40 @@ def test_answer_positions_run_from_the_predicting_token_to_the_last(model):
     assert words[positions[0]] == ":"
     assert words[positions[0] + 1 :] == ["the", "soup", "is", "awful", ",", "you", "fool", "."]
     assert positions == list(range(positions[0], len(ids)))
+
+
+def test_answers_to_one_prompt_share_a_row_and_keep_their_own_tokens(model, facts, monkeypatch):
+    statements = [
+        s for p in facts.bare_prompts[:12] for s in map(p.answered, (*p.correct_answers, *p.incorrect_answers))
+    ]
+    widths: list[int] = []
+    passes = runs.forward
+    monkeypatch.setattr(
+        runs, "forward", lambda model, batch: (widths.append(batch.tokens.numel()), passes(model, batch))
+    )
+    shared = rl.collect(model, statements)
+    n_shared = sum(widths)
+    widths.clear()
+    monkeypatch.setattr(runs, "may_share", lambda model, longest: False)
+    alone = rl.collect(model, statements)
+    assert n_shared < 0.8 * sum(widths)
+    torch.testing.assert_close(shared.z, alone.z, rtol=1e-4, atol=1e-5)
+    for name in ("labels", "text_index", "positions"):
+        assert torch.equal(getattr(shared, name), getattr(alone, name))
+    # The twin: another answer's activations differ.
+    first, second = (shared.z[shared.text_index == i] for i in (0, 1))
+    assert not torch.allclose(first[1], second[1], atol=1e-3)
+
+
+def test_rows_are_as_long_as_a_pass_allows(model, facts):
+    statements = [
+        s for p in facts.bare_prompts[:6] for s in map(p.answered, (*p.correct_answers, *p.incorrect_answers))
+    ]
+    whole = rl.collect(model, statements)
+    for max_tokens in (1, 20, 30, 60):
+        torch.testing.assert_close(
+            rl.collect(model, statements, max_tokens=max_tokens).z, whole.z, rtol=1e-4, atol=1e-5
+        )
 
 
 def test_positions_last_all_and_indices(model):

@@ -138,6 +138,27 @@ def test_the_command_writes_a_store(model, facts, tmp_path, command_line):
     assert json.loads(out)["shape"] == list(expected.z.shape)
 
 
+def answers_of(facts):
+    prompts = facts.bare_prompts[:40]
+    return [s for p in prompts for s in map(p.answered, (*p.correct_answers, *p.incorrect_answers))]
+
+
+@pytest.mark.parametrize("recorded", [{}, {"rows": "separate"}, {"rows": "shared"}], ids=["old", "separate", "shared"])
+def test_a_store_goes_on_with_the_rows_that_it_was_begun_with(model, facts, tmp_path, monkeypatch, recorded):
+    """The shards of separate rows hold other examples than those of shared rows."""
+    statements, seen = answers_of(facts), []
+    monkeypatch.setattr(runs, "may_share", lambda model, longest: recorded.get("rows") == "shared")
+    collect(model, statements, store=tmp_path / "s")
+    plan = json.loads((tmp_path / "s" / stores._PLAN).read_text())
+    plan.pop("rows")
+    (tmp_path / "s" / stores._PLAN).write_text(json.dumps({**plan, **recorded}))
+    os.remove(tmp_path / "s" / stores.META)
+    monkeypatch.setattr(runs, "may_share", lambda model, longest: (seen.append(longest), True)[1])
+    again = collect(model, statements, store=tmp_path / "s")
+    assert bool(seen) == (recorded.get("rows") == "shared")
+    torch.testing.assert_close(again.z, collect(model, statements).z, rtol=1e-4, atol=1e-5)
+
+
 def test_a_store_under_a_steering(model, statements, tmp_path, steering):
     stored = collect(model, statements, store=tmp_path / "s", steering=steering)
     assert_same(stored, collect(model, statements, steering=steering))
