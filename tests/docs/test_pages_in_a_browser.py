@@ -15,7 +15,7 @@ PAGES = {
     "": "img[src$='method.svg']",
     "reference/functions/load_model/": ".doc-signature",
     "results/embedded-world/": "table",
-    "tutorials/06_the_mathematics/": "math",
+    "tutorials/06_the_mathematics/": "math[display=block]",
 }
 
 
