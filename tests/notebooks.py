@@ -2,7 +2,8 @@
 
 `python tests/notebooks.py [NAME ...]` runs the notebooks of that name, or all, and writes their outputs into them.
 Figures are stored as data for Plotly, which JupyterLab and VS Code draw by themselves without a network, and beside it
-as a picture, for what cannot draw them (GitHub); the picture needs Debian's chromium.
+as a picture, for what cannot draw them (GitHub); the picture needs Debian's chromium. So does the diagram
+`tutorials/method.svg`, which is attached as a picture to the cell that shows it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import nbformat
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent.parent / "tutorials"
+DIAGRAM = "method.png"
 PLOTLY = "application/vnd.plotly.v1+json"
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.S)
 
@@ -75,14 +77,19 @@ def save(path: Path) -> float:
     with tempfile.TemporaryDirectory() as folder:
         seconds = run(notebook, folder)
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-    _add_pictures([o.data for c in code_cells(notebook) for o in c.outputs if PLOTLY in o.get("data", {})])
+    _add_pictures(notebook)
     nbformat.write(notebook, path)
     return seconds
 
 
-def _add_pictures(outputs: list[dict[str, Any]]) -> None:
-    if not outputs:
-        return
+def diagram_cells(notebook: Any) -> list[Any]:
+    """Cells that show the diagram of the method."""
+    return [cell for cell in notebook.cells if f"(attachment:{DIAGRAM})" in cell.source]
+
+
+def _add_pictures(notebook: Any) -> None:
+    """Draw the figures and the diagram of a notebook as pictures."""
+    outputs = [o.data for c in code_cells(notebook) for o in c.outputs if PLOTLY in o.get("data", {})]
     from playwright.sync_api import sync_playwright
     from plotly.offline import get_plotlyjs
 
@@ -90,16 +97,21 @@ def _add_pictures(outputs: list[dict[str, Any]]) -> None:
         {format: 'png', width: 800, height: figure.layout.height || 450}).then(url => url.split(',')[1])"""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page()
+        page = browser.new_page(device_scale_factor=1.5)
+        page.set_default_timeout(300_000)
         page.add_script_tag(content=get_plotlyjs())
         for data in outputs:
             data["image/png"] = page.evaluate(draw, {key: data[PLOTLY][key] for key in ("data", "layout")})
             assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+        for cell in diagram_cells(notebook):
+            page.set_content(f"<body style='margin:0'>{(FOLDER / 'method.svg').read_text()}</body>")
+            picture = base64.b64encode(page.locator("svg").screenshot()).decode()
+            cell.attachments = {DIAGRAM: {"image/png": picture}}
         browser.close()
 
 
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    for given in notebooks():
-        if not sys.argv[1:] or given.stem in sys.argv[1:]:
-            sys.stdout.write(f"{given.stem}: {save(given):.0f} s of processor time, {given.stat().st_size:,} bytes\n")
+    for path in notebooks():
+        if not sys.argv[1:] or path.stem in sys.argv[1:]:
+            sys.stdout.write(f"{path.stem}: {save(path):.0f} s of processor time, {path.stat().st_size:,} bytes\n")
