@@ -31,7 +31,7 @@ def keep_pictures(*, width: int = 800) -> None:
     _checks.whole("width", width, style.MIN_PIXELS)
     if find_spec("kaleido") is None:
         raise MissingPackageError(
-            "Pictures of figures need the package kaleido and a Chrome browser: pip install kaleido."
+            "Pictures of figures need the package kaleido and a Chrome browser: pip install 'radiant-lens[pictures]'."
         )
     renderers: Any = pio.renderers
     # Twice as many pixels as points, so that text is sharp on dense screens and on paper.

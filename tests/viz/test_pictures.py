@@ -39,7 +39,7 @@ def test_a_figure_is_shown_as_data_and_as_a_picture(renderers):
 def test_a_missing_package_is_named(monkeypatch, renderers):
     default = renderers.default
     monkeypatch.setattr(pictures, "find_spec", lambda name: None)
-    with pytest.raises(MissingPackageError, match="pip install kaleido"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'radiant-lens\[pictures\]'"):
         rl.viz.keep_pictures()
     assert renderers.default == default
     with pytest.raises(InvalidArgumentError, match="`width`"):
