@@ -6,6 +6,7 @@ sees one call and no Python, so compiled models and CUDA graphs keep working; ev
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.serving.batched_editor import BatchedEditor
 from radiant_lens.serving.rows import Rows
 
@@ -54,12 +56,14 @@ class LayerEdits:
         return edited.tolist(), (sites * torch.from_numpy(self.rows.n_steered)).tolist()
 
 
-# One model in each process. A second engine in the same process takes the place of the first, which is refused below.
-_CURRENT: list[LayerEdits] = []
+_CURRENT: list[weakref.ref[LayerEdits]] = []
+"""The edits of the compiled model of this process. Weak, so that they end with their engine."""
 
 
 def _edit_heads(z: Tensor, layer: int) -> Tensor:
-    return _CURRENT[0].edit(z, layer)
+    edits = _CURRENT[0]()
+    assert edits is not None, "the model that calls this holds its edits"
+    return edits.edit(z, layer)
 
 
 _OPERATOR = torch.library.custom_op(
@@ -76,12 +80,20 @@ def install(edits: LayerEdits, projections: Mapping[int, nn.Module], *, eager: b
         projections: by layer.
         eager: call the edits directly, and not at all in passes without a steered row. A compiled model must make the
             same calls in every pass.
+
+    Raises:
+        InvalidArgumentError: a second compiled engine in this process: the operator knows layers by their numbers.
     """
+    if not eager:
+        if any(reference() is not None for reference in _CURRENT):
+            raise InvalidArgumentError(
+                "One process can hold one compiled engine with steerings, and it has one: shut that down, start this "
+                "one with `enforce_eager=True`, or leave VLLM_ENABLE_V1_MULTIPROCESSING at 1."
+            )
+        _CURRENT[:] = [weakref.ref(edits)]
     for layer in edits.editors:
         projection = projections[layer]
         projection.register_forward_pre_hook(_eager_hook(edits, layer) if eager else _compiled_hook(layer))
-    if not eager:
-        _CURRENT[:] = [edits]
 
 
 def _eager_hook(edits: LayerEdits, layer: int) -> Any:

@@ -149,8 +149,8 @@ def test_a_compiled_model_is_edited_by_the_operator(vllm, tmp_path, monkeypatch)
     options = {"enforce_eager": False, "compilation_config": {"mode": 2, "backend": "eager"}}
     with Engine(vllm, tmp_path / "model", steerings, **options) as engine:
         assert engine.answers(rows, choices) == expected
-        (edits,) = layer_edits._CURRENT
-        assert sum(edits.counts()[0]) > 0
+        (edits,) = (reference() for reference in layer_edits._CURRENT)
+        assert edits is not None and sum(edits.counts()[0]) > 0
 
 
 def test_two_tensor_parallel_processes_give_what_one_gives(vllm, tmp_path):

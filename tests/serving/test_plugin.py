@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -182,7 +183,8 @@ def test_a_runner_tells_of_every_pass(runner_class, monkeypatch):
 
 
 @pytest.mark.parametrize("eager", [True, False])
-def test_hooks_edit_steered_rows_of_the_edited_layers(eager):
+def test_hooks_edit_steered_rows_of_the_edited_layers(eager, monkeypatch):
+    monkeypatch.setattr(layer_edits, "_CURRENT", [])
     model = random_model("llama")
     axes = shape(model)
     _, edits = make_edits(axes)
@@ -202,9 +204,22 @@ def test_hooks_edit_steered_rows_of_the_edited_layers(eager):
     assert 0 < edited <= sites == len(edits.editors[1].owner)
 
 
-def test_the_operator_is_one_call_for_a_compiler():
+def test_one_compiled_engine_in_each_process(monkeypatch):
+    monkeypatch.setattr(layer_edits, "_CURRENT", [])
+    _, first = make_edits()
+    _, second = make_edits()
+    projections = dict(enumerate(nn.ModuleList([nn.Linear(32, 8), nn.Linear(32, 8)])))
+    install(first, projections, eager=False)
+    with pytest.raises(InvalidArgumentError, match="One process can hold one compiled engine with steerings"):
+        install(second, projections, eager=False)
+    install(second, projections, eager=True)
+    del first
+    install(second, projections, eager=False)
+
+
+def test_the_operator_is_one_call_for_a_compiler(monkeypatch):
     _, edits = make_edits()
-    layer_edits._CURRENT[:] = [edits]
+    monkeypatch.setattr(layer_edits, "_CURRENT", [weakref.ref(edits)])
     torch.library.opcheck(
         torch.ops.radiant_lens.edit_heads.default,
         (torch.randn(3, 32), 0),
