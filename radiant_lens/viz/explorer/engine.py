@@ -115,6 +115,8 @@ class Engine:
         self._run += 1
         self._shown.clear()
         self._answer = self._answers(self._run) if self.explorer.settings.prompt.strip() else None
+        if self._answer is None:
+            self._tell({"kind": "idle", "run": self._run})
 
     def _answers(self, run: int) -> Generator[Message]:
         if self.explorer.needs_strength:

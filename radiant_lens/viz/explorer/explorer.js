@@ -48,7 +48,10 @@ class View {
     this.answers = { plain: this.noAnswer(), steered: this.noAnswer() };
     // The keys of the explorer are its own: a notebook would take them as commands on its cells.
     this.root = element("section", { class: "rl-explorer", "aria-label": "Explorer of a steering", "data-lm-suppress-shortcuts": true,
-      onkeydown: (event) => event.stopPropagation() });
+      onkeydown: (event) => {
+        event.stopPropagation();
+        if (event.key === "Escape" && this.root.classList.contains("busy")) this.send({ kind: "stop" });
+      } });
     this.build();
     el.append(this.root);
     this.show();
@@ -205,10 +208,10 @@ class View {
     const act = {
       snapshot: () => { this.state = { ...this.state, ...message }; this.show(); },
       settings: () => { Object.assign(this.state, { settings: message.settings, code: message.code }); this.showSettings(); },
-      measuring: () => this.status("Measuring the KL at several strengths …", true),
+      measuring: () => this.status("Measuring the KL at several strengths … Esc stops.", true),
       begin: () => {
         for (const answer of Object.values(this.answers)) answer.stale = true;
-        this.status("Answering …", true);
+        this.status("Answering … Esc stops.", true);
         this.paintTokens();
       },
       token: () => this.addToken(message),
@@ -225,6 +228,7 @@ class View {
       },
       head: () => { this.head = message.head; this.showHead(); },
       stopped: () => this.status("Stopped."),
+      idle: () => this.status("Type a text to continue."),
       error: () => this.status(message.message, false, true),
     }[message.kind];
     if (act) act();

@@ -127,4 +127,5 @@ def test_a_head_is_shown_again_when_it_is_taken_out(engine, sent):
 def test_an_empty_prompt_waits_for_one(engine, sent):
     engine.receive({"kind": "set", "changes": {"prompt": "  "}})
     drain(engine)
+    assert "idle" in kinds(sent)
     assert "begin" not in kinds(sent) and "error" not in kinds(sent)

@@ -26,7 +26,7 @@ from radiant_lens.evaluation import generate_answers
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--hide-scrollbars"]
-PATIENCE = 90_000
+PATIENCE = 300_000
 """Milliseconds: a machine may have much else to do."""
 
 CELL = """
@@ -101,13 +101,13 @@ def end(process: subprocess.Popen[str]) -> int:
 @pytest.fixture(scope="module")
 def command(environment, folder) -> Iterator[subprocess.Popen[str]]:
     arguments = ["--model", "tiny", "--steering", str(folder), "--data", "tiny-facts", "--max-new-tokens", "10"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "radiant_lens.cli", "explore", "--no-browser", *arguments],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    yield process
-    if process.poll() is None:
-        end(process)
+    ) as process:  # fmt: skip
+        yield process
+        if process.poll() is None:
+            end(process)
 
 
 @pytest.fixture(scope="module")
