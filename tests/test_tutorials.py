@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import tempfile
 from pathlib import Path
 
 import nbformat
 import pytest
-from notebooks import PLOTLY, code_cells, notebooks, run, solutions, solved
+from notebooks import FOLDER, PLOTLY, code_cells, diagram_cells, notebooks, run, solutions, solved
 
 MAX_BYTES = 1_500_000
 COLAB = "https://colab.research.google.com/github/radiant-lens/radiant_lens/blob/main/tutorials/"
@@ -85,6 +86,33 @@ def test_every_section_ends_in_a_check_or_a_picture(path):
         if cell.cell_type == "code" and section:
             last[section] = "assert" in cell.source.lower() or any(PLOTLY in o.get("data", {}) for o in cell.outputs)
     assert [name for name, checked in last.items() if not checked] == []
+
+
+@each
+def test_exercises_have_a_difficulty_minutes_and_a_hint_before_the_solution(path):
+    cells = [c.source for c in read(path).cells if c.cell_type == "markdown"]
+    exercises = [part for source in cells for part in re.split(r"^(?=### Exercise \d)", source, flags=re.M)[1:]]
+    assert exercises
+    assert all(re.search(r"\*\*Difficulty:\*\* ★{1,3} · \*\*Time:\*\* [\d to]+ minutes", part) for part in exercises)
+    folded = [re.findall(r"<summary>(\w+)</summary>", source) for source in cells if "<details>" in source]
+    assert folded == [["Hint", "Solution"]] * len(exercises)
+
+
+@each
+def test_each_picture_is_followed_by_what_to_see(path):
+    cells = read(path).cells
+    pictures = [i for i, c in enumerate(cells) if any(PLOTLY in o.get("data", {}) for o in c.get("outputs", ()))]
+    assert [i for i in pictures if not cells[i + 1].source.startswith("**What to see:**")] == []
+
+
+def test_the_first_tutorial_shows_a_diagram_of_the_method():
+    (cell,) = diagram_cells(read(notebooks()[0]))
+    picture = base64.b64decode(cell.attachments["method.png"]["image/png"])
+    assert picture.startswith(b"\x89PNG")
+    # As wide as the drawing that it is made from, in the denser pixels of the saved pictures.
+    drawing = re.search(r'width="(\d+)" height="(\d+)"', (FOLDER / "method.svg").read_text())
+    size = [int.from_bytes(picture[i : i + 4], "big") for i in (16, 20)]
+    assert size == [1.5 * int(pixels) for pixels in drawing.groups()]
 
 
 @each
