@@ -75,7 +75,7 @@ def test_other_commands_say_that_they_are_not_run_and_exist():
     assert blocks
     for block in blocks:
         assert re.search(r"<!-- not run: .+ -->\n$", text[: block.start()])
-        for line in block[1].splitlines():
+        for line in (line for line in block[1].splitlines() if line.startswith("radiant-lens ")):
             command = get_command(app).commands[line.split()[1]]
             options = {flag for option in command.params for flag in option.opts}
             assert set(re.findall(r"--[\w-]+", line)) <= options, line
