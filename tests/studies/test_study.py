@@ -185,7 +185,7 @@ def test_the_table_is_tidy(result):
     assert not table.duplicated(["row", "seed", "metric"]).any()
     radiant = table[(table["row"] == "RADIANT") & (table["seed"] == 1)].set_index("metric")
     assert radiant.loc["correct", "policy"] == "radiant"
-    assert radiant.loc["correct", "gate"] == "vote"
+    assert radiant.loc["correct", "gate"] == "head"
     assert radiant.loc["correct", "heads"].startswith("L")
     row, plain = result["RADIANT"].by_seed[1], result["no steering"].by_seed[1]
     difference = row.difference(plain, "correct")
