@@ -105,6 +105,12 @@ def test_each_picture_is_followed_by_what_to_see(path):
     assert [i for i in pictures if not cells[i + 1].source.startswith("**What to see:**")] == []
 
 
+@each
+def test_plots_are_functions_of_the_library(path):
+    code = "\n".join(cell.source for cell in code_cells(read(path)))
+    assert not re.search(r"\b(plotly|px|go)\.", code)
+
+
 def test_the_first_tutorial_shows_a_diagram_of_the_method():
     (cell,) = diagram_cells(read(notebooks()[0]))
     picture = base64.b64decode(cell.attachments["method.png"]["image/png"])
