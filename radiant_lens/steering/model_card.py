@@ -105,7 +105,7 @@ def model_card(steering: SteeringParts) -> str:
 
 def _metrics(steering: SteeringParts, metrics: Mapping[str, Any]) -> list[str]:
     """Rates of the edited heads' detectors as a table, and other metrics as they are."""
-    rates = metrics.get("detector")
+    rates: Any = metrics.get("detector")
     names = [name for name in map(str, steering.sites) if isinstance(rates, Mapping) and name in rates]
     others = {name: value for name, value in metrics.items() if name != "detector" or not names}
     parts = ["## Metrics"] if metrics else []

@@ -163,20 +163,34 @@ def served_page(browser, command) -> Iterator[Place]:
     page.context.close()
 
 
+def run_until_shown(page: Any) -> None:
+    """Run the notebook's cell; again if nothing comes, as a kernel that seems idle may not be connected yet."""
+    from playwright.sync_api import TimeoutError as NothingShown
+
+    n_trials = 6
+    for trial in range(n_trials):
+        # Without waiting for its promise, which ends when the cell has run.
+        page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
+        try:
+            page.wait_for_selector(".rl-explorer", timeout=PATIENCE / n_trials)
+            return
+        except NothingShown:
+            if trial == n_trials - 1:
+                raise
+
+
 @pytest.fixture(scope="module")
 def lab_page(browser, lab) -> Iterator[Place]:
     page, messages = open_page(browser, f"{lab}/lab/tree/explorer.ipynb?token=secret")
     page.wait_for_selector(".jp-Notebook .jp-Cell")
     page.wait_for_function("() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
-    # Without waiting for its promise, which ends when the cell has run.
-    page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    run_until_shown(page)
 
     def set_dark(dark: bool) -> None:
         theme = "JupyterLab Dark" if dark else "JupyterLab Light"
         page.evaluate("theme => { jupyterapp.commands.execute('apputils:change-theme', { theme }); }", theme)
         page.wait_for_function(f"() => document.body.dataset.jpThemeLight === '{str(not dark).lower()}'")
 
-    page.wait_for_selector(".rl-explorer")
     page.evaluate("() => { jupyterapp.commands.execute('application:toggle-left-area'); }")
     yield Place(page, set_dark)
     assert messages == []
