@@ -219,7 +219,7 @@ def text_kl(
 
 def _by_text(
     model: TransformerBridge, statements: Sequence[Statement], max_tokens: int
-) -> list[Float[Tensor, "predicted vocab"]]:
+) -> list[Float[Tensor, "_ vocab"]]:
     """Log-probabilities at the predictions of each statement's answer."""
     result: list[list[Tensor]] = [[] for _ in statements]
     rows = list(answer_rows(model, statements))

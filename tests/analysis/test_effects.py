@@ -157,7 +157,9 @@ def test_collected_activations_are_those_before_the_edits_of_their_own_layer(mod
     under = rl.collect(model, test, steering=steering)
     expected = rl.collect(model, test, steering=earlier)
     torch.testing.assert_close(under.z[:, last], expected.z[:, last])
-    assert torch.equal(under.z[:, : steering.layers[0] + 1], rl.collect(model, test).z[:, : steering.layers[0] + 1])
+    # Unsteered answers share the rows of their prompts, which changes the order of sums.
+    unsteered = slice(0, steering.layers[0] + 1)
+    torch.testing.assert_close(under.z[:, unsteered], rl.collect(model, test).z[:, unsteered], rtol=1e-4, atol=1e-5)
 
 
 def test_sequential_fit_of_heads_that_flag_nothing_raises_an_error(model, experiment):
