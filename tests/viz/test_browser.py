@@ -6,7 +6,7 @@ import shutil
 
 import nbformat
 import pytest
-from notebooks import PLOTLY, code_cells, notebooks
+from notebooks import PLOTLY, code_cells, diagram_cells, notebooks
 
 import radiant_lens as rl
 
@@ -201,11 +201,12 @@ def test_an_empty_figure_shows_its_reason(opened):
 def test_a_notebook_exported_to_html_shows_every_figure(opened, path):
     exporter = pytest.importorskip("nbconvert").HTMLExporter(mathjax_url="", require_js_url="")  # both from a network
     html, _ = exporter.from_filename(str(path))
-    cells = code_cells(nbformat.read(path, as_version=4))
-    outputs = [output.data for cell in cells for output in cell.outputs if "data" in output]
+    notebook = nbformat.read(path, as_version=4)
+    outputs = [output.data for cell in code_cells(notebook) for output in cell.outputs if "data" in output]
     page = opened(html)
     figures = page.locator("img")
-    assert figures.count() == sum(PLOTLY in data for data in outputs) > 0
+    n_figures = sum(PLOTLY in data for data in outputs)
+    assert figures.count() == n_figures + len(diagram_cells(notebook)) and n_figures > 0
     assert all(figures.nth(i).evaluate("e => e.complete && e.naturalWidth > 400") for i in range(figures.count()))
     views = page.locator(".radiant-lens-view")
     assert views.count() == sum("radiant-lens-view" in data.get("text/html", "") for data in outputs)
