@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -146,3 +147,21 @@ def logits_set(model: TransformerBridge, tokens: int | slice, value: float) -> G
         yield
     finally:
         handle.remove()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a network of its own; a test without it is skipped and says so."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    flags += ["--disable-component-update", "--disable-sync", "--hide-scrollbars"]
+    system = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with playwright.sync_playwright() as driver:
+        try:
+            chromium = driver.chromium.launch(executable_path=system, args=flags)
+        except playwright.Error as error:
+            pytest.skip(f"no browser: apt-get install chromium, or playwright install chromium ({error.message[:80]})")
+        yield chromium
+        chromium.close()

@@ -135,7 +135,7 @@ def head_effects(
     _checks.instance("data", data, Dataset, hint="its prompts are needed")
     require_fitting(steering, model)
     max_tokens = pass_tokens(model, max_tokens)
-    prompts = [p for p in data.prompts if p.correct_answers and p.incorrect_answers]
+    prompts = [p for p in data.prompts if p.has_choices]
     answers = _answers(fit_context(model, prompts, long_rule(data, on_long), answers=True).records, data.name)
     # First-order estimate: d log p(answer) = gradient . displacement, one number for each answer and head.
     by_answer = _first_order(model, answers, steering, max_tokens, progress)

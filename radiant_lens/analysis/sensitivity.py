@@ -106,18 +106,13 @@ def gain_gradient(
     return GainGradient(total / len(used), value / len(used), mc2 / len(used), len(used))
 
 
-def has_gain(prompts: Sequence[Prompt]) -> bool:
-    """True if some prompt has correct and incorrect answers."""
-    return any(p.correct_answers and p.incorrect_answers for p in prompts)
-
-
 def require_gain(prompts: Sequence[Prompt]) -> list[Prompt]:
     """Return the prompts with both kinds of answers.
 
     Raises:
         DataError: there are none.
     """
-    used = [p for p in prompts if p.correct_answers and p.incorrect_answers]
+    used = [p for p in prompts if p.has_choices]
     if not used:
         raise DataError("No prompt has both correct and incorrect answers: there is no gain to differentiate.")
     return used

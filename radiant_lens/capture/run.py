@@ -19,7 +19,16 @@ from radiant_lens.capture.store import CacheStore
 from radiant_lens.capture.tokenized import TokenizedTexts
 from radiant_lens.distributed import Rank
 from radiant_lens.errors import RankError
-from radiant_lens.models.packing import PackedRow, fill_rows, forward, join_rows, make_pass, may_share, separate_rows
+from radiant_lens.models.packing import (
+    PackedRow,
+    fill_rows,
+    forward,
+    join_rows,
+    longest_row,
+    make_pass,
+    may_share,
+    separate_rows,
+)
 from radiant_lens.models.tokens import AnswerRow, batch_rows, pad_token
 from radiant_lens.sites import hook_name
 from radiant_lens.steering.steering import Steering
@@ -132,15 +141,11 @@ class Run:
         for texts in self.texts.by_prompt():
             n_prompt = int(self.texts.starts[texts[0]]) + 1
             answers = (self.texts.lengths[texts] - n_prompt).tolist()
-            for part in fill_rows(n_prompt, answers, self._longest_row):
+            for part in fill_rows(n_prompt, answers, longest_row(self.model, self.max_tokens)):
                 rows.append([texts[i] for i in part])
                 lengths.append(n_prompt + sum(answers[i] for i in part))
         batches = batch_rows(torch.tensor(lengths), max_tokens=self.max_tokens)
         return [torch.tensor([text for i in batch.tolist() for text in rows[i]]) for batch in batches]
-
-    @property
-    def _longest_row(self) -> int:
-        return min(self.max_tokens, self.model.cfg.n_ctx or self.max_tokens)
 
     def _shards(self) -> list[list[Int[Tensor, " _"]]]:
         """Consecutive batches, grouped into shards of at most `SHARD_BYTES`, or one batch if that is larger.
@@ -187,19 +192,19 @@ class Run:
         config = self.model.cfg
         keeper = _Keeper(z, self.layers, stops=not self.before)
         # Before the hooks are there: with hooks of others on the model, texts share nothing.
-        join = join_rows if self.shares else _separate_rows
+        shares, limit = self.shares, longest_row(self.model, self.max_tokens)
         # Hooks are added once for all batches: looking their points up takes longer than a short pass.
         with torch.no_grad(), self.model.hooks(fwd_hooks=[*self.before, *keeper.hooks()]):
             for batch in batches:
                 answers = [AnswerRow(list(self.texts.tokens(i)), int(self.texts.starts[i])) for i in batch.tolist()]
-                rows = join(answers, self._longest_row)
+                rows = join_rows(answers, limit) if shares else separate_rows(answers)
                 together = make_pass(rows, pad_token(self.model))
-                kept = self._kept(batch.tolist(), rows, together.tokens.shape[1])
-                keeper.set_batch(kept.to(config.device), torch.searchsorted(examples, self._examples(batch)))
+                tokens = self._kept_tokens(batch.tolist(), rows, together.tokens.shape[1])
+                keeper.set_batch(tokens.to(config.device), torch.searchsorted(examples, self._examples(batch)))
                 with self._steered(batch), suppress(_LastLayerDone):
                     forward(self.model, together)
 
-    def _kept(self, texts: Sequence[int], rows: Sequence[PackedRow], width: int) -> Int[Tensor, " kept"]:
+    def _kept_tokens(self, texts: Sequence[int], rows: Sequence[PackedRow], width: int) -> Int[Tensor, " kept"]:
         """Tokens of a pass to keep, in the order of its texts, counted through its rows of `width` columns."""
         tokens: list[list[int]] = [[] for _ in texts]
         for r, row in enumerate(rows):
@@ -214,10 +219,6 @@ class Run:
         if self.steering is None:
             return nullcontext()
         return self.model.hooks(fwd_hooks=self.steering.hooks(self.texts.starts[texts]))
-
-
-def _separate_rows(answers: Sequence[AnswerRow], limit: int) -> list[PackedRow]:
-    return separate_rows(answers)
 
 
 def _require_all_shards(store: CacheStore, n_shards: int) -> None:

@@ -110,7 +110,6 @@ def demo(
 
     A pretrained model: radiant-lens demo --model smollm2-135m-instruct
     """
-    from radiant_lens.analysis.sensitivity import has_gain
     from radiant_lens.cli.demo import run_demo
     from radiant_lens.cli.demo_model import run_model_demo
 
@@ -119,7 +118,7 @@ def demo(
 
     own = model == "tiny"
     dataset = reading.load(data or ("tiny-facts" if own else "misconceptions"), model=model)
-    if own or not has_gain(dataset.prompts):
+    if own or not any(prompt.has_choices for prompt in dataset.prompts):
         result, shown = run_demo(model, load, dataset, out, gamma=gamma, n_samples=samples, seed=seed, quiet=as_json)
     else:
         result, shown = run_model_demo(model, load, dataset, out, seed=seed, quiet=as_json)

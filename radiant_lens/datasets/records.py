@@ -89,6 +89,11 @@ class Prompt:
         if not self.group:
             object.__setattr__(self, "group", self.text)
 
+    @property
+    def has_choices(self) -> bool:
+        """True with correct and incorrect answers, between which a model can choose."""
+        return bool(self.correct_answers and self.incorrect_answers)
+
     def answered(self, answer: str) -> Statement:
         """Return the prompt with an answer, as a statement; its label is 1 for one of the incorrect answers."""
         joint = self.joint if self.joint is not None else "" if self.text[-1:].isspace() else " "

@@ -34,7 +34,7 @@ def choices(prompt: Prompt) -> Choices | None:
 
     As in TruthfulQA, a best answer that is not among the correct ones is added to them.
     """
-    if not prompt.correct_answers or not prompt.incorrect_answers:
+    if not prompt.has_choices:
         return None
     best = prompt.best_answer or prompt.correct_answers[0]
     incorrect = tuple(dict.fromkeys(prompt.incorrect_answers))

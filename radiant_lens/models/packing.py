@@ -113,7 +113,12 @@ def pack_rows(
     prompts = {tuple(row.ids[: row.start + 1]) for row in rows}
     if not share or len(prompts) == len(rows) or not may_share(model, max(len(row.ids) for row in rows)):
         return separate_rows(rows)
-    return join_rows(rows, min(max_tokens, model.cfg.n_ctx or max_tokens), together)
+    return join_rows(rows, longest_row(model, max_tokens), together)
+
+
+def longest_row(model: TransformerBridge, max_tokens: int) -> int:
+    """Tokens that a row of several answers has at most: those of a pass, within the context."""
+    return min(max_tokens, model.cfg.n_ctx or max_tokens)
 
 
 def separate_rows(rows: Sequence[AnswerRow]) -> list[PackedRow]:

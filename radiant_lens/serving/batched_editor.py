@@ -127,7 +127,7 @@ class BatchedEditor:
         return z + change.to(z.dtype), is_open
 
     def _open(self, flags: Bool[Tensor, "row voting"]) -> Bool[Tensor, "row site"]:
-        """Whether the gate of each edited head is open."""
+        """True where the gate of an edited head is open."""
         # Every process must take part in the sum, also one whose heads are not edited.
         own = flags[:, self.own] | ~self.needs_own
         if self.ballots is None:

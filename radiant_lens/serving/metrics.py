@@ -1,4 +1,4 @@
-"""What was edited, as counters of Prometheus beside those of vLLM."""
+"""Counts of edited activations, as counters of Prometheus beside those of vLLM."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def resolved(extra_args: Mapping[str, Any] | None, choice: Choice | None) -> dic
 
 
 def cache_key(extra_args: Mapping[str, Any] | None, n_prompt: int, end: int) -> tuple[str, str] | None:
-    """What a block of the prefix cache must be told apart by; None for a block that holds no edited token.
+    """Key of a block of the prefix cache beside its tokens; None for a block that holds no edited token.
 
     Keys and values of edited tokens depend on the steering, its strength and the token at which edits begin. Those
     before do not, so a prompt's prefix is shared by requests with any steering and with none.

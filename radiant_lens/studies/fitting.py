@@ -228,5 +228,5 @@ def _check_classes(splits: Splits) -> None:
 
 def _chooses_by_effect(policy: Policy, validation: Dataset) -> bool:
     # Heads that were named stay. Effects are measured on the log-odds of correct against incorrect answers.
-    answered = any(prompt.correct_answers and prompt.incorrect_answers for prompt in validation.prompts)
+    answered = any(prompt.has_choices for prompt in validation.prompts)
     return isinstance(policy, RadiantPolicy) and policy.heads == "significant" and answered

@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-
 import nbformat
 import pytest
 from notebooks import PLOTLY, code_cells, diagram_cells, notebooks
 
 import radiant_lens as rl
-
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync", "--hide-scrollbars"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
-    )
-    system = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with playwright.sync_playwright() as driver:
-        try:
-            chromium = driver.chromium.launch(executable_path=system, args=FLAGS)
-        except playwright.Error as error:
-            pytest.skip(f"no browser: apt-get install chromium, or playwright install chromium ({error.message[:80]})")
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from radiant_lens.evaluation.multiple_choice import score_choices
 from radiant_lens.hooks._steer import steer
 from radiant_lens.models.identity import signature
 from radiant_lens.models.lengths import within_context
-from radiant_lens.studies.benchmark.arms import ARMS, Fold, SteeringArm, TextArm
+from radiant_lens.studies.benchmark.arms import ARMS, Fold, SteeringArm
 from radiant_lens.studies.benchmark.result import BenchmarkResult
 from radiant_lens.studies.benchmark.swapped import with_swapped_answers
 from radiant_lens.studies.cells import cell_key
@@ -174,12 +174,9 @@ class Benchmark:
     def _compute(self, number: int, name: str, fold: Fold) -> _Finished:
         start = time.perf_counter()
         place = {"fold": number, "arm": name}
-        if name == UNSTEERED:
-            scores = self._score(fold, None)
-            return _Finished([{**place, **_no_budget(time.perf_counter() - start), **row} for row in scores], [])
-        arm = ARMS[name]
-        if isinstance(arm, TextArm):
-            scores = self._score_texts(fold, arm.change(fold))
+        arm = None if name == UNSTEERED else ARMS[name]
+        if not isinstance(arm, SteeringArm):
+            scores = self._score(fold, None) if arm is None else self._score_texts(fold, arm.change(fold))
             return _Finished([{**place, **_no_budget(time.perf_counter() - start), **row} for row in scores], [])
         chosen, notes = self._choose(fold, arm)
         rows = []

@@ -14,7 +14,7 @@ from radiant_lens.viz.explorer.settings import Settings
 
 @dataclass(frozen=True)
 class Source:
-    """Where model and steering come from, so that the code can load them.
+    """Origin of the model and the steering, from which the copied code loads them.
 
     Attributes:
         model: name or folder, as for `load_model`.
@@ -74,12 +74,12 @@ def _loading(source: Source | None) -> str:
 def _edits(settings: Settings, steering: Steering) -> str:
     lines: list[str] = []
     if settings.off and _some_are_on(settings, steering):
-        kept = " ".join(str(site) for site in steering.sites if site not in settings.off)
+        on = " ".join(str(site) for site in steering.sites if site not in settings.off)
         off = " ".join(str(site) for site in sorted(settings.off))
         # The shorter of the two lists of heads.
         lines += [
-            f"steering = steering.select({kept!r})"
-            if len(kept) <= len(off)
+            f"steering = steering.select({on!r})"
+            if len(on) <= len(off)
             else f"steering = steering.select([site for site in steering.sites if str(site) not in {off!r}.split()])"
         ]
     if settings.gate != steering.gate:

@@ -40,7 +40,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class HeadDetails:
-    """What is known of one head.
+    """Details of one head.
 
     Attributes:
         site: the head.
@@ -144,10 +144,10 @@ class Explorer:
     @property
     def gated(self) -> Steering | None:
         """The steering with the heads and the gate of the settings, at its own strength; None without heads."""
-        kept = [site for site in self.original.sites if site not in self.settings.off]
-        if not kept:
+        sites = [site for site in self.original.sites if site not in self.settings.off]
+        if not sites:
             return None
-        chosen = self.original if len(kept) == len(self.original.sites) else self.original.select(kept)
+        chosen = self.original if len(sites) == len(self.original.sites) else self.original.select(sites)
         return chosen if chosen.gate == self.settings.gate else replace(chosen, gate=self.settings.gate)
 
     @property

@@ -48,7 +48,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Allowed:
-    """What can be set; a reason other than "" says why something cannot.
+    """Values that can be set; a reason other than "" says why something cannot.
 
     Attributes:
         sites: heads of the steering.

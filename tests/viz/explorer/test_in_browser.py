@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,8 +23,6 @@ import pytest
 import radiant_lens as rl
 from radiant_lens.evaluation import generate_answers
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync", "--hide-scrollbars"]
 PATIENCE = 300_000
 """Milliseconds: a machine may have much else to do."""
 
@@ -43,21 +40,6 @@ class Place(NamedTuple):
 
     page: Any
     set_dark: Callable[[bool], None]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
-    )
-    system = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with playwright.sync_playwright() as driver:
-        try:
-            chromium = driver.chromium.launch(executable_path=system, args=FLAGS)
-        except playwright.Error as error:
-            pytest.skip(f"no browser: apt-get install chromium, or playwright install chromium ({error.message[:80]})")
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
