@@ -33,6 +33,7 @@ from .hooks import compose as compose
 from .hooks import steer as steer
 from .models import load_model as load_model
 from .policies import AblationPolicy as AblationPolicy
+from .policies import FisherBlocks as FisherBlocks
 from .policies import IdentityPolicy as IdentityPolicy
 from .policies import ITIPolicy as ITIPolicy
 from .policies import LEACEPolicy as LEACEPolicy
@@ -43,6 +44,7 @@ from .policies import MomentMatchingPolicy as MomentMatchingPolicy
 from .policies import RadiantPolicy as RadiantPolicy
 from .policies import RandomDirectionPolicy as RandomDirectionPolicy
 from .policies import SequentialFit as SequentialFit
+from .policies import fisher_blocks as fisher_blocks
 from .policies import fit_sequential as fit_sequential
 from .sites import HeadSite as HeadSite
 from .studies import Fitted as Fitted

@@ -146,19 +146,36 @@ def fisher_scores(
         max_tokens: tokens in one pass, padding included.
         progress: show a progress bar.
     """
+    batches = list(
+        score_batches(
+            model, statements, family, steering, n_draws=n_draws, seed=seed, max_tokens=max_tokens, progress=progress
+        )
+    )
+    return FisherScores(torch.cat([b.scores for b in batches]), torch.cat([b.n_tokens for b in batches]))
+
+
+def score_batches(
+    model: TransformerBridge,
+    statements: Sequence[Statement],
+    family: Family,
+    steering: Steering | None = None,
+    *,
+    n_draws: int = 1,
+    seed: int = 0,
+    max_tokens: int | None = None,
+    progress: bool = False,
+) -> Iterator[FisherScores]:
+    """Yield the scores of each pass and draw, for sums that need not hold all of them; see `fisher_scores`."""
     generator = torch.Generator().manual_seed(seed)
     rows = list(answer_rows(model, statements))
-    scores, n_tokens = [], []
     passes = answer_passes(model, rows, max_tokens=pass_tokens(model, max_tokens))
     with Progress(transient=True, disable=not progress) as bar:
         task = bar.add_task("Fisher information", total=len(rows))
         for batch in passes:
             lengths = torch.bincount(batch.rows, minlength=len(batch.tokens))
-            drawn = _gradients(model, batch, _DrawnTokens(generator), family, steering, n_times=n_draws)
-            scores += list(drawn)
-            n_tokens += [lengths] * n_draws
+            for scores in _gradients(model, batch, _DrawnTokens(generator), family, steering, n_times=n_draws):
+                yield FisherScores(scores, lengths)
             bar.advance(task, len(batch.texts.unique()))
-    return FisherScores(torch.cat(scores), torch.cat(n_tokens))
 
 
 @dataclass(frozen=True)

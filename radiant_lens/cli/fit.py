@@ -41,7 +41,7 @@ def fit(
         typer.Option(help="Of 'radiant': share that may stay flagged after the edit, in (0, 0.5); default 0.01."),
     ] = None,
     geometry: Annotated[
-        str | None, typer.Option(help="Of 'radiant': 'mahalanobis' (default), 'wasserstein' or 'procrustes'.")
+        str | None, typer.Option(help="Of 'radiant': 'mahalanobis' (default), 'wasserstein', 'output' or 'procrustes'.")
     ] = None,
     gate: Annotated[
         str | None, typer.Option(help="'head' (default of 'radiant'), 'vote', 'layer' or 'none' (of the others).")

@@ -4,6 +4,8 @@ from radiant_lens.analysis.steering import Steering as Steering
 from radiant_lens.policies.ablation import AblationPolicy as AblationPolicy
 from radiant_lens.policies.controls import IdentityPolicy as IdentityPolicy
 from radiant_lens.policies.controls import RandomDirectionPolicy as RandomDirectionPolicy
+from radiant_lens.policies.fisher import FisherBlocks as FisherBlocks
+from radiant_lens.policies.fisher import fisher_blocks as fisher_blocks
 from radiant_lens.policies.head_policy import HeadPolicy as HeadPolicy
 from radiant_lens.policies.iti import ITIPolicy as ITIPolicy
 from radiant_lens.policies.least_kl import LeastKLPolicy as LeastKLPolicy

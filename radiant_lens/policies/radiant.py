@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 
@@ -39,7 +39,9 @@ from radiant_lens.steering.maps import Certificate, DenseMaps, HeadMaps, RankOne
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-GEOMETRIES = ("mahalanobis", "wasserstein", "procrustes")
+    from radiant_lens.policies.fisher import FisherBlocks
+
+GEOMETRIES = ("mahalanobis", "wasserstein", "output", "procrustes")
 FLOORS = ("desirable", None)
 TAILS = ("gaussian", "cantelli")
 RIDGE, SHRINK_BELOW = 1e-6, 10.0
@@ -57,7 +59,8 @@ class RadiantPolicy:
         gamma: allowed share still flagged, in (0, 0.5).
         margin: `kappa` itself, positive, in place of `gamma` and `tail`.
         geometry: the meaning of "least": "mahalanobis" (in units of the activations' own spread), "wasserstein"
-            (squared 2-Wasserstein distance), or "procrustes" (the paper's problem, RADIANT section 4).
+            (squared 2-Wasserstein distance), "output" (KL of what the model says, to second order; `fit` needs
+            `fisher`), or "procrustes" (the paper's problem, RADIANT section 4).
         floor: "desirable" keeps at least the spread of the desirable activations; None lets the image
             shrink onto the boundary.
         tail: "gaussian" (`kappa = Phi^{-1}(1 - gamma)`) or "cantelli" (`sqrt((1 - gamma) / gamma)`, for any
@@ -107,6 +110,7 @@ class RadiantPolicy:
         calibrate: HeadCache | None = None,
         confidence: float = 0.95,
         max_margin: float = 1000.0,
+        fisher: FisherBlocks | None = None,
     ) -> Steering:
         """Compute the map of every chosen head from the activations that its gate passes.
 
@@ -118,16 +122,18 @@ class RadiantPolicy:
                 bound holds for the fitted heads as a set: choose heads first.
             confidence: of that bound, in (0, 1).
             max_margin: largest `kappa` that calibration may try.
+            fisher: from `fisher_blocks`, under this policy's gate; for the geometry "output" and no other.
 
         Raises:
-            InvalidArgumentError: a parameter out of its range, a head whose weight is zero, or a head of a layer that
-                was not collected.
+            InvalidArgumentError: a parameter out of its range, a head whose weight is zero, a head of a layer that was
+                not collected, or `fisher` missing, not asked for, without a head, or measured under another gate.
             NothingToEditError: no head to edit, or every map is the identity; says why.
             ConvergenceError: a solution that misses its tolerance; names the layer and the head.
             LeakageError: a calibration group took part in the fit.
             GuaranteeError: too few calibration groups for any margin, or no margin up to `max_margin` meets the bound.
         """
         self.check()
+        self._check_fisher(fisher, detector)
         calibration = None if calibrate is None else Calibration(calibrate, self.gamma, confidence, max_margin)
         if calibration is not None:
             calibration.check(self.kappa)
@@ -147,13 +153,15 @@ class RadiantPolicy:
                 "The gate 'none' passes all, and a detector with a larger `fnr_weight` flags more."
             )
         trust = None if self.trust is None else _trust_region(sample, _usable(moments), self.trust)
+        metric = self._metric(sample, fisher)
 
         def at(kappa: float) -> Steering:
-            maps, certificates = self._maps(sample, _usable(moments), kappa)
+            maps, certificates = self._maps(sample, _usable(moments), metric, kappa)
             settings = self._settings(kappa)
-            return assemble(
+            steering = assemble(
                 "radiant", settings, sample, maps, certificates, cache, detector, gate=self.gate, trust=trust
             )
+            return steering if fisher is None else _with_provenance(steering, fisher)
 
         return at(self.kappa) if calibration is None else calibrated(at, self.kappa, calibration)
 
@@ -179,7 +187,26 @@ class RadiantPolicy:
         """Choose the heads that `fit` edits with this detector."""
         return choose_heads(detector, self.heads, self.n_layers)
 
-    def _maps(self, sample: HeadSample, moments: Moments, kappa: float) -> tuple[HeadMaps, list[Certificate]]:
+    def _check_fisher(self, fisher: FisherBlocks | None, detector: RiskAwareDetector) -> None:
+        if (fisher is not None) != (self.geometry == "output"):
+            remedy = f"give `fit(..., fisher=fisher_blocks(model, data, detector, gate={self.gate!r}))`"
+            raise InvalidArgumentError(
+                f'The geometry "output" needs the Fisher blocks of the heads: {remedy}, or use `radiant_lens.fit`.'
+                if fisher is None
+                else f'`fisher` goes with the geometry "output" and with no other; got {self.geometry!r}.'
+            )
+        if fisher is not None:
+            fisher.check(self.gate, detector)
+
+    def _metric(self, sample: HeadSample, fisher: FisherBlocks | None) -> Float[Tensor, "site d_head d_head"] | None:
+        """`M` of a transport geometry, whose cost is measured in `M^{-1}`; None: the identity."""
+        if fisher is not None:
+            return torch.cholesky_inverse(torch.linalg.cholesky(fisher.regularised(sample.sites)))
+        return sample.within_class_covariance() if self.geometry == "mahalanobis" else None
+
+    def _maps(
+        self, sample: HeadSample, moments: Moments, metric: Tensor | None, kappa: float
+    ) -> tuple[HeadMaps, list[Certificate]]:
         desirable = sample.class_moments(undesirable=False)
         spread = quadratic_form(sample.weights, desirable.covariance).sqrt()
         # Without a floor any margin of 1 or more gives an image on the boundary itself, where half of it would be
@@ -190,7 +217,6 @@ class RadiantPolicy:
         if self.geometry == "procrustes":
             floor = {"floor": desirable.covariance if self.floor else None}
         else:
-            metric = sample.within_class_covariance() if self.geometry == "mahalanobis" else None
             floor = {"metric": metric, "floor_std": spread if self.floor else None}
         return self._solve(sample, moments, inputs, floor)
 
@@ -326,6 +352,12 @@ def _trust_region(sample: HeadSample, moments: Moments, quantile: float) -> Trus
     # A head whose gate passes nothing has no quantile: radius 0 trusts no activation, so it is never edited.
     radius2 = distance2.masked_fill(~sample.gated, torch.nan).nanquantile(quantile, dim=0).nan_to_num(0.0)
     return TrustRegion(moments.mean, whiten, radius2)
+
+
+def _with_provenance(steering: Steering, fisher: FisherBlocks) -> Steering:
+    """Record the measurement of the Fisher blocks; its groups count as seen."""
+    seen = sorted({*steering.meta["seen_groups"], *fisher.meta["groups"]})
+    return replace(steering, meta={**steering.meta, "seen_groups": seen, "fisher": fisher.provenance()})
 
 
 def _with_heads(error: UncertifiedError, sites: Sequence[HeadSite]) -> ConvergenceError:

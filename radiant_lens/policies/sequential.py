@@ -16,7 +16,7 @@ from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import Statement
 from radiant_lens.detectors.detector import RiskAwareDetector
-from radiant_lens.errors import NothingToEditError
+from radiant_lens.errors import InvalidArgumentError, NothingToEditError
 from radiant_lens.linalg import gaussian_distance, masked_moments
 from radiant_lens.policies.head_sample import prepare
 from radiant_lens.policies.policy import Policy
@@ -79,9 +79,15 @@ def fit_sequential(
 
     Raises:
         NothingToEditError: no layer has anything to edit.
+        InvalidArgumentError: the geometry "output", which is measured on the unsteered model.
     """
     _checks.instance("detector", detector, RiskAwareDetector)
     _checks.instance("policy", policy, Policy, hint="such as `RadiantPolicy()`")
+    if getattr(policy, "geometry", None) == "output":
+        raise InvalidArgumentError(
+            'The geometry "output" is measured on the unsteered model, and `fit_sequential` steers it: use `fit`, or '
+            "another `geometry`."
+        )
     options: dict[str, Any] = {"positions": positions, "max_tokens": max_tokens, "progress": progress}
     unsteered = collect(model, data, **options)
     # Chosen once, for all layers: inside the loop the policy gets the heads of one layer by name, so settings that

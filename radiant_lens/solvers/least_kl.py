@@ -162,6 +162,14 @@ def crossed_ratios(
     return [sum(pair) / 2 for pair in zip(*ratios)]
 
 
+def ridged_blocks(blocks: Float[Tensor, "site k k"], ridge: float) -> Float[Tensor, "site k k"]:
+    """Add `ridge` times the mean of each block's diagonal to the diagonal; a block of zeros becomes the identity."""
+    mean = blocks.diagonal(dim1=-2, dim2=-1).mean(-1)
+    # A head that no prediction depends on has neither scores nor a gradient: any ridge leaves it where it is.
+    added = torch.where(mean > 0, ridge * mean, 1.0)
+    return blocks + added[:, None, None] * torch.eye(blocks.shape[-1], dtype=blocks.dtype)
+
+
 @dataclass(frozen=True)
 class _System:
     """`A` for one ridge and any coupling.
@@ -184,10 +192,7 @@ class _System:
         """Factorise what all couplings share."""
         rows = sample.scores.double() / sample.n_tokens**0.5
         blocks = torch.einsum("nsi,nsj->sij", rows, rows)
-        mean = blocks.diagonal(dim1=-2, dim2=-1).mean(-1)
-        # A head that no prediction depends on has neither scores nor a gradient: any ridge leaves it where it is.
-        added = torch.where(mean > 0, ridge * mean, 1.0)
-        blocks = blocks + added[:, None, None] * torch.eye(blocks.shape[-1], dtype=blocks.dtype)
+        blocks = ridged_blocks(blocks, ridge)
         inverse = torch.linalg.inv(blocks)
         moved = torch.einsum("nsi,sij->nsj", rows, inverse)
         return cls(blocks, inverse, rows, moved, moved.flatten(1) @ rows.flatten(1).T)

@@ -10,6 +10,7 @@ from radiant_lens.analysis.steering import Steering
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.errors import NothingToEditError
 from radiant_lens.policies.controls import IdentityPolicy, RandomDirectionPolicy
+from radiant_lens.policies.fisher import fit_with_model
 from radiant_lens.policies.radiant import RadiantPolicy
 from radiant_lens.policies.registry import Policy
 from radiant_lens.studies.cells import RANDOM, RANDOM_TOTAL, SHUFFLED
@@ -53,7 +54,7 @@ def shuffled_labels(
     policy = replace(policy or RadiantPolicy(), heads=list(steering.sites))
     for gate in _gates(policy.gate) if force else [policy.gate]:
         try:
-            return replace(policy, gate=gate).fit(train, detector)
+            return fit_with_model(replace(policy, gate=gate), experiment.model, experiment.train, train, detector)
         except NothingToEditError:
             continue
     return IdentityPolicy(steering).fit(train, detector)

@@ -11,6 +11,8 @@ from radiant_lens.caches import HeadCache
 from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.policies.fisher import fit_with_model
+from radiant_lens.policies.policy import Policy
 from radiant_lens.policies.radiant import RadiantPolicy
 
 if TYPE_CHECKING:
@@ -35,6 +37,10 @@ class Experiment:
     def with_detector(self, detector: RiskAwareDetector) -> Experiment:
         """The same data and activations with another detector, fitted here."""
         return replace(self, detector=detector.fit(self.train_cache, self.validation_cache))
+
+    def fit(self, policy: Policy) -> Steering:
+        """Fit a policy on the training part."""
+        return fit_with_model(policy, self.model, self.train, self.train_cache, self.detector)
 
     def test_cache(self) -> HeadCache:
         """Collect the activations of the test part."""
@@ -88,6 +94,6 @@ def effective(experiment: Experiment, policy: RadiantPolicy | None = None, *, k:
     """
     # Detecting is not doing: a head's risk says little of the effect of editing it, so heads are chosen by measured
     # effects, on prompts that are neither fitted nor tested on.
-    steering = (policy or RadiantPolicy()).fit(experiment.train_cache, experiment.detector)
+    steering = experiment.fit(policy or RadiantPolicy())
     effects = head_effects(experiment.model, experiment.validation, steering)
     return Recipe(steering.select(effects, k=k), effects)

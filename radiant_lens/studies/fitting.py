@@ -182,7 +182,7 @@ def fit(
                 progress=progress,
             )
             return Fitted(experiment, held_out, steering, certify_behaviour(model, steering, experiment.test))
-        steering = policy.fit(experiment.train_cache, experiment.detector)
+        steering = experiment.fit(policy)
         effects = None
         if select is not None and _chooses_by_effect(policy, experiment.validation):
             effects = head_effects(model, experiment.validation, steering)

@@ -158,7 +158,7 @@ def detecting_and_doing(experiment: Experiment, policy: Policy | None = None) ->
         policy: default `RadiantPolicy()`.
     """
     all_heads: Any = replace(policy or RadiantPolicy(), heads=_every_head(experiment))
-    steering: Steering = all_heads.fit(experiment.train_cache, experiment.detector)
+    steering: Steering = experiment.fit(all_heads)
     effects = head_effects(experiment.model, experiment.validation, steering).exact()
     table = effects.to_dataframe()
     risk = experiment.detector.head_risk_

@@ -129,7 +129,7 @@ class CellRunner:
 
     def _rank(self, key: DetectorKey, policy: Policy) -> RankedHeads:
         experiment = self._detected(key)
-        steering = policy.fit(experiment.train_cache, experiment.detector)
+        steering = experiment.fit(policy)
         return RankedHeads(steering, head_effects(experiment.model, experiment.validation, steering))
 
     def _fit(self, arm: Arm, seed: int) -> ArmFit:
@@ -147,7 +147,7 @@ class CellRunner:
                     return ArmFit(steering)
                 heads = steering.sites
             policy = make_policy(arm.policy, arm.policy_options, heads)
-            return ArmFit(policy.fit(experiment.train_cache, experiment.detector))
+            return ArmFit(experiment.fit(policy))
         except NothingToEditError as error:
             return ArmFit(None, str(error))
 

@@ -26,7 +26,7 @@ POLICIES = [
           InvalidArgumentError, "`gamma` must lie strictly between 0 and 0.5; got 0.7"),
     Wrong("gamma as text", lambda w: policy(w, gamma="0.1"), InvalidArgumentError, "`gamma` must lie"),
     Wrong("an unknown geometry", lambda w: policy(w, geometry="euclid"),
-          InvalidArgumentError, "`geometry` must be one of 'mahalanobis', 'wasserstein', 'procrustes'; got 'euclid'"),
+          InvalidArgumentError, "`geometry` must be one of 'mahalanobis', 'wasserstein', 'output', 'procrustes'; got 'euclid'"),
     Wrong("heads by a typo", lambda w: policy(w, heads="signficant"),
           InvalidArgumentError, "`heads` must be 'significant', 'all', 'layer'"),
     Wrong("a head beyond the model", lambda w: policy(w, heads=[(9, 0)]),
