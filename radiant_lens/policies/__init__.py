@@ -2,6 +2,7 @@
 
 from radiant_lens.analysis.steering import Steering as Steering
 from radiant_lens.policies.ablation import AblationPolicy as AblationPolicy
+from radiant_lens.policies.caa import CAAPolicy as CAAPolicy
 from radiant_lens.policies.controls import IdentityPolicy as IdentityPolicy
 from radiant_lens.policies.controls import RandomDirectionPolicy as RandomDirectionPolicy
 from radiant_lens.policies.fisher import FisherBlocks as FisherBlocks

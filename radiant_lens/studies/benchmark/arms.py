@@ -16,7 +16,10 @@ from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.templates import ChatTemplate
 from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.errors import ConvergenceError, NothingToEditError
 from radiant_lens.evaluation.likelihood import KeptLogits
+from radiant_lens.policies.caa import GATES as CAA_GATES
+from radiant_lens.policies.caa import CAAPolicy
 from radiant_lens.policies.iti import ITIPolicy
 from radiant_lens.policies.least_kl import LeastKLPolicy
 from radiant_lens.policies.matching import LEACEPolicy, LinearActPolicy, MeanShiftPolicy, MomentMatchingPolicy
@@ -130,6 +133,31 @@ def _radiant(fold: Fold, gate: str) -> Steering:
     return steering.select(head_effects(fold.model, fold.validation, steering))
 
 
+def _effective_shift(fold: Fold, gate: str) -> Steering:
+    steering = fold.fit(MeanShiftPolicy(heads="all", gate=gate))
+    return steering.select(head_effects(fold.model, fold.validation, steering))
+
+
+def _mediated_iti(fold: Fold, gate: str) -> Steering:
+    """ITI at the heads whose edits, made one by one, raise the log-odds most (generative causal mediation)."""
+    steering = fold.fit(ITIPolicy(heads="all", gate=gate))
+    effects = head_effects(fold.model, fold.validation, steering).exact(min(ITI_HEADS, len(steering.sites)))
+    return steering.select(replace(effects, estimated=effects.measured.nan_to_num(0.0)))
+
+
+def _mags(fold: Fold, gate: str) -> Steering:
+    return fold.fit(RadiantPolicy(geometry="wasserstein", floor=None, heads="all", gate=gate))
+
+
+def _caa(fold: Fold, gate: str) -> Steering:
+    detector = None if gate == "none" else fold.detector
+    try:
+        return CAAPolicy(gate=gate).fit(fold.model, fold.train, validation=fold.validation, detector=detector)
+    except ConvergenceError as reason:
+        # A vote that stays shut on desirable text leaves no layer to compare.
+        raise NothingToEditError(str(reason)) from reason
+
+
 def _paper(fold: Fold, gate: str) -> Steering:
     train, validation = (collect(fold.model, part, positions="last") for part in (fold.train, fold.validation))
     detector = RiskAwareDetector(vote_rule="fnr", seed=fold.seed).fit(train, validation)
@@ -165,9 +193,14 @@ ARMS: dict[str, SteeringArm | TextArm] = {
         lambda fold, gate: fold.fit(ITIPolicy(n_heads=min(ITI_HEADS, fold.detector.head_risk_.numel()), gate=gate))
     ),
     "mean shift": _of(lambda gate: MeanShiftPolicy(heads="all", gate=gate)),
+    "mean shift, effective heads": SteeringArm(_effective_shift),
+    "ITI, mediated heads": SteeringArm(_mediated_iti),
+    "CAA": SteeringArm(_caa, CAA_GATES),
     "moment matching": _of(lambda gate: MomentMatchingPolicy(heads="all", gate=gate)),
     "Linear-AcT": _of(lambda gate: LinearActPolicy(heads="all", gate=gate)),
     "LEACE": _of(lambda gate: LEACEPolicy(heads="all", gate=gate)),
+    # Each flagged head moves to its detector's threshold, as in MAGS; there is nothing to move elsewhere.
+    "MAGS-like": SteeringArm(_mags, ("head",)),
     "RADIANT, the paper's recipe": SteeringArm(_paper, ("vote",)),
     "RADIANT": SteeringArm(_radiant),
     "least KL": _least_kl("constant"),

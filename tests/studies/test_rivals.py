@@ -1,0 +1,71 @@
+"""Rivals of the benchmark: published methods said with edits of heads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from radiant_lens.errors import ConvergenceError, NothingToEditError
+from radiant_lens.studies.benchmark import ARMS, Benchmark, arms
+from radiant_lens.studies.benchmark.arms import SteeringArm
+
+
+@pytest.fixture(scope="module")
+def fold(model, facts):
+    return Benchmark(model, replace(facts, contexts=None).head(60)).make_fold(0)
+
+
+def steering_of(fold, name, gate):
+    arm = ARMS[name]
+    assert isinstance(arm, SteeringArm)
+    assert gate in arm.gates
+    return arm.fit(fold, gate)
+
+
+def test_the_effective_heads_of_mean_shift_are_some_of_all(fold):
+    every = steering_of(fold, "mean shift", "none")
+    chosen = steering_of(fold, "mean shift, effective heads", "none")
+    assert set(chosen.sites) < set(every.sites)
+    layer = chosen.layers[0]
+    z = fold.caches[0].z[:5, layer]
+    heads = [site.head for site in chosen.sites if site.layer == layer]
+    assert torch.equal(chosen.edit(z, layer)[:, heads], every.edit(z, layer)[:, heads])
+
+
+def test_mediated_heads_are_chosen_by_edits_that_were_made(fold):
+    chosen = steering_of(fold, "ITI, mediated heads", "none")
+    assert 0 < len(chosen.sites) < fold.detector.head_risk_.numel()
+    assert fold.validation.groups <= set(chosen.meta["seen_groups"])
+
+
+def test_caa_moves_one_layer_and_meets_a_budget(fold):
+    chosen = steering_of(fold, "CAA", "none")
+    assert len(chosen.layers) == 1
+    assert len(chosen.sites) == fold.model.cfg.n_heads
+    assert chosen.at_kl(fold.model, fold.validation, 0.02).meta["kl_budget"] == 0.02
+
+
+def test_flagged_heads_move_to_their_threshold_and_others_stay(fold):
+    chosen = steering_of(fold, "MAGS-like", "head")
+    layer = chosen.layers[0]
+    z = fold.caches[0].z[:, layer].double()
+    heads = [site.head for site in chosen.sites if site.layer == layer]
+    weights, biases = (values[layer, heads].double() for values in (fold.detector.weights_, fold.detector.biases_))
+    before = torch.einsum("nsd,sd->ns", z[:, heads], weights) + biases
+    after = torch.einsum("nsd,sd->ns", chosen.edit(z, layer)[:, heads], weights) + biases
+    flagged = before >= 0
+    spread = before.std()
+    assert float(after[flagged].abs().max()) < 0.01 * spread
+    assert torch.equal(after[~flagged], before[~flagged])
+    assert float(before[flagged].max()) > 0.1 * spread
+
+
+def test_a_vote_that_stays_shut_is_a_note_and_no_failure(fold, monkeypatch):
+    def never(self, *args, **options):
+        raise ConvergenceError("no strength")
+
+    monkeypatch.setattr(arms.CAAPolicy, "fit", never)
+    with pytest.raises(NothingToEditError, match="no strength"):
+        steering_of(fold, "CAA", "layer")
