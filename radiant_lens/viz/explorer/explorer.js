@@ -30,11 +30,16 @@ const stepOf = (kl) => Math.round((KL_STEPS * Math.log(kl / KL_LEAST)) / Math.lo
 
 function delayed(action) {
   let timer;
-  return (...values) => {
+  const later = (...values) => {
     clearTimeout(timer);
-    timer = setTimeout(() => action(...values), DELAY);
+    later.pending = true;
+    timer = setTimeout(() => { later.pending = false; action(...values); }, DELAY);
   };
+  later.pending = false;
+  return later;
 }
+
+const STREAMED = new Set(["token", "kl", "answer"]);
 
 let lastId = 0;
 const newId = (name) => `rl-${name}-${++lastId}`;
@@ -46,6 +51,8 @@ class View {
     this.colours = { heads: null, tokens: "kl" };
     this.selected = null;
     this.answers = { plain: this.noAnswer(), steered: this.noAnswer() };
+    // The run whose answers are shown, by its number.
+    this.shownRun = null;
     // The keys of the explorer are its own: a notebook would take them as commands on its cells.
     this.root = element("section", { class: "rl-explorer", "aria-label": "Explorer of a steering", "data-lm-suppress-shortcuts": true,
       onkeydown: (event) => {
@@ -125,11 +132,11 @@ class View {
 
   buildControls() {
     const strength = newId("strength"), budget = newId("budget");
-    const later = delayed((value) => this.set({ strength: value }));
+    this.setStrength = delayed((value) => this.set({ strength: value }));
     this.strength = element("input", { id: strength, type: "range", min: 0, max: 4, step: 0.05, class: "strength",
       oninput: () => {
         this.strengthNumber.value = this.strength.value;
-        later(Number(this.strength.value));
+        this.setStrength(Number(this.strength.value));
       } });
     this.strengthNumber = element("input", { type: "number", step: "any", class: "value", "aria-label": "Strength, as a number",
       onchange: () => this.strengthNumber.value !== "" && this.set({ strength: Number(this.strengthNumber.value) }) });
@@ -205,11 +212,14 @@ class View {
   // ---- messages -------------------------------------------------------------------------------------------------
 
   receive(message) {
+    // A view may come while an answer is under way: its tokens begin with the greeting, which repeats them from the first.
+    if (STREAMED.has(message.kind) && message.run !== this.shownRun) return;
     const act = {
       snapshot: () => { this.state = { ...this.state, ...message }; this.show(); },
       settings: () => { Object.assign(this.state, { settings: message.settings, code: message.code }); this.showSettings(); },
       measuring: () => this.status("Measuring the KL at several strengths … Esc stops.", true),
       begin: () => {
+        this.shownRun = message.run;
         for (const answer of Object.values(this.answers)) answer.stale = true;
         this.status("Answering … Esc stops.", true);
         this.paintTokens();
@@ -292,8 +302,10 @@ class View {
     this.length.value = settings.max_new_tokens;
     this.strength.max = Math.max(4, Math.ceil(settings.strength));
     // A slider that is being moved is ahead of the settings.
-    if (!this.strength.matches(":active")) this.strength.value = settings.strength;
-    if (!this.strength.matches(":active")) this.strengthNumber.value = Number(settings.strength.toPrecision(4));
+    if (!this.setStrength.pending && !this.strength.matches(":active")) {
+      this.strength.value = settings.strength;
+      this.strengthNumber.value = Number(settings.strength.toPrecision(4));
+    }
     this.strength.disabled = this.strengthNumber.disabled = Boolean(refusals.strength);
     this.strengthNote.textContent = refusals.strength ? `Disabled: ${refusals.strength}.` : "";
     this.budget.disabled = Boolean(refusals.budget);

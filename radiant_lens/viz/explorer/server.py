@@ -191,6 +191,9 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if path != "/message" or not length.isdigit() or int(length) > LONGEST_MESSAGE:
             self.close_connection = True
+            if length.isdigit():
+                # A client that is still sending when the connection closes never reads the refusal.
+                self.rfile.read(min(int(length), 2 * LONGEST_MESSAGE))
             self.send_error(HTTPStatus.BAD_REQUEST)
             return
         try:

@@ -5,6 +5,7 @@ Both are started once. The same steps are done in both, with a mouse and with a 
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -22,6 +23,9 @@ import pytest
 
 import radiant_lens as rl
 from radiant_lens.evaluation import generate_answers
+from radiant_lens.viz.explorer import assets
+from radiant_lens.viz.explorer.engine import Engine
+from radiant_lens.viz.explorer.messages import snapshot
 
 PATIENCE = 300_000
 """Milliseconds: a machine may have much else to do."""
@@ -145,28 +149,25 @@ def served_page(browser, command) -> Iterator[Place]:
     page.context.close()
 
 
-def run_until_shown(page: Any) -> None:
-    """Run the notebook's cell; again if nothing comes, as a kernel that seems idle may not be connected yet."""
-    from playwright.sync_api import TimeoutError as NothingShown
-
-    n_trials = 6
-    for trial in range(n_trials):
-        # Without waiting for its promise, which ends when the cell has run.
-        page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
-        try:
-            page.wait_for_selector(".rl-explorer", timeout=PATIENCE / n_trials)
-            return
-        except NothingShown:
-            if trial == n_trials - 1:
-                raise
+def run_cell(page: Any) -> None:
+    """Run the notebook's cell once its kernel is connected; before that, JupyterLab asks for one in a dialog."""
+    page.wait_for_function(
+        """() => {
+            const context = jupyterapp.shell.currentWidget?.sessionContext;
+            const kernel = context?.isReady && context.session?.kernel;
+            return kernel && kernel.connectionStatus === "connected" && kernel.status === "idle";
+        }"""
+    )
+    # Without waiting for its promise, which ends when the cell has run.
+    page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    page.wait_for_selector(".rl-explorer")
 
 
 @pytest.fixture(scope="module")
 def lab_page(browser, lab) -> Iterator[Place]:
     page, messages = open_page(browser, f"{lab}/lab/tree/explorer.ipynb?token=secret")
     page.wait_for_selector(".jp-Notebook .jp-Cell")
-    page.wait_for_function("() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
-    run_until_shown(page)
+    run_cell(page)
 
     def set_dark(dark: bool) -> None:
         theme = "JupyterLab Dark" if dark else "JupyterLab Light"
@@ -283,6 +284,41 @@ def test_it_answers_and_follows_the_mouse_and_the_keyboard(place, model, edits, 
     wait_for_answer(page)
     options = {"max_new_tokens": 10, "temperature": 0.0, "stop": facts.stop}
     assert text(page, "plain") == generate_answers(model, ["Q : what is the metal of dupeka ? A :"], **options)[0][0]
+
+
+def test_a_view_that_comes_while_an_answer_is_under_way_shows_it_from_its_first_token(browser, explorer):
+    engine_messages: list[dict[str, Any]] = []
+    engine = Engine(explorer, engine_messages.append)
+    engine.receive({"kind": "hello"})
+    while sum(message["kind"] == "kl" for message in engine_messages) < 2:
+        engine.turn()
+    middle = [m["kind"] for m in engine_messages].index("kl") - 1
+    late = engine_messages[middle:]
+    engine_messages.clear()
+    # Its greeting reaches all views, after what was under way.
+    engine.receive({"kind": "hello"})
+    while engine.turn():
+        pass
+    page = browser.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    module = f"data:text/javascript;base64,{base64.b64encode(assets.MODULE.read_bytes()).decode()}"
+    page.evaluate(
+        """async ([module, snapshot]) => {
+            const { default: { render } } = await import(module);
+            const model = { get: () => snapshot, on: (_, handler) => { window.tell = handler; }, send: () => {} };
+            render({ model, el: document.body });
+        }""",
+        [module, snapshot(explorer)],
+    )
+    page.evaluate("messages => messages.forEach(tell)", late)
+    assert text(page, "steered") == ""
+    page.evaluate("messages => messages.forEach(tell)", engine_messages)
+    assert errors == []
+    answers = {m["side"]: m["text"] for m in engine_messages if m["kind"] == "answer"}
+    assert answers["plain"] != answers["steered"]
+    assert {side: text(page, side) for side in answers} == answers
+    page.close()
 
 
 @pytest.mark.parametrize("width", [1280, 700])
