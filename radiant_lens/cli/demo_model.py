@@ -19,7 +19,7 @@ from radiant_lens.hooks._steer import steer
 from radiant_lens.models.lengths import within_context
 from radiant_lens.policies import LeastKLPolicy
 from radiant_lens.policies.policy import Steering
-from radiant_lens.studies.benchmark.swapped import with_swapped_answers
+from radiant_lens.studies.benchmark.style import with_swapped_answers
 from radiant_lens.viz.report import report
 
 if TYPE_CHECKING:

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+import radiant_lens as rl
 from radiant_lens.analysis.strength import desirable_statements, text_kl
 from radiant_lens.errors import InvalidArgumentError, UnknownNameError
 from radiant_lens.evaluation import score_choices, score_statements
 from radiant_lens.studies.benchmark import ARMS, Benchmark, BenchmarkResult
 from radiant_lens.studies.benchmark.arms import few_shot, prompted
-from radiant_lens.studies.benchmark.swapped import with_swapped_answers
+from radiant_lens.studies.benchmark.style import score_answers_alone, with_swapped_answers
 
 NAMES = ("mean shift", "least KL", "control: shuffled labels")
 
@@ -136,3 +137,22 @@ def test_settings_are_checked_first(model, bare):
     with pytest.raises(InvalidArgumentError, match="`n_test`"):
         Benchmark(model, bare, n_test=0)
     assert {"ITI", "LEACE", "RADIANT", "trained shift"} <= set(ARMS)
+
+
+def test_answers_alone_are_scored_by_their_words_and_nothing_else(model, bare):
+    name = "control: answers alone"
+    benchmark = Benchmark(model, bare, arms=(name,), budgets=(0.02,), folds=(0,), n_test=10, n_answered=0)
+    row = benchmark.run().to_dataframe().set_index("arm").loc[name]
+    fold = benchmark.make_fold(0)
+    assert row["mc1"] == pytest.approx(score_answers_alone(fold.train, fold.test)["mc1"].mean())
+    assert pd.isna(row["kl"])
+    # The style of these is balanced, until a word gives the correct answers away.
+    balanced = rl.load_dataset("misconceptions")
+    certain = [
+        replace(p, correct_answers=tuple(f"Certainly: {a}" for a in p.correct_answers), best_answer=None)
+        for p in balanced.prompts
+    ]
+    marked = replace(balanced, atoms=(), bare_prompts=tuple(certain))
+    plain, told = (score_answers_alone(*data.split((0.5, 0.5))) for data in (balanced, marked))
+    assert plain["mc1"].mean() < 0.45 and abs(plain["mc2"].mean() - 0.5) < 0.02
+    assert (told["mc1"] == 1).all() and (told["mc2"] > 0.5).all()

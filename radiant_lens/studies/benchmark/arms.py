@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 
 from radiant_lens.analysis.effects import head_effects
@@ -26,6 +27,7 @@ from radiant_lens.policies.matching import LEACEPolicy, LinearActPolicy, MeanShi
 from radiant_lens.policies.policy import Policy
 from radiant_lens.policies.radiant import RadiantPolicy
 from radiant_lens.policies.trained import TrainedShiftPolicy
+from radiant_lens.studies.benchmark.style import score_answers_alone
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -96,6 +98,13 @@ class TextArm:
     """An arm that puts text before every prompt, with its own data for the test part."""
 
     change: Callable[[Fold], Dataset]
+
+
+@dataclass(frozen=True)
+class AnswerArm:
+    """An arm without the model: it scores the test prompts' answers by itself, as `score_answers_alone` does."""
+
+    score: Callable[[Dataset, Dataset], pd.DataFrame]
 
 
 INSTRUCTIONS = {
@@ -170,7 +179,7 @@ def _least_kl(family: str) -> SteeringArm:
         detector = None if gate == "none" else fold.detector
         return policy.fit(fold.model, fold.train, validation=fold.validation, detector=detector)
 
-    return SteeringArm(fit, ("none",))
+    return SteeringArm(fit)
 
 
 def _trained(fold: Fold, gate: str) -> Steering:
@@ -186,7 +195,7 @@ def _random(fold: Fold, gate: str) -> Steering:
     return fold.fit(ITIPolicy(direction="random", n_heads=n_heads, gate=gate, seed=fold.seed))
 
 
-ARMS: dict[str, SteeringArm | TextArm] = {
+ARMS: dict[str, SteeringArm | TextArm | AnswerArm] = {
     "prompt": TextArm(prompted),
     "few-shot": TextArm(few_shot),
     "ITI": SteeringArm(
@@ -208,5 +217,6 @@ ARMS: dict[str, SteeringArm | TextArm] = {
     "trained shift": SteeringArm(_trained, ("none",)),
     "control: shuffled labels": SteeringArm(_shuffled, ("none",)),
     "control: random directions": SteeringArm(_random, ("none",)),
+    "control: answers alone": AnswerArm(score_answers_alone),
 }
-"""Arms by name. The last two are controls; the trained shift is a ceiling, not a rival."""
+"""Arms by name. The last three are controls; the trained shift is a ceiling, not a rival."""

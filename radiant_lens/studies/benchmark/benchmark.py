@@ -26,9 +26,9 @@ from radiant_lens.evaluation.multiple_choice import score_choices
 from radiant_lens.hooks._steer import steer
 from radiant_lens.models.identity import signature
 from radiant_lens.models.lengths import within_context
-from radiant_lens.studies.benchmark.arms import ARMS, Fold, SteeringArm
+from radiant_lens.studies.benchmark.arms import ARMS, AnswerArm, Fold, SteeringArm
 from radiant_lens.studies.benchmark.result import BenchmarkResult
-from radiant_lens.studies.benchmark.swapped import with_swapped_answers
+from radiant_lens.studies.benchmark.style import with_swapped_answers
 from radiant_lens.studies.cells import cell_key
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ class Benchmark:
 
     The groups are split into two halves. Each in turn is the test part of a fold. The other is split into training and
     validation parts, on which all is fitted and chosen: a steering for each gate, its strength at each budget of KL,
-    and the gate with the most MC2 at that budget. Least KL and trained shifts act without a gate, the paper's recipe
-    under its own. The test part is scored once for each arm and budget, with the questions' own answers and with those
-    of other questions (what rises there is style, not truth), and greedy answers to its first questions are judged.
+    and the gate with the most MC2 at that budget. Trained shifts act without a gate, the paper's recipe under its own.
+    The test part is scored once for each arm and budget, with the questions' own answers and with those of other
+    questions (what rises there is style, not truth), and greedy answers to its first questions are judged.
 
     Args:
         model: from `load_model`.
@@ -155,11 +155,13 @@ class Benchmark:
 
     def _key(self, number: int, name: str) -> str:
         """Hash of all that the rows of an arm depend on."""
+        arm = ARMS.get(name)
         settings: Mapping[str, Any] = {
             "model": signature(self.model),
             "data": [self.data.name, *map(repr, self.data.statements), *map(repr, self.data.prompts)],
             "fold": number,
             "arm": name,
+            "gates": list(arm.gates) if isinstance(arm, SteeringArm) else [],
             # The unsteered model has no budget.
             "budgets": [] if name == UNSTEERED else list(self.budgets),
             "n_validation": self.n_validation,
@@ -176,9 +178,15 @@ class Benchmark:
         place = {"fold": number, "arm": name}
         arm = None if name == UNSTEERED else ARMS[name]
         if not isinstance(arm, SteeringArm):
-            scores = self._score(fold, None) if arm is None else self._score_texts(fold, arm.change(fold))
+            if arm is None:
+                scores = self._score(fold, None)
+            elif isinstance(arm, AnswerArm):
+                scores = _without_model(arm.score(fold.train, fold.test))
+            else:
+                scores = self._score_texts(fold, arm.change(fold))
             return _Finished([{**place, **_no_budget(time.perf_counter() - start), **row} for row in scores], [])
         chosen, notes = self._choose(fold, arm)
+        seconds = time.perf_counter() - start
         rows = []
         for budget, best in chosen.items():
             settings = {
@@ -186,10 +194,9 @@ class Benchmark:
                 "gate": best.gate,
                 "strength": best.measured.strength,
                 "validation_kl": best.measured.kl,
-                "seconds": time.perf_counter() - start,
+                "seconds": seconds,
             }
             rows += [{**place, **settings, **row} for row in self._score(fold, best.steering)]
-            start = time.perf_counter()
         return _Finished(rows, notes)
 
     def _score(self, fold: Fold, steering: Steering | None) -> list[dict[str, Any]]:
@@ -263,6 +270,16 @@ def _no_budget(seconds: float) -> dict[str, Any]:
     return {"budget": None, "gate": "", "strength": None, "validation_kl": None, "seconds": seconds}
 
 
+def _without_model(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of an arm that reads answers alone; it has no text to be compared on."""
+    table: Any = scores
+    means = table.groupby("group")[["mc1", "mc2"]].mean().reset_index()
+    nothing = dict.fromkeys(("kl", "log_prob", "edited", "tokens"), 0.0)
+    # Nothing changes for it under the answers of other questions: all that it has is style.
+    rows: list[dict[str, Any]] = means.assign(swapped_mc2=means["mc2"], **nothing, verdict="").to_dict("records")
+    return rows
+
+
 def _joined(
     test: Dataset, own: pd.DataFrame, swapped: pd.DataFrame, text: ScoredText, verdicts: Mapping[str, str]
 ) -> list[dict[str, Any]]:
@@ -279,5 +296,5 @@ def _joined(
     scores: Any = own.assign(swapped_mc2=swapped["mc2"])
     table = scores.groupby("group")[["mc1", "mc2", "swapped_mc2"]].mean()
     table = table.join(sums.groupby("group").sum()).fillna(0.0).reset_index()
-    rows: list[dict[str, Any]] = table.assign(verdict=table["group"].map(verdicts).fillna("")).to_dict("records")
+    rows: list[dict[str, Any]] = table.assign(verdict=[verdicts.get(g, "") for g in table["group"]]).to_dict("records")
     return rows

@@ -47,15 +47,15 @@ class BenchmarkResult:
                 "arm": row["arm"],
                 "budget": "" if pd.isna(row["budget"]) else f"{row['budget']:g}",
                 "gates": row["gates"],
-                "KL": f"{row['kl']:.3f}",
+                "KL": _number(row["kl"], ".3f"),
                 "MC1": f"{row['mc1']:.3f}",
                 "MC2": f"{row['mc2']:.3f}",
                 "gain of MC2": _signed(row["gain"]),
                 "style": _signed(row["style"]),
-                "judged correct": "" if pd.isna(row["correct"]) else f"{row['correct']:.0%}",
-                "incorrect": "" if pd.isna(row["incorrect"]) else f"{row['incorrect']:.0%}",
-                "cross entropy": f"{row['cross_entropy']:.3f}",
-                "edited": f"{row['edited_share']:.0%}",
+                "judged correct": _number(row["correct"], ".0%"),
+                "incorrect": _number(row["incorrect"], ".0%"),
+                "cross entropy": _number(row["cross_entropy"], ".3f"),
+                "edited": _number(row["edited_share"], ".0%"),
                 "seconds": f"{row['seconds']:.0f}",
             }
             for row in self._table()
@@ -88,7 +88,8 @@ class BenchmarkResult:
                 yield arm, budget, own[same].set_index(key).sort_index()
 
     def _row(self, arm: str, budget: float | None, part: Any, plain: Any) -> dict[str, Any]:
-        tokens = part["tokens"].sum()
+        # An arm without the model has none.
+        tokens = part["tokens"].sum() or float("nan")
         gates = [gate for gate in part.groupby("fold")["gate"].first() if gate]
         return {
             "arm": arm,
@@ -108,6 +109,10 @@ class BenchmarkResult:
             "kl_interval": bootstrap_ratio(_tensor(part["kl"]), _tensor(part["tokens"])),
             "seconds": part.groupby("fold")["seconds"].first().mean(),
         }
+
+
+def _number(value: float, form: str) -> str:
+    return "" if pd.isna(value) else format(value, form)
 
 
 def _verdict_share(part: Any, verdict: str) -> float:
