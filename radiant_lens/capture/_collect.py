@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from radiant_lens import _checks
-from radiant_lens._files import sha256
 from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
-from radiant_lens.capture import run as runs
+from radiant_lens.capture.examples import POSITIONS as POSITIONS
+from radiant_lens.capture.examples import Examples, check_arguments, read_examples
 from radiant_lens.capture.run import Run
-from radiant_lens.capture.store import CacheStore, Column, may_share_rows
-from radiant_lens.capture.tokenized import TokenizedTexts, tokenize
+from radiant_lens.capture.store import CacheStore, may_share_rows
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import Statement
 from radiant_lens.distributed import Rank, this_rank
-from radiant_lens.errors import DataError, InvalidArgumentError, RankError
-from radiant_lens.models.identity import require_bridge, require_fitting, signature
-from radiant_lens.models.lengths import fit_context, long_rule
+from radiant_lens.errors import InvalidArgumentError, RankError
+from radiant_lens.models.identity import require_bridge, require_fitting
 from radiant_lens.models.tokens import pass_tokens
 from radiant_lens.models.user_hooks import UserHooks
 from radiant_lens.steering.steering import Steering
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-POSITIONS = ("answer", "last", "all")
-# Columns are made for so many texts at once, so that their memory does not grow with the data.
-_TEXTS_AT_ONCE = 4096
 
 
 def collect(
@@ -94,78 +83,50 @@ def collect(
         RankError: another rank has died, or does not see the store.
     """
     require_bridge(model)
-    _checks.instance("data", data, (Dataset, list, tuple), hint="`load_dataset` makes a Dataset of a name or a table")
-    name, statements = (data.name, data.statements) if isinstance(data, Dataset) else ("statements", tuple(data))
-    _check_arguments(statements, positions)
+    check_arguments(data, positions)
     max_tokens = pass_tokens(model, max_tokens)
     if store is not None and fwd_hooks:
         raise InvalidArgumentError(
             "`store` cannot be used with `fwd_hooks`: functions cannot be compared when resuming."
         )
     hooks = UserHooks(model, fwd_hooks)
-    kept_layers = _kept_layers(layers, model.cfg.n_layers)
     if steering is not None:
         require_fitting(steering, model)
-    fitting = fit_context(model, statements, long_rule(data, on_long))
-    statements = fitting.records
-    fields: dict[str, Any] = {
-        "texts": tuple(s.text for s in statements),
-        "group_names": tuple(s.group for s in statements),
-        "meta": {
-            **_provenance(model, name, positions, layers),
-            "too_long": {"skipped": fitting.n_skipped, "cut": fitting.n_cut},
-        },
-    }
-    texts = tokenize(model, statements, positions)
-    run = Run(model, texts, kept_layers, max_tokens, steering, tuple(hooks.pairs))
-    columns = _columns(statements, texts)
+    examples = read_examples(model, data, positions, layers, on_long)
+    run = Run(model, examples.texts, examples.layers, max_tokens, steering, tuple(hooks.pairs))
     if store is None:
         z = run.in_memory(progress)
         hooks.require_runs()
-        return HeadCache(z=z, **{name: torch.cat(list(chunks())) for name, chunks in columns.items()}, **fields)
-    return _collect_to_store(store, run, columns, fields, progress)
+        columns = {name: torch.cat(list(chunks())) for name, chunks in examples.columns.items()}
+        return HeadCache(z=z, **columns, **examples.fields)
+    return _collect_to_store(store, replace(run, share=may_share_rows(store)), examples, progress)
 
 
-def _collect_to_store(
-    store: str | Path, run: Run, columns: Mapping[str, Column], fields: dict[str, Any], progress: bool
-) -> HeadCache:
-    run = replace(run, share=may_share_rows(store))
-    open_store = _open_store(store, run, columns, fields)
+def _collect_to_store(store: str | Path, run: Run, examples: Examples, progress: bool) -> HeadCache:
+    open_store = _open_store(store, run, examples)
     complete = open_store.complete
-    run.into(open_store, fields, progress, this_rank())
+    run.into(open_store, examples.fields, progress, this_rank())
+    return stored_cache(open_store, examples, complete=complete)
+
+
+def stored_cache(store: CacheStore, examples: Examples, *, complete: bool) -> HeadCache:
+    """The head cache of a complete store; `complete` if it was complete before this run, which read `examples`."""
+    fields = dict(examples.fields)
     if complete:
         # Another run completed it, perhaps with other versions of packages: its provenance counts.
-        fields["meta"] = HeadCache.load(store).meta
+        fields["meta"] = HeadCache.load(store.path).meta
     # Texts are the caller's own, not read from the store: a second copy of all of them would stay in memory.
-    return HeadCache(**open_store.tensors(), **fields)
+    return HeadCache(**store.tensors(), **fields)
 
 
-def _columns(statements: Sequence[Statement], texts: TokenizedTexts) -> dict[str, Column]:
-    """Label, text and position of every example."""
-
-    def in_chunks(values: Callable[[Tensor], Tensor]) -> Column:
-        return lambda: map(values, torch.arange(len(texts)).split(_TEXTS_AT_ONCE))
-
-    def labels(chunk: Tensor) -> Tensor:
-        # A label may also be True or 1.0.
-        by_text = torch.tensor([statements[i].label for i in chunk.tolist()], dtype=torch.int64)
-        return by_text.repeat_interleave(texts.counts[chunk])
-
-    return {
-        "labels": in_chunks(labels),
-        "text_index": in_chunks(lambda chunk: chunk.repeat_interleave(texts.counts[chunk])),
-        "positions": in_chunks(lambda chunk: torch.tensor([p for i in chunk.tolist() for p in texts.kept(i)])),
-    }
-
-
-def _open_store(store: str | Path, run: Run, columns: Mapping[str, Column], fields: dict[str, Any]) -> CacheStore:
-    rank, plan = this_rank(), _plan(fields, columns, run)
+def _open_store(store: str | Path, run: Run, examples: Examples) -> CacheStore:
+    rank, plan = this_rank(), examples.plan(run.settings)
     # The first rank lays the store out, and the others open it after that: two ranks that lay it out at once would
     # each replace the other's folder.
     if rank.number > 0:
         rank.wait()
         _require_shared(store, rank)
-    open_store = CacheStore(store, plan, run.shape, run.model.cfg.dtype, columns)
+    open_store = CacheStore(store, plan, run.shape, run.dtype, examples.columns)
     if rank.number == 0:
         rank.wait()
     return open_store
@@ -177,69 +138,3 @@ def _require_shared(store: str | Path, rank: Rank) -> None:
             f"Rank {rank.number} of {rank.n} does not see the store {str(store)!r} that rank 0 has begun: it must be "
             "in a folder that all machines share."
         )
-
-
-def _kept_layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
-    if layers is None:
-        return tuple(range(n_layers))
-    if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
-        raise InvalidArgumentError(f"`layers` must name at least one layer, or be None for all; got {layers!r}.")
-    for layer in layers:
-        _checks.whole("layers", layer, 0, n_layers - 1)
-    return tuple(sorted({int(layer) for layer in layers}))
-
-
-def _check_arguments(statements: Sequence[Statement], positions: str | Sequence[int]) -> None:
-    if not statements:
-        raise DataError("There are no statements to collect activations on.")
-    for statement in statements:
-        _checks.instance(
-            "data", statement, Statement, hint="`collect` takes a Dataset, or Statements with their labels"
-        )
-    if isinstance(positions, str):
-        _checks.choice("positions", positions, POSITIONS)
-    elif not isinstance(positions, Sequence) or not positions or any(type(p) is not int for p in positions):
-        raise InvalidArgumentError(f"`positions` must be one of {POSITIONS} or whole numbers; got {positions!r}.")
-
-
-def _provenance(
-    model: TransformerBridge, name: str, positions: str | Sequence[int], layers: Sequence[int] | None
-) -> dict[str, Any]:
-    packages = ("radiant-lens", "transformer-lens", "transformers", "torch")
-    return {
-        "model": signature(model),
-        "data": name,
-        "positions": positions if isinstance(positions, str) else list(positions),
-        **({} if layers is None else {"layers": [int(layer) for layer in layers]}),
-        "versions": {package: version(package) for package in packages},
-    }
-
-
-def _plan(fields: dict[str, Any], columns: Mapping[str, Column], run: Run) -> dict[str, Any]:
-    """Every setting on which the content of a store, or the examples of each shard, depend."""
-    meta = fields["meta"]
-    return {
-        **{f"model {key}": value for key, value in meta["model"].items()},
-        "positions": meta["positions"],
-        "layers": list(run.layers),
-        "max_tokens": run.max_tokens,
-        "shard_bytes": runs.SHARD_BYTES,
-        "data": _data_digest(fields["texts"], fields["group_names"], columns),
-        "tokens": run.texts.digest,
-        "rows": "shared" if run.shares else "separate",
-        "steering": None if run.steering is None else _steering_digest(run.steering),
-    }
-
-
-def _data_digest(texts: Sequence[str], groups: Sequence[str], columns: Mapping[str, Column]) -> str:
-    # Text by text: all of them as one string would be a second copy of the data.
-    rows = (json.dumps(row).encode() for row in zip(texts, groups))
-    return sha256(chain(rows, (chunk.numpy().data for chunks in columns.values() for chunk in chunks())))[:16]
-
-
-def _steering_digest(steering: Steering) -> str:
-    scores = steering.scores
-    by_name = [steering.head_maps.tensors(), {} if steering.trust is None else steering.trust.tensors()]
-    tensors = [t for group in by_name for t in group.values()] + [scores.weights, scores.biases, scores.thresholds]
-    header = f"{steering.sites} {steering.gate}".encode()
-    return sha256([header, *(t.detach().cpu().double().numpy().tobytes() for t in tensors)])[:16]

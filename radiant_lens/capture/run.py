@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +14,11 @@ from rich.progress import Progress
 from torch import Tensor
 
 from radiant_lens import _checks
+from radiant_lens._files import sha256
 from radiant_lens._typing import HookFunction
-from radiant_lens.capture.store import CacheStore
+from radiant_lens.capture.shards import ShardedRun
+from radiant_lens.capture.store import TRANSFORMERS
 from radiant_lens.capture.tokenized import TokenizedTexts
-from radiant_lens.distributed import Rank
-from radiant_lens.errors import RankError
 from radiant_lens.models.packing import (
     PackedRow,
     fill_rows,
@@ -51,7 +51,7 @@ class _LastLayerDone(Exception):  # noqa: N818 - not an error: it ends a pass ea
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(ShardedRun):
     """One collection: the texts to run the model over, and the activations to keep.
 
     Args:
@@ -81,6 +81,27 @@ class Run:
         return may_share(self.model, int(self.texts.lengths.max()))
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Settings of passes and shards, as a store records them."""
+        return {
+            "engine": TRANSFORMERS,
+            "max_tokens": self.max_tokens,
+            "shard_bytes": self.shard_bytes,
+            "rows": "shared" if self.shares else "separate",
+            "steering": None if self.steering is None else _steering_digest(self.steering),
+        }
+
+    @property
+    def shard_bytes(self) -> int:
+        """Size of a shard."""
+        return SHARD_BYTES
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the model."""
+        return self.model.cfg.dtype
+
+    @property
     def shape(self) -> tuple[int, int, int, int]:
         """Axes `example layer head d_head` of all activations."""
         config = self.model.cfg
@@ -100,40 +121,6 @@ class Run:
         _checks.finite("activations", z)
         return z
 
-    def into(self, store: CacheStore, fields: Mapping[str, Any], progress: bool, rank: Rank) -> None:
-        """Write the shards that the store lacks, each rank its share; then finish the store with the given fields.
-
-        Ranks meet three times, and each meeting prevents one mistake:
-
-        1. before the first write: a rank that reads the marks of shards late would take another rank's new shards for
-           old ones, and two ranks would divide different lists;
-        2. before the store is finished: `meta.json` must not declare a store complete whose shards are still written;
-        3. at the end: no rank may load the store before it is finished.
-
-        If a rank dies, the others get a `RankError` at the next meeting, and the marks that are there stay valid.
-        """
-        shards = [] if store.complete else list(enumerate(self._shards()))
-        if store.complete and rank.number == 0:
-            # The run that completed it may have been killed before it had removed the last mark.
-            store.tidy()
-        done = store.done
-        missing = [shard for shard in shards if shard[0] not in done]
-        # One buffer for all shards: memory that is freed and allocated again for each of them would grow.
-        buffer = self._buffer(max((self._n_examples(torch.cat(batches)) for _, batches in missing), default=0))
-        rank.wait()
-        with Progress(transient=True, disable=not progress or rank.number > 0) as bar:
-            for i, batches in bar.track(missing[rank.number :: rank.n], description="collecting activations"):
-                examples = self._examples(torch.cat(batches).sort().values)
-                activations = buffer[: len(examples)]
-                self._fill(activations, batches, examples)
-                _checks.finite(f"activations of shard {i}", activations)
-                store.write(i, examples, self.layers, activations)
-        rank.wait()
-        if rank.number == 0 and shards:
-            _require_all_shards(store, len(shards))
-            store.finish(fields)
-        rank.wait()
-
     def _batches(self) -> list[Int[Tensor, " _"]]:
         if not self.shares:
             return batch_rows(self.texts.lengths, max_tokens=self.max_tokens)
@@ -146,41 +133,6 @@ class Run:
                 lengths.append(n_prompt + sum(answers[i] for i in part))
         batches = batch_rows(torch.tensor(lengths), max_tokens=self.max_tokens)
         return [torch.tensor([text for i in batch.tolist() for text in rows[i]]) for batch in batches]
-
-    def _shards(self) -> list[list[Int[Tensor, " _"]]]:
-        """Consecutive batches, grouped into shards of at most `SHARD_BYTES`, or one batch if that is larger.
-
-        They depend on the settings of the run alone, all of which are in the store's plan: another process, or a later
-        run, gets the same shards by the same numbers.
-        """
-        size = len(self.layers) * self.shape[2] * self.shape[3] * self.model.cfg.dtype.itemsize
-        shards, batches, n_examples = [], [], 0
-        for batch in self._batches():
-            n = self._n_examples(batch)
-            if batches and (n_examples + n) * size > SHARD_BYTES:
-                shards.append(batches)
-                batches, n_examples = [], 0
-            batches.append(batch)
-            n_examples += n
-        return [*shards, batches]
-
-    def _n_examples(self, texts: Int[Tensor, " some"]) -> int:
-        return int(self.texts.counts[texts].sum())
-
-    @cached_property
-    def _ends(self) -> Int[Tensor, " text"]:
-        """Number of examples of all texts up to each text, that text included."""
-        return self.texts.counts.cumsum(0)
-
-    def _examples(self, texts: Int[Tensor, " some"]) -> Int[Tensor, " kept"]:
-        """Numbers of the examples of some texts, one text after the other."""
-        # Counted within the chosen texts, then shifted for each text by what its last example lacks to its number.
-        counts = self.texts.counts[texts]
-        ends = counts.cumsum(0)
-        return torch.arange(int(ends[-1])) + (self._ends[texts] - ends).repeat_interleave(counts)
-
-    def _buffer(self, n: int) -> Float[Tensor, "kept chosen head d_head"]:
-        return torch.empty((n, len(self.layers), *self.shape[2:]), dtype=self.model.cfg.dtype)
 
     def _fill(
         self,
@@ -221,15 +173,6 @@ class Run:
         return self.model.hooks(fwd_hooks=self.steering.hooks(self.texts.starts[texts]))
 
 
-def _require_all_shards(store: CacheStore, n_shards: int) -> None:
-    n_done = len(store.done)
-    if n_done < n_shards:
-        raise RankError(
-            f"Rank 0 sees {n_done} of the {n_shards} shards of {str(store.path)!r}: it must be in a folder that all "
-            "machines share."
-        )
-
-
 class _Keeper:
     """Hooks that copy the activations at the kept positions of a batch to their rows of `z`."""
 
@@ -256,3 +199,11 @@ class _Keeper:
             return value
 
         return keep
+
+
+def _steering_digest(steering: Steering) -> str:
+    scores = steering.scores
+    by_name = [steering.head_maps.tensors(), {} if steering.trust is None else steering.trust.tensors()]
+    tensors = [t for group in by_name for t in group.values()] + [scores.weights, scores.biases, scores.thresholds]
+    header = f"{steering.sites} {steering.gate}".encode()
+    return sha256([header, *(t.detach().cpu().double().numpy().tobytes() for t in tensors)])[:16]

@@ -27,6 +27,9 @@ from radiant_lens.errors import ArtefactError
 Column = Callable[[], Iterable[Int[Tensor, " _"]]]
 """A column of a head cache, whole numbers (int64) for every example, in chunks that need not be in memory together."""
 
+TRANSFORMERS = "transformers"
+"""Setting "engine" of stores that passes of transformers fill, as all do that do not record it."""
+
 _PLAN, _DONE = "plan.json", "shard-*.done"
 _KIND = "head cache"
 _REST = "its shards that are done stay, and the same call goes on from there"
@@ -184,6 +187,7 @@ def _require_same_plan(path: Path, plan: Mapping[str, Any]) -> None:
         raise ArtefactError(
             f"{str(path)!r} exists and is not a store; it is left alone, choose another path."
         ) from None
+    recorded.setdefault("engine", TRANSFORMERS)
     compared = [name for name in plan if name in recorded or name not in _NEW_SETTINGS]
     changes = [
         f"{name} = {recorded.get(name)!r}, now {plan[name]!r}" for name in compared if recorded.get(name) != plan[name]

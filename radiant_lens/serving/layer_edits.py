@@ -38,12 +38,14 @@ class LayerEdits:
         for layer, editor in self.editors.items():
             self.n_edited[layer] = torch.zeros_like(editor.owner)
 
-    def edit(self, z: Float[Tensor, "row d_in"], layer: int) -> Float[Tensor, "row d_in"]:
+    def edit(self, z: Float[Tensor, "... row d_in"], layer: int) -> Float[Tensor, "... row d_in"]:
         """The activations of a layer after the edits of the current rows."""
-        rows, n = self.rows, len(z)
-        edited, is_open = self.editors[layer].apply(z, rows.steering[:n], rows.strength[:n])
+        # Models that vLLM runs with the code of transformers have an axis of length 1 in front.
+        flat = z.flatten(0, -2)
+        rows, n = self.rows, len(flat)
+        edited, is_open = self.editors[layer].apply(flat, rows.steering[:n], rows.strength[:n])
         self.n_edited[layer] += is_open.sum(0)
-        return edited
+        return edited.view_as(z)
 
     def counts(self) -> tuple[list[int], list[int]]:
         """Activations of edited heads that were edited, and those that could have been, of each steering."""

@@ -42,7 +42,7 @@ class Counters:
 def _counters() -> tuple[Any, Any]:
     """Once in each process: Prometheus refuses a second counter of the same name."""
     # Imported here: the directory of several processes is read as the module is imported.
-    from prometheus_client import Counter  # pyright: ignore[reportMissingImports]
+    from prometheus_client import Counter  # pyright: ignore[reportMissingImports]  # not in .venv
 
     return (
         Counter("radiant_lens:edited_activations", "Activations of edited heads that were edited.", ["steering"]),

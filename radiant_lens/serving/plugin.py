@@ -33,19 +33,19 @@ def register() -> None:
 
 
 def _change_frontend() -> None:
-    from vllm.entrypoints.openai.chat_completion.protocol import (  # pyright: ignore[reportMissingImports]
+    from vllm.entrypoints.openai.chat_completion.protocol import (  # pyright: ignore[reportMissingImports]  # not in .venv
         ChatCompletionRequest,
     )
-    from vllm.entrypoints.openai.completion.protocol import (  # pyright: ignore[reportMissingImports]
+    from vllm.entrypoints.openai.completion.protocol import (  # pyright: ignore[reportMissingImports]  # not in .venv
         CompletionRequest,
     )
-    from vllm.entrypoints.openai.models.serving import (  # pyright: ignore[reportMissingImports]
+    from vllm.entrypoints.openai.models.serving import (  # pyright: ignore[reportMissingImports]  # not in .venv
         ModelCard,
         OpenAIServingModels,
     )
-    from vllm.exceptions import VLLMValidationError  # pyright: ignore[reportMissingImports]
-    from vllm.sampling_params import BeamSearchParams, SamplingParams  # pyright: ignore[reportMissingImports]
-    from vllm.v1.engine.input_processor import InputProcessor  # pyright: ignore[reportMissingImports]
+    from vllm.exceptions import VLLMValidationError  # pyright: ignore[reportMissingImports]  # not in .venv
+    from vllm.sampling_params import BeamSearchParams, SamplingParams  # pyright: ignore[reportMissingImports]  # not in .venv
+    from vllm.v1.engine.input_processor import InputProcessor  # pyright: ignore[reportMissingImports]  # not in .venv
 
     from radiant_lens.serving.frontend import check_requests, list_steerings, refuse_steered_beams
 
@@ -56,26 +56,28 @@ def _change_frontend() -> None:
 
 
 def _change_prefix_cache() -> None:
-    from vllm.v1.core import kv_cache_utils  # pyright: ignore[reportMissingImports]
+    from vllm.v1.core import kv_cache_utils  # pyright: ignore[reportMissingImports]  # not in .venv
 
-    from radiant_lens.serving import requests
+    from radiant_lens.serving import kept_rows, requests
 
     # Of the functions that make a block's key this one alone gets the request and the place of the block, and is looked
-    # up at every call. `test_edited_blocks_are_not_reused` fails if vLLM no
-    # longer calls it.
+    # up at every call. `test_edited_blocks_are_not_reused` fails if vLLM no longer calls it.
     make_keys = kv_cache_utils._gen_prompt_embeds_extra_hash_keys
 
     @functools.wraps(make_keys)
     def make_keys_with_steering(request: Any, start: int, end: int) -> list[Any]:
-        params = request.sampling_params
-        key = requests.cache_key(params and params.extra_args, request.num_prompt_tokens, end)
-        return make_keys(request, start, end) + ([] if key is None else [key])
+        extra_args = request.sampling_params and request.sampling_params.extra_args
+        keys = (
+            requests.cache_key(extra_args, request.num_prompt_tokens, end),
+            kept_rows.keep_key(extra_args, request.request_id, end),
+        )
+        return make_keys(request, start, end) + [key for key in keys if key is not None]
 
     kv_cache_utils._gen_prompt_embeds_extra_hash_keys = make_keys_with_steering
 
 
 def _change_workers() -> None:
-    from vllm.v1.worker.worker_base import WorkerWrapperBase  # pyright: ignore[reportMissingImports]
+    from vllm.v1.worker.worker_base import WorkerWrapperBase  # pyright: ignore[reportMissingImports]  # not in .venv
 
     from radiant_lens.serving.worker import attach
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from radiant_lens import _checks
 from radiant_lens.errors import InvalidArgumentError
+from radiant_lens.serving.batched_editor import HeadShard
 from radiant_lens.sites import PROJECTION_PATHS
 
 _UNSERVED = "Steerings cannot be served {}: {}."
@@ -92,3 +93,28 @@ def find_projections(model: nn.Module, model_type: str, width: int) -> dict[int,
             _UNSERVED.format(f"with {type(model).__name__}", f"it has no module {path.format(0)!r}")
         )
     return projections
+
+
+class LocalHeads(NamedTuple):
+    """The heads that one process has of every layer, and the output projections that read them, by layer."""
+
+    shard: HeadShard
+    projections: dict[int, nn.Module]
+
+
+def local_heads(worker: Any) -> LocalHeads:
+    """The heads of a worker of vLLM, whose model is loaded.
+
+    Raises:
+        InvalidArgumentError: as `find_projections`.
+    """
+    from vllm.distributed import (  # pyright: ignore[reportMissingImports]  # not in .venv
+        get_tensor_model_parallel_rank,
+        get_tensor_model_parallel_world_size,
+    )
+
+    config = worker.vllm_config.model_config
+    n = int(config.hf_text_config.num_attention_heads) // get_tensor_model_parallel_world_size()
+    width = n * config.get_head_size()
+    projections = find_projections(worker.model_runner.get_model(), config.hf_text_config.model_type, width)
+    return LocalHeads(HeadShard(n * get_tensor_model_parallel_rank(), n), projections)

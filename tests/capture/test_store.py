@@ -18,7 +18,7 @@ from conftest import files_no_larger_than
 from safetensors.torch import load_file
 
 import radiant_lens as rl
-from radiant_lens.capture import _collect as capture
+from radiant_lens.capture import examples
 from radiant_lens.capture import run as runs
 from radiant_lens.capture import store as stores
 from radiant_lens.capture.store import CacheStore
@@ -104,7 +104,7 @@ def test_labels_of_other_kinds_are_whole_numbers(model, statements, kind, tmp_pa
 
 def test_columns_come_in_chunks(model, statements, tmp_path, monkeypatch):
     expected = collect(model, statements, positions="all")
-    monkeypatch.setattr(capture, "_TEXTS_AT_ONCE", 7)
+    monkeypatch.setattr(examples, "_TEXTS_AT_ONCE", 7)
     for path in (None, tmp_path / "s"):
         assert_same(collect(model, statements, positions="all", store=path), expected)
 

@@ -21,6 +21,13 @@ from radiant_lens.serving import catalog, engine_config, versions
         ("serve tiny --steering a=x --default-steering b", 2, "'b' is not a known steering"),
         ("serve tiny --steering a=x --steering b=y --max-steerings 1", 2, "must hold between 1 and 1; got 2"),
         ("serve tiny --steering a=x --additional-config {}", 2, "`--additional-config` is taken by the steerings"),
+        ("collect --engine vllm --out x", 2, "`--engine vllm` writes a store: give `--store` in place of `--out`."),
+        ("collect --engine vlm --store x", 2, "`engine` must be one of 'transformers', 'vllm'; got 'vlm'"),
+        ("collect --engine-options {} --store x", 2, "`--engine-options` needs `--engine vllm`; got '{}' without it."),
+        ("collect --engine vllm --engine-options [1] --store x", 2, "`--engine-options` must be a JSON object"),
+        ("collect --engine vllm --max-tokens 9 --store x", 2, "`--max-tokens` does not go with `--engine vllm`; got 9"),
+        ("collect --engine vllm --device cpu --store x", 2, "`--device` does not go with `--engine vllm`; got 'cpu'"),
+        ("collect --engine vllm --device-map auto --store x", 2, "`--device-map` does not go with `--engine vllm`"),
     ],
 )
 def test_wrong_usage_is_one_sentence(line, status, message, command_line):
