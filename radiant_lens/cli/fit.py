@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,7 +64,8 @@ def fit(
 ) -> None:
     """Fit a steering on 60% of the groups, choose its heads on 20%, certify it on 20%; write it with a report.
 
-    Where the groups are too few for a test of heads, detectors and report are written; `--heads` needs no test.
+    Where the groups are too few for a test of heads, detectors and report are written; `--heads` needs no test. Where
+    'least_kl' was interrupted, the same command goes on from what it has measured.
 
     Example: radiant-lens fit --model ./my-gpt2 --data my.jsonl --gamma 0.05 --out my-steering
 
@@ -83,6 +85,8 @@ def fit(
     _checks.between("fnr_weight", fnr_weight, 0)
     dataset = reading.load(data, model=model)
     dataset.split(fractions, seed=seed)
+    # Beside the steering, and hidden: it is of use until the steering is written.
+    measured = out.with_name(f".{out.name}-measured") if isinstance(unfitted, rl.LeastKLPolicy) else None
     fitted = studies.fit(
         loading.load(model),
         dataset,
@@ -93,6 +97,7 @@ def fit(
         positions=positions,
         fractions=fractions,
         seed=seed,
+        out=measured,
         progress=not as_json,
     )
     refusal = fitted.result if isinstance(fitted.result, NothingToEditError) else None
@@ -103,6 +108,8 @@ def fit(
             raise
         # Detectors alone do not replace a steering.
         raise NothingToEditError(f"{refusal} {str(out)!r} holds an earlier steering and stays as it was.") from error
+    if measured is not None:
+        shutil.rmtree(measured, ignore_errors=True)
     results = [] if refusal else [repr(fitted.result), str(fitted.certificate)]
     shown = [str(fitted.detector), *results, f"written to {path}, with report.html and heads.csv"]
     emit(_summary(fitted, path, refusal), as_json=as_json, shown=shown)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from radiant_lens import _checks
+from radiant_lens._files import check_target
 from radiant_lens.analysis.families import FAMILIES, Family
 from radiant_lens.analysis.sensitivity import GainGradient, fisher_scores, gain_gradient, require_gain
 from radiant_lens.analysis.steering import Steering
@@ -27,6 +29,7 @@ from radiant_lens.evaluation.likelihood import KeptLogits
 from radiant_lens.models.identity import require_bridge, require_fitting, signature
 from radiant_lens.models.lengths import fit_context
 from radiant_lens.policies.heads import HeadChoice, choose_heads, heads_of_shape
+from radiant_lens.policies.measurements import KIND, Measurements, fit_settings, map_tensors
 from radiant_lens.solvers.least_kl import LeastKLSolution, Sample, choose_regularisation, solve_least_kl
 from radiant_lens.steering.gates import GATES, HeadScores
 from radiant_lens.steering.maps import Certificate, RankOneMaps
@@ -147,6 +150,7 @@ class LeastKLPolicy:
         base: Steering | None = None,
         guarantee: float | None = None,
         max_tokens: int | None = None,
+        out: str | Path | None = None,
         progress: bool = False,
     ) -> Steering:
         """Find the displacements.
@@ -163,10 +167,13 @@ class LeastKLPolicy:
             guarantee: None: the mean KL on validation text meets the budget. Else an upper bound of it over groups,
                 with this confidence in (0.5, 1).
             max_tokens: tokens in one pass, padding included; None: 1024 on the CPU, else 4096.
+            out: folder for what is measured; the same call after an interruption measures what is missing. A step
+                takes the size of its scores: texts times draws times parameters of all heads. None: nothing is kept.
             progress: show progress bars.
 
         Raises:
             InvalidArgumentError: a parameter out of its range, or a gate without a detector.
+            OutputError: `out` cannot be written.
             DataError: data without prompts of both kinds of answers, or without desirable statements; or all texts
                 (with the rule "error", one) longer than the context.
             LeakageError: training and validation share a group.
@@ -185,8 +192,13 @@ class LeastKLPolicy:
         require_gain(train.prompts)
         for data in (train, validation):
             desirable_statements(data)
+        if out is not None:
+            check_target(Path(out) / "any", KIND)
         family = self.make_family(model, train, detector, base, max_tokens=max_tokens)
-        fit = _Fit(self, model, family, max_tokens, progress)
+        measurements = (
+            Measurements() if out is None else Measurements(Path(out), fit_settings(model, family, max_tokens))
+        )
+        fit = _Fit(self, model, family, max_tokens, progress, measurements)
         return fit.run(train, validation, guarantee)
 
     def make_family(
@@ -250,6 +262,7 @@ class _Fit:
     family: Family
     max_tokens: int | None
     progress: bool
+    measurements: Measurements
 
     def run(self, train: Dataset, validation: Dataset, guarantee: float | None) -> Steering:
         """All steps; each measures, solves, and sets the strength on validation text."""
@@ -267,9 +280,14 @@ class _Fit:
             solution, ridge, coupling = self._solve(measured, budget)
 
             def kl(strength: float, direction: Tensor = solution.displacement) -> float:
-                moved = self._steering(parameters + strength * direction)  # noqa: B023 (called within this round)
-                grouped = measure_kl(self.model, held_out, moved, kept=unsteered, max_tokens=self.max_tokens)
-                return grouped.mean if guarantee is None else grouped.upper(guarantee)
+                moved = parameters + strength * direction  # noqa: B023 (called within this round)
+
+                def measure() -> float:
+                    steered = self._steering(moved)
+                    grouped = measure_kl(self.model, held_out, steered, kept=unsteered, max_tokens=self.max_tokens)
+                    return grouped.mean if guarantee is None else grouped.upper(guarantee)
+
+                return self.measurements.number(measure, "KL", held_out, guarantee, moved)
 
             predicted = self._sample(held_out, steering, policy.seed + i).kl(solution.displacement)
             at_budget = KLCurve(kl, start=(budget / predicted) ** 0.5 if predicted > 0 else 1.0).at(budget)
@@ -286,23 +304,35 @@ class _Fit:
         return _Texts(prompts.records, statements.records)
 
     def _measure(self, half: _Texts, steering: Steering | None, seed: int) -> _Half:
-        gain = gain_gradient(
-            self.model, half.prompts, self.family, steering, max_tokens=self.max_tokens, progress=self.progress
-        )
+        def measure() -> dict[str, Tensor]:
+            gain = gain_gradient(
+                self.model, half.prompts, self.family, steering, max_tokens=self.max_tokens, progress=self.progress
+            )
+            numbers = torch.tensor([gain.value, gain.mc2, gain.n_prompts], dtype=torch.float64)
+            return {"gradient": gain.gradient, "numbers": numbers}
+
+        result = self.measurements.get(measure, "gain", half.prompts, *map_tensors(steering))
+        value, mc2, n_prompts = result["numbers"].tolist()
+        gain = GainGradient(result["gradient"], value, mc2, int(n_prompts))
         return _Half(gain, self._sample(half.statements, steering, seed))
 
     def _sample(self, statements: Sequence[Statement], steering: Steering | None, seed: int) -> Sample:
-        scores = fisher_scores(
-            self.model,
-            statements,
-            self.family,
-            steering,
-            n_draws=self.policy.n_draws,
-            seed=seed,
-            max_tokens=self.max_tokens,
-            progress=self.progress,
-        )
-        return Sample(scores.scores, int(scores.n_tokens.sum()))
+        def measure() -> dict[str, Tensor]:
+            scores = fisher_scores(
+                self.model,
+                statements,
+                self.family,
+                steering,
+                n_draws=self.policy.n_draws,
+                seed=seed,
+                max_tokens=self.max_tokens,
+                progress=self.progress,
+            )
+            return {"scores": scores.scores, "n_tokens": scores.n_tokens.sum()}
+
+        draws = (self.policy.n_draws, seed)
+        result = self.measurements.get(measure, "scores", statements, draws, *map_tensors(steering))
+        return Sample(result["scores"], int(result["n_tokens"]))
 
     def _scored(self, half: Dataset) -> Sequence[Statement]:
         """Texts of the Fisher information: what the budget is measured on, or all that a gate may pass."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from radiant_lens import _checks
-from radiant_lens._files import write_text
+from radiant_lens._files import check_target, write_text
 from radiant_lens.analysis.behaviour import BehaviourCertificate, certify_behaviour
 from radiant_lens.analysis.effects import HeadEffects, head_effects
 from radiant_lens.analysis.steering import Steering
@@ -137,6 +137,7 @@ def fit(
     positions: str = "answer",
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
     seed: int = 0,
+    out: str | Path | None = None,
     progress: bool = False,
 ) -> Fitted:
     """Fit detectors and a steering on one part of the data, choose heads on a second, and certify on a third.
@@ -154,10 +155,14 @@ def fit(
         positions: tokens to detect at (see `collect`).
         fractions: of groups for training, validation and test.
         seed: of the split.
+        out: of a `LeastKLPolicy`: folder for what it measures; the same call after an interruption measures what is
+            missing.
         progress: show progress bars.
 
     Raises:
-        InvalidArgumentError: a policy or an option out of its range; nothing is run before.
+        InvalidArgumentError: a policy or an option out of its range, or `out` with another policy; nothing is run
+            before.
+        OutputError: `out` cannot be written.
         DataError: a part of the data with too few groups of a class.
 
     Example:
@@ -167,6 +172,10 @@ def fit(
     _checks.instance("data", data, Dataset, hint="`load_dataset` makes one")
     policy = RadiantPolicy() if policy is None else policy
     _check_policy(policy, model)
+    if out is not None:
+        if not isinstance(policy, LeastKLPolicy):
+            raise InvalidArgumentError("`out` keeps what a `LeastKLPolicy` measures; leave it out for other policies.")
+        check_target(Path(out) / "any")
     _check_classes(Splits(*data.split(fractions, seed=seed)))
     experiment = prepare(
         model, data, detector=detector, positions=positions, fractions=fractions, seed=seed, progress=progress
@@ -179,6 +188,7 @@ def fit(
                 experiment.train,
                 validation=experiment.validation,
                 detector=experiment.detector,
+                out=out,
                 progress=progress,
             )
             return Fitted(experiment, held_out, steering, certify_behaviour(model, steering, experiment.test))

@@ -12,6 +12,7 @@ import radiant_lens as rl
 from radiant_lens.cli.policies import policies, policy_from_flags
 from radiant_lens.detectors import load_detector
 from radiant_lens.errors import InvalidArgumentError, UnknownNameError
+from radiant_lens.policies import least_kl
 
 
 def test_every_policy_has_its_own_options():
@@ -128,3 +129,31 @@ def test_shares_of_the_groups(command_line, small, tmp_path):
     assert len(rl.Steering.load(tmp_path / "s").meta["seen_groups"]) == 28
     assert command_line(*line[:-2], "0.6,0.2,0.2", "--json")[0] == 0
     assert len(rl.Steering.load(tmp_path / "s").meta["seen_groups"]) == 32
+
+
+def test_a_least_kl_fit_that_was_stopped_goes_on(command_line, small, tmp_path, monkeypatch):
+    line = ("fit", "--data", small(40), "--policy", "least_kl", "--heads", "L1H5", "--out", tmp_path / "s", "--json")
+    measure, made = least_kl.gain_gradient, []
+
+    def stopped(*args, **options):
+        if made:
+            raise KeyboardInterrupt
+        made.append(1)
+        return measure(*args, **options)
+
+    monkeypatch.setattr(least_kl, "gain_gradient", stopped)
+    assert command_line(*line)[0] != 0
+    kept = tmp_path / ".s-measured"
+    assert len(list(kept.iterdir())) == 2
+    made.clear()
+    # One of two halves is left to measure.
+    status, _, err = command_line(*line)
+    assert status == 0, err
+    assert made == [1]
+    assert not kept.exists()
+    assert len(rl.Steering.load(tmp_path / "s").sites) == 1
+
+
+def test_a_folder_of_measurements_is_for_least_kl_alone(model, facts, tmp_path):
+    with pytest.raises(InvalidArgumentError, match="`out` keeps what a `LeastKLPolicy` measures; leave it out"):
+        rl.fit(model, facts, out=tmp_path / "m")
