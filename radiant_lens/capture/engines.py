@@ -13,6 +13,7 @@ from radiant_lens.caches import HeadCache
 from radiant_lens.capture._collect import stored_cache
 from radiant_lens.capture.engine_run import EngineRun
 from radiant_lens.capture.examples import Examples, check_arguments, read_examples
+from radiant_lens.capture.ray_workers import require_ray, spread
 from radiant_lens.capture.store import CacheStore
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import Statement
@@ -22,7 +23,7 @@ from radiant_lens.models.loading import load_model
 from radiant_lens.models.sources import find_source
 from radiant_lens.serving.versions import require_vllm, vllm_version
 
-ENGINES = ("vllm",)
+ENGINES = ("vllm", "ray")
 
 
 def collect_with_engine(
@@ -31,6 +32,7 @@ def collect_with_engine(
     store: str | Path,
     *,
     engine: str = "vllm",
+    workers: int = 1,
     positions: str | Sequence[int] = "answer",
     layers: Sequence[int] | None = None,
     dtype: str | torch.dtype | None = None,
@@ -52,7 +54,10 @@ def collect_with_engine(
         data: a data set, or statements.
         store: folder to which activations are written, shard by shard. The same call continues an interrupted run, and
             loads a finished one.
-        engine: "vllm", one engine in this process.
+        engine: "vllm", one engine in this process; or "ray", an engine in each of several workers of Ray, on the
+            cluster of RAY_ADDRESS or on this machine. Model and store must be in folders that all machines share. One
+            may continue a store of the other.
+        workers: number of engines of "ray".
         positions: as for `collect`.
         layers: layers to keep.
         dtype: precision in which vLLM computes; None: as `load_model` chooses it on the CPU.
@@ -67,9 +72,11 @@ def collect_with_engine(
     Warns (UserWarning) if texts are skipped or cut.
 
     Raises:
-        InvalidArgumentError: as `collect`; an option that the collection sets itself; processes of `torchrun`.
+        InvalidArgumentError: as `collect`; an option that the collection sets itself; processes of `torchrun`; several
+            workers without Ray, or more than its cluster has room for.
         UnknownNameError: an architecture whose heads vLLM does not show.
-        MissingPackageError: vLLM is not installed, or in another release.
+        MissingPackageError: vLLM is not installed, or in another release; or Ray is not.
+        RankError: all workers of Ray have died.
         ModelLoadError: as `load_model`.
         DataError, ArtefactError, OutputError: as `collect`.
     """
@@ -77,12 +84,17 @@ def collect_with_engine(
     _checks.instance("model", model, (str, Path), hint="vLLM loads a model by its name or folder")
     check_arguments(data, positions)
     _check_options(options or {})
+    _check_workers(engine, workers)
     _require_one_process()
     require_vllm()
     run, examples = _read(str(model), data, positions, layers, dtype, prepend_bos, options or {}, on_long)
-    open_store = CacheStore(store, examples.plan(run.settings), run.shape, run.dtype, examples.columns)
+    # Workers may have another working directory.
+    open_store = CacheStore(Path(store).absolute(), examples.plan(run.settings), run.shape, run.dtype, examples.columns)
     complete = open_store.complete
+    if engine == "ray":
+        spread(run, open_store, workers, progress=progress)
     try:
+        # With Ray, every shard is there, and this completes the store.
         run.into(open_store, examples.fields, progress, Rank(0, 1))
     finally:
         run.close()
@@ -106,6 +118,7 @@ def _read(
     config = bridge.cfg
     heads = (config.n_layers, config.n_heads, config.d_head)
     path = find_source(model).path
+    path = str(Path(path).absolute()) if Path(path).is_dir() else path
     return EngineRun(path, heads, config.dtype, examples.texts, examples.layers, options), examples
 
 
@@ -116,6 +129,14 @@ def _check_options(options: Mapping[str, Any]) -> None:
     taken = next((name for name in _FIXED if name in options), None)
     if taken is not None:
         raise InvalidArgumentError(f"`options` must not hold {taken!r}, which the collection sets: leave it out.")
+
+
+def _check_workers(engine: str, workers: int) -> None:
+    _checks.whole("workers", workers, 1)
+    if engine == "ray":
+        require_ray()
+    elif workers > 1:
+        raise InvalidArgumentError(f"`workers` needs `engine='ray'`; got {workers} with {engine!r}.")
 
 
 def _require_one_process() -> None:

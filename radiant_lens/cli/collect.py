@@ -28,8 +28,13 @@ def collect(
     layers: o.Layers = None,
     max_tokens: o.MaxTokens = None,
     engine: Annotated[
-        str, typer.Option(help="What runs the model: 'transformers', or 'vllm' (in an environment of its own).")
+        str,
+        typer.Option(
+            help="What runs the model: 'transformers', 'vllm' (in an environment of its own), or 'ray' (vLLM in "
+            "several workers)."
+        ),
     ] = TRANSFORMERS,
+    workers: Annotated[int, typer.Option(help="Engines of '--engine ray'.")] = 1,
     engine_options: Annotated[
         str | None, typer.Option(metavar="JSON", help="""Arguments of vllm.LLM: '{"tensor_parallel_size": 2}'.""")
     ] = None,
@@ -59,7 +64,7 @@ def collect(
         require_one_process("`collect --out`", "`--store` is shared.")
         check_target(path, "head cache")
     kept_layers = None if layers is None else o.numbers("layers", layers)
-    options = _read_engine_options(engine, engine_options, store, max_tokens, loading)
+    options = _read_engine_options(engine, workers, engine_options, store, max_tokens, loading)
     chosen = part.of(reading.load(data, model=model), seed)
     if store is not None and engine != TRANSFORMERS:
         from radiant_lens.capture import collect_with_engine
@@ -69,6 +74,7 @@ def collect(
             chosen,
             store,
             engine=engine,
+            workers=workers,
             positions=positions,
             layers=kept_layers,
             dtype=loading.dtype,
@@ -93,12 +99,14 @@ def collect(
 
 
 def _read_engine_options(
-    engine: str, options: str | None, store: Path | None, max_tokens: int | None, loading: o.Loading
+    engine: str, workers: int, options: str | None, store: Path | None, max_tokens: int | None, loading: o.Loading
 ) -> dict[str, Any]:
     """Options of an engine; refuses those that it, or the engine of the others, does not have."""
     from radiant_lens import _checks
 
-    _checks.choice("engine", engine, (TRANSFORMERS, "vllm"))
+    _checks.choice("engine", engine, (TRANSFORMERS, "vllm", "ray"))
+    if workers != 1 and engine != "ray":
+        raise InvalidArgumentError(f"`--workers` needs `--engine ray`; got {workers} with {engine!r}.")
     if engine == TRANSFORMERS:
         if options is not None:
             raise InvalidArgumentError(f"`--engine-options` needs `--engine vllm`; got {options!r} without it.")

@@ -179,7 +179,7 @@ def test_the_command_writes_a_store(vllm, tmp_path):
     statements = make_statements()
     (tmp_path / "few.jsonl").write_text("\n".join(json.dumps(asdict(s)) for s in statements))
     command = [sys.executable, "-m", "radiant_lens.cli", "collect", "--model", str(tmp_path / "model")]
-    command += ["--data", str(tmp_path / "few.jsonl"), "--template", "plain", "--store", str(tmp_path / "s")]
+    command += ["--data", str(tmp_path / "few.jsonl"), "--store", str(tmp_path / "s")]
     command += ["--engine", "vllm", "--engine-options", json.dumps(SMALL), "--layers", "1", "--json"]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     expected = rl.collect(rl.load_model(tmp_path / "model", device="cpu"), statements, layers=[1])
