@@ -103,24 +103,22 @@ class CAAPolicy:
         require_bridge(model)
         if self.layer is not None:
             _checks.whole("layer", self.layer, 0, model.cfg.n_layers - 1)
-        if self.layer is None and validation is None:
-            raise InvalidArgumentError("Without a `layer`, `fit` needs `validation` data to choose one.")
         if validation is not None:
             _checks.disjoint_groups(train.groups, validation.groups, ("training", "validation"))
-        if self.layer is None and validation is not None:
+        if self.layer is None:
+            if validation is None:
+                raise InvalidArgumentError("Without a `layer`, `fit` needs `validation` data to choose one.")
             require_gain(validation.prompts)
             desirable_statements(validation)
         layers = range(model.cfg.n_layers) if self.layer is None else [self.layer]
+        heads = [(layer, head) for layer in layers for head in range(model.cfg.n_heads)]
+        template = LeastKLPolicy(heads=heads, gate=self.gate).make_family(model, train, detector).template
         inverses = {layer: _right_inverse(model, layer) for layer in layers}
         train = within_context(model, train)
         vectors = class_mean_differences(model, train, layers, max_tokens=max_tokens)
-        shifts = torch.cat(
-            [(vectors[layer] @ inverses[layer]).unflatten(0, (-1, model.cfg.d_head)) for layer in layers]
-        )
-        policy = LeastKLPolicy(heads=[(layer, head) for layer in layers for head in range(model.cfg.n_heads)])
-        template = replace(policy, gate=self.gate).make_family(model, train, detector).template
-        certificates = tuple(Certificate("CAA") for _ in template.sites)
-        every = replace(template, head_maps=RankOneMaps.translation(self.alpha * shifts), certificates=certificates)
+        by_layer = [(vectors[layer] @ inverses[layer]).unflatten(0, (-1, model.cfg.d_head)) for layer in layers]
+        maps = RankOneMaps.translation(self.alpha * torch.cat(by_layer))
+        every = replace(template, head_maps=maps, certificates=tuple(Certificate("CAA") for _ in template.sites))
         seen = {*template.meta["seen_groups"], *train.groups}
         layer = self.layer
         if layer is None:
