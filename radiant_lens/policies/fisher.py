@@ -17,7 +17,7 @@ from radiant_lens.analysis.strength import desirable_statements
 from radiant_lens.caches import HeadCache
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.detectors.detector import RiskAwareDetector
-from radiant_lens.errors import InvalidArgumentError
+from radiant_lens.errors import DataError, InvalidArgumentError
 from radiant_lens.models.identity import require_bridge
 from radiant_lens.models.lengths import fit_context
 from radiant_lens.policies.heads import HeadChoice
@@ -142,8 +142,10 @@ def fisher_blocks(
     _checks.between("ridge", ridge, 0)
     LeastKLPolicy(gate=gate, n_draws=n_draws, seed=seed).check()
     require_bridge(model)
-    family = LeastKLPolicy(heads=heads, gate=gate).make_family(model, data, detector)
     wanted = desirable_statements(data) if gate == "none" else data.statements
+    if not wanted:
+        raise DataError(f"Data set {data.name!r} has no statements: the Fisher information is measured on them.")
+    family = LeastKLPolicy(heads=heads, gate=gate).make_family(model, data, detector)
     texts = fit_context(model, wanted, data.on_long).records
     d_head = family.n_parameters
     total, n_tokens = torch.zeros((len(family.sites), d_head, d_head), dtype=torch.float64), 0
@@ -154,8 +156,7 @@ def fisher_blocks(
         n_tokens += int(batch.n_tokens.sum())
     counts = {"n_texts": len(texts), "n_tokens": n_tokens // n_draws, "n_draws": n_draws, "seed": seed}
     meta = {"data": data.name, **counts, "groups": sorted({text.group for text in texts})}
-    blocks = total / max(n_tokens, 1)
-    return FisherBlocks(family.sites, blocks, ridge, gate, meta, _gate_hash(gate, detector))
+    return FisherBlocks(family.sites, total / n_tokens, ridge, gate, meta, _gate_hash(gate, detector))
 
 
 def fit_with_model(

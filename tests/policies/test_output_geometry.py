@@ -180,13 +180,14 @@ def test_blocks_of_another_detector_are_refused(experiment, fisher):
         ({"n_draws": 0}, InvalidArgumentError, "`n_draws` must be a whole number of at least 1"),
         ({"gate": "heads"}, InvalidArgumentError, "`gate` must be one of"),
         ({}, InvalidArgumentError, "`gate` 'head' needs a detector"),
-        ({"gate": "none", "data": "wrong"}, DataError, "has no desirable statements"),
+        ({"gate": "none", "data": (1,)}, DataError, "has no desirable statements"),
+        ({"data": ()}, DataError, "has no statements: the Fisher information is measured on them"),
     ],
 )
 def test_measurements_are_refused_before_any_work(model, texts, options, error, message):
     options = dict(options)
-    wrong = replace(texts, atoms=tuple(s for s in texts.atoms if s.label == 1), contexts=None)
-    data = wrong if options.pop("data", None) else texts
+    labels = options.pop("data", (0, 1))
+    data = replace(texts, atoms=tuple(s for s in texts.atoms if s.label in labels), contexts=None)
     with pytest.raises(error, match=message):
         rl.fisher_blocks(model, data, **options)
 
