@@ -26,6 +26,10 @@ def serve(
         str | None, typer.Option(help="Of requests that name none; without it such requests are not edited.")
     ] = None,
     max_steerings: Annotated[int, typer.Option(help="Refuse to load more.")] = 16,
+    trace_file: Annotated[
+        Path | None,
+        typer.Option(help="Add votes and edits of requests with `trace` to this file, a JSON object a line."),
+    ] = None,
 ) -> None:
     """Serve a model with steerings; all further options are those of `vllm serve`.
 
@@ -36,7 +40,9 @@ def serve(
     from radiant_lens.serving.catalog import engine_config, read_catalog
     from radiant_lens.serving.versions import require_vllm
 
-    config = engine_config(parse_steerings(steering), default=default_steering, most=max_steerings)
+    config = engine_config(
+        parse_steerings(steering), default=default_steering, most=max_steerings, trace_file=trace_file
+    )
     options = vllm_options(model, config, context.args)
     require_vllm()
     # Read before vLLM starts, so that a folder that is missing or damaged is one sentence and not a trace.

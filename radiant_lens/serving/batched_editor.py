@@ -18,6 +18,20 @@ Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over the processes that share the heads of a layer."""
 
 
+class EditedRows(NamedTuple):
+    """Rows after the edits of a layer.
+
+    Attributes:
+        z: activations.
+        is_open: edited heads.
+        votes: heads that flag, of each ballot; None where no gate of the layer counts votes.
+    """
+
+    z: Float[Tensor, "row d_in"]
+    is_open: Bool[Tensor, "row site"]
+    votes: Float[Tensor, "row ballot"] | None
+
+
 class HeadShard(NamedTuple):
     """The heads of a layer that one process has: `n` of them, from `first` on."""
 
@@ -67,6 +81,7 @@ class BatchedEditor:
         n_voting: number of columns that are scores.
         columns, offsets: give the scores, then the strengths.
         ballots: 1 where a voting head belongs to a steering; None where no gate of the layer counts votes.
+        heads: number of each edited head in its layer.
         owner: number of each edited head's steering.
         own: column of each edited head's own score.
         needs_own: gates "head" and "vote".
@@ -84,6 +99,7 @@ class BatchedEditor:
     columns: Float[Tensor, "d_in column"]
     offsets: Float[Tensor, " column"]
     ballots: Float[Tensor, "voting ballot"] | None
+    heads: Int[Tensor, " site"]
     owner: Int[Tensor, " site"]
     own: Int[Tensor, " site"]
     needs_own: Bool[Tensor, " site"]
@@ -96,8 +112,8 @@ class BatchedEditor:
 
     def apply(
         self, z: Float[Tensor, "row d_in"], steering: Int[Tensor, " row"], strength: Float[Tensor, " row"]
-    ) -> tuple[Float[Tensor, "row d_in"], Bool[Tensor, "row site"]]:
-        """The activations after the edits, and which heads were edited.
+    ) -> EditedRows:
+        """The activations after the edits, which heads were edited, and the votes.
 
         Args:
             z: activations of the heads of this process, not split into heads.
@@ -106,7 +122,8 @@ class BatchedEditor:
         """
         real = z.to(self.columns.dtype)
         products = torch.addmm(self.offsets, real, self.columns)
-        is_open = self._open(products[:, : self.n_voting] >= 0) & (self.owner == steering[:, None])
+        is_open, votes = self._open(products[:, : self.n_voting] >= 0)
+        is_open &= self.owner == steering[:, None]
         split = real.unflatten(1, (-1, self.d_head))
         displacements: list[tuple[_OtherMaps, Tensor]] = []
         for other in self.others:
@@ -118,22 +135,24 @@ class BatchedEditor:
         factors = torch.where(is_open, strength[:, None], 0)
         amounts = torch.where(is_open, products[:, self.n_voting :] * strength[:, None], 0)
         if not displacements and z.dtype == real.dtype:
-            return torch.addmm(real, amounts, self.writes), is_open
+            return EditedRows(torch.addmm(real, amounts, self.writes), is_open, votes)
         # Half precision: the change is rounded, not the activation that it is added to.
         change = amounts @ self.writes
         for other, displacement in displacements:
             scaled = torch.where(is_open[:, other.sites, None], displacement * factors[:, other.sites, None], 0)
             change.unflatten(1, (-1, self.d_head)).index_add_(1, other.heads, scaled)
-        return z + change.to(z.dtype), is_open
+        return EditedRows(z + change.to(z.dtype), is_open, votes)
 
-    def _open(self, flags: Bool[Tensor, "row voting"]) -> Bool[Tensor, "row site"]:
-        """True where the gate of an edited head is open."""
+    def _open(
+        self, flags: Bool[Tensor, "row voting"]
+    ) -> tuple[Bool[Tensor, "row site"], Float[Tensor, "row ballot"] | None]:
+        """True where the gate of an edited head is open, and the votes."""
         # Every process must take part in the sum, also one whose heads are not edited.
         own = flags[:, self.own] | ~self.needs_own
         if self.ballots is None:
-            return own
+            return own, None
         votes = self.reduce(flags.to(self.ballots.dtype) @ self.ballots)
-        return own & ((votes[:, self.ballot] >= self.thresholds) | ~self.needs_votes)
+        return own & ((votes[:, self.ballot] >= self.thresholds) | ~self.needs_votes), votes
 
 
 def make_batched_editor(
@@ -166,6 +185,7 @@ def make_batched_editor(
 class _Site(NamedTuple):
     """An edited head; `BatchedEditor` documents the entries."""
 
+    head: int
     owner: int
     own: int
     needs_own: bool
@@ -203,7 +223,9 @@ class _Builder:
         own = {head: self._n_voting - len(voting) + column for column, head in enumerate(voting)}
         threshold, ballot = int(steering.scores.thresholds[self._layer]), max(self._n_ballots - 1, 0)
         needs_own = steering.gate in ("head", "vote")
-        self._sites += [_Site(number, own[head], needs_own, ballot, by_votes, threshold) for head in heads]
+        self._sites += [
+            _Site(head + first, number, own[head], needs_own, ballot, by_votes, threshold) for head in heads
+        ]
         self._add_maps(steering, torch.tensor(index, dtype=torch.long), torch.tensor(heads, dtype=torch.long))
 
     def _add_scores(self, steering: Steering, voting: list[int], *, by_votes: bool) -> None:
@@ -251,6 +273,7 @@ class _Builder:
             columns=torch.cat([*self._scores, *self._reads]).T.contiguous(),
             offsets=torch.cat([*self._biases, *self._shifts]),
             ballots=ballots,
+            heads=self._column("head", torch.long),
             owner=self._column("owner", torch.long),
             own=self._column("own", torch.long),
             needs_own=self._column("needs_own", torch.bool),

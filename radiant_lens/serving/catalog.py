@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from radiant_lens import _checks
+from radiant_lens._files import write_errors
 from radiant_lens.errors import InvalidArgumentError, ModelMismatchError
 from radiant_lens.serving.versions import require_known, vllm_version
 from radiant_lens.steering.steering import Steering
@@ -34,7 +35,11 @@ _COMPARED = (
 
 
 def engine_config(
-    steerings: Mapping[str, str | Path], *, default: str | None = None, most: int = MOST
+    steerings: Mapping[str, str | Path],
+    *,
+    default: str | None = None,
+    most: int = MOST,
+    trace_file: str | Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return the `additional_config` of an engine that serves steerings.
 
@@ -42,6 +47,8 @@ def engine_config(
         steerings: folder or Hub id of each steering, by the name that requests use.
         default: name of the steering of requests that name none; None: such requests are not edited.
         most: largest number of steerings, at least 1. Every row is computed for all steerings of a layer.
+        trace_file: file to which votes and edits of requests with `trace` are added, one JSON object a line; the engine
+            must run eagerly (`enforce_eager=True`). None: such requests are refused.
 
     Example:
         >>> engine_config({"truthful": "my-steering"}, default="truthful")["radiant_lens"]["default"]
@@ -71,7 +78,11 @@ def engine_config(
     if default is not None:
         _checks.known("steering", default, steerings)
     folders = {name: str(folder) for name, folder in steerings.items()}
-    return {CONFIG_KEY: {"steerings": folders, "default": default, "most": most}}
+    entry: dict[str, Any] = {"steerings": folders, "default": default, "most": most}
+    if trace_file is not None:
+        # Workers may have another working directory.
+        entry["trace_file"] = str(Path(trace_file).absolute())
+    return {CONFIG_KEY: entry}
 
 
 @dataclass(frozen=True)
@@ -82,11 +93,13 @@ class Catalog:
         folders: folder or Hub id of each steering.
         steerings: by name, in the order of `folders`; the place of a steering is its number.
         default: steering of requests that name none, or None.
+        trace_file: file for the traces of requests, or None.
     """
 
     folders: dict[str, str]
     steerings: dict[str, Steering]
     default: str | None
+    trace_file: str | None = None
 
     def number(self, name: str) -> int:
         """Place of a steering."""
@@ -98,21 +111,27 @@ def read_catalog(additional_config: object) -> Catalog | None:
 
     Raises:
         ArtefactError: a steering is missing or damaged.
+        OutputError: the file for traces cannot be written.
         InvalidArgumentError, UnknownNameError: as `engine_config`.
     """
     entry = additional_config.get(CONFIG_KEY) if isinstance(additional_config, dict) else None
     if entry is None:
         return None
     _checks.instance(CONFIG_KEY, entry, dict, hint="`engine_config` makes it")
-    unknown = set(entry) - {"steerings", "default", "most", LAYERS_KEY}
+    unknown = set(entry) - {"steerings", "default", "most", "trace_file", LAYERS_KEY}
     if unknown or not isinstance(entry.get("steerings"), dict):
         raise InvalidArgumentError(
             f"`{CONFIG_KEY}` in the additional configuration must have the keys `steerings`, `default` and `most`; got "
             f"{', '.join(map(str, entry)) or 'none'}: `engine_config` makes it."
         )
-    checked = engine_config(entry["steerings"], default=entry.get("default"), most=entry.get("most", MOST))[CONFIG_KEY]
+    options = {"default": entry.get("default"), "most": entry.get("most", MOST), "trace_file": entry.get("trace_file")}
+    checked = engine_config(entry["steerings"], **options)[CONFIG_KEY]
+    if "trace_file" in checked:
+        # At the start: later, a request would have to fail for it.
+        with write_errors(Path(checked["trace_file"])), open(checked["trace_file"], "a", encoding="utf-8"):
+            pass
     steerings = {name: Steering.from_pretrained(folder) for name, folder in checked["steerings"].items()}
-    return Catalog(checked["steerings"], steerings, checked["default"])
+    return Catalog(checked["steerings"], steerings, checked["default"], checked.get("trace_file"))
 
 
 def require_model(catalog: Catalog, config: Any, d_head: int) -> None:

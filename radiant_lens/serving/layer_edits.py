@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.serving.batched_editor import BatchedEditor
+from radiant_lens.serving.request_traces import RequestTraces
 from radiant_lens.serving.rows import Rows
 
 
@@ -27,11 +28,13 @@ class LayerEdits:
     Attributes:
         editors: by layer, for layers that a steering edits.
         rows: of the current pass.
+        traces: of the requests that want one, or None.
         n_edited: number of edited activations of each head, by layer, in all passes so far.
     """
 
     editors: Mapping[int, BatchedEditor]
     rows: Rows
+    traces: RequestTraces | None = None
     n_edited: dict[int, Int[Tensor, " site"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -43,9 +46,11 @@ class LayerEdits:
         # Models that vLLM runs with the code of transformers have an axis of length 1 in front.
         flat = z.flatten(0, -2)
         rows, n = self.rows, len(flat)
-        edited, is_open = self.editors[layer].apply(flat, rows.steering[:n], rows.strength[:n])
-        self.n_edited[layer] += is_open.sum(0)
-        return edited.view_as(z)
+        edited = self.editors[layer].apply(flat, rows.steering[:n], rows.strength[:n])
+        self.n_edited[layer] += edited.is_open.sum(0)
+        if self.traces is not None:
+            self.traces.record(self.editors[layer], edited)
+        return edited.z.view_as(z)
 
     def counts(self) -> tuple[list[int], list[int]]:
         """Activations of edited heads that were edited, and those that could have been, of each steering."""

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
+from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.serving.batched_editor import make_batched_editor
 from radiant_lens.serving.catalog import CONFIG_KEY, LAYERS_KEY, Catalog, read_catalog, require_model
 from radiant_lens.serving.layer_edits import LayerEdits, install
 from radiant_lens.serving.metrics import Counters
 from radiant_lens.serving.projections import LocalHeads, local_heads, refuse_unserved
-from radiant_lens.serving.requests import as_row
+from radiant_lens.serving.request_traces import RequestTraces
+from radiant_lens.serving.requests import as_row, as_traced
 from radiant_lens.serving.rows import Rows
 from radiant_lens.serving.runner import extra_args, follow
 
@@ -31,12 +33,19 @@ def attach(worker: Any) -> None:
         return
     refuse_unserved(config)
     require_model(catalog, config.model_config.hf_text_config, config.model_config.get_head_size())
+    eager = _is_eager(config)
+    if catalog.trace_file is not None and not eager:
+        raise InvalidArgumentError(
+            "Traces are read by Python in every pass, which a compiled model does not do: start the server with "
+            "`--enforce-eager` (`enforce_eager=True`), or without `--trace-file`."
+        )
     heads = local_heads(worker)
     edits = _make_edits(worker, catalog, heads)
-    eager = _is_eager(config)
     install(edits, heads.projections, eager=eager)
     # A compiled graph holds the calls of the edited layers: another choice of layers must not take it from a cache.
     config.additional_config[CONFIG_KEY][LAYERS_KEY] = sorted(edits.editors)
+    if edits.traces is not None:
+        follow(worker.model_runner, edits.traces, lambda new: as_traced(extra_args(new), new.prompt_len, catalog))
     counters = Counters(list(catalog.steerings))
     follow(
         worker.model_runner,
@@ -77,4 +86,5 @@ def _make_edits(worker: Any, catalog: Catalog, heads: LocalHeads) -> LayerEdits:
     n_max = max(
         config.scheduler_config.max_num_batched_tokens, config.compilation_config.max_cudagraph_capture_size or 0
     )
-    return LayerEdits(editors, Rows(n_max, len(steerings), device))
+    traces = None if catalog.trace_file is None else RequestTraces(catalog.trace_file, worker.rank)
+    return LayerEdits(editors, Rows(n_max, len(steerings), device), traces)

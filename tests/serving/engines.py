@@ -45,7 +45,9 @@ class Engine:
         self._vllm, saved = vllm, folder.parent / f"{folder.name}-steerings"
         for name, steering in steerings.items():
             steering.save(saved / name)
-        config = engine_config({name: saved / name for name in steerings}, default=options.pop("default", None))
+        folders = {name: saved / name for name in steerings}
+        named = {key: options.pop(key, None) for key in ("default", "trace_file")}
+        config = engine_config(folders, **named)
         settings = {"enforce_eager": True, "max_model_len": 128, "max_num_seqs": 16, "block_size": 32, **options}
         self.llm = vllm.LLM(str(folder), dtype="float32", additional_config=config, seed=0, **settings)
 

@@ -46,7 +46,7 @@ def test_each_row_is_edited_by_its_own_steering():
     editor = make_batched_editor(steerings, 1, like=z)
     steering = torch.arange(len(z)) % (len(steerings) + 1) - 1
     strength = torch.where(steering == KINDS.index("resample"), 1.0, 0.25 + torch.arange(len(z)) / len(z))
-    edited, is_open = editor.apply(z, steering, strength.double())
+    edited, is_open, _ = editor.apply(z, steering, strength.double())
     torch.testing.assert_close(edited, expected(steerings, z, steering, strength.double()))
     changed = (edited != z).any(1)
     assert not changed[steering == -1].any()
@@ -62,7 +62,7 @@ def test_each_row_is_edited_by_its_own_steering():
 def test_every_gate_and_map_alone(kind, gate):
     steering, z = make_steering(SHAPE, kind=kind, gate=gate), activations(seed=1)
     editor = make_batched_editor([steering], 1, like=z)
-    edited, _ = editor.apply(z, torch.zeros(len(z), dtype=torch.long), torch.ones(len(z)))
+    edited, _, _ = editor.apply(z, torch.zeros(len(z), dtype=torch.long), torch.ones(len(z)))
     torch.testing.assert_close(edited, steering.edit(z.unflatten(1, SHAPE[1:]), 1).flatten(1))
     assert not torch.equal(edited, z)
 
@@ -70,7 +70,7 @@ def test_every_gate_and_map_alone(kind, gate):
 def test_shards_with_summed_votes_give_what_one_process_gives():
     steerings, z = mixed(), activations(seed=2)
     steering, strength = torch.arange(len(z)) % len(steerings), torch.ones(len(z))
-    whole, _ = make_batched_editor(steerings, 1, like=z).apply(z, steering, strength)
+    whole, _, _ = make_batched_editor(steerings, 1, like=z).apply(z, steering, strength)
 
     def in_shards(reduce_votes: bool) -> torch.Tensor:
         # First every rank's ballots are recorded, then each rank runs with their sum.
@@ -96,7 +96,7 @@ def test_rows_of_other_steerings_keep_every_bit_and_nan_stays_in_its_row():
     z = activations(8, torch.bfloat16)
     z[0] = torch.nan
     numbers = torch.tensor([-1] * 4 + [0] * 4)
-    edited, _ = make_batched_editor([steering], 1, like=z).apply(z, numbers, torch.ones(8))
+    edited, _, _ = make_batched_editor([steering], 1, like=z).apply(z, numbers, torch.ones(8))
     assert torch.equal(edited[1:4], z[1:4]) and edited.dtype == torch.bfloat16
     assert edited[1:].isfinite().all() and not torch.equal(edited[4:], z[4:])
 

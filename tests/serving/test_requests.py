@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,8 @@ from radiant_lens.errors import (
 from radiant_lens.serving import catalog as catalogs
 from radiant_lens.serving import engine_config, versions
 from radiant_lens.serving.catalog import Catalog, read_catalog, require_model
-from radiant_lens.serving.requests import Choice, as_row, cache_key, choose, resolved
+from radiant_lens.serving.request_traces import TracedRequest
+from radiant_lens.serving.requests import Choice, as_row, as_traced, cache_key, choose, resolved
 from radiant_lens.serving.rows import SteeredRequest
 
 SHAPE = (2, 4, 8)
@@ -63,11 +65,26 @@ def test_the_default_is_for_requests_that_name_none():
         ({"steering": "truthful", "strength": True}, InvalidArgumentError, "`strength` must lie.*got True"),
         ({"strength": 2}, InvalidArgumentError, "`strength` needs a `steering`; got 2 alone: name one of 'truthful'"),
         ({"steering": "swap", "strength": 2}, InvalidArgumentError, "has no strength; got 2: leave `strength` out"),
+        ({"steering": "swap", "trace": 1}, InvalidArgumentError, "`trace` needs a server that writes traces: start it"),
+        ({"steering": "swap", "trace": "yes"}, InvalidArgumentError, "`trace` must be true or false; got 'yes'"),
     ],
 )
 def test_what_a_request_may_not_ask_for(extra_args, error, message):
     with pytest.raises(error, match=message):
         choose(extra_args, make_catalog())
+
+
+@pytest.mark.parametrize("arguments", [{}, {"steering": "none"}, {"steering": "truthful", "strength": 0}])
+def test_a_trace_needs_edits(arguments):
+    catalog = replace(make_catalog(), trace_file="traces.jsonl")
+    with pytest.raises(InvalidArgumentError, match="`trace` needs a `steering` with a strength other than 0"):
+        choose({**arguments, "trace": True}, catalog)
+    choice = choose({"steering": "truthful", "trace": 1.0}, catalog)
+    assert choice == Choice("truthful", 1.0, True)
+    arguments = resolved({"steering": "truthful", "trace": 1.0}, choice)
+    assert arguments == {"steering": "truthful", "strength": 1.0, "trace": True}
+    assert as_traced(arguments, 5, catalog) == TracedRequest("truthful", catalog.number("truthful"), 1.0, 4)
+    assert as_traced({"steering": "truthful", "strength": 1.0}, 5, catalog) is None
 
 
 def test_resolved_arguments_keep_those_of_others():
