@@ -26,8 +26,8 @@ def read(path: Path):
     return nbformat.read(path, as_version=4)
 
 
-def test_there_are_six():
-    assert [path.stem[:2] for path in notebooks()] == ["01", "02", "03", "04", "05", "06"]
+def test_there_are_seven():
+    assert [path.stem[:2] for path in notebooks()] == ["01", "02", "03", "04", "05", "06", "07"]
 
 
 @each
