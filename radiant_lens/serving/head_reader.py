@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from radiant_lens.serving import plugin
 from radiant_lens.serving.collecting_worker import CollectingWorker, KeptHeads
-from radiant_lens.serving.kept_rows import KEEP
+from radiant_lens.serving.kept_rows import KEEP, Keep
 from radiant_lens.serving.versions import require_vllm
 
 _CLASS = f"{CollectingWorker.__module__}.{CollectingWorker.__qualname__}"
@@ -66,7 +67,8 @@ class HeadReader:
 
         rows = accumulate(map(len, positions), initial=0)
         settings = {"max_tokens": 1, "temperature": 0.0, "detokenize": False}
-        sampling = [SamplingParams(extra_args={KEEP: [row, *kept]}, **settings) for row, kept in zip(rows, positions)]
+        keeps = [Keep(row, np.asarray(kept, dtype=np.int64)) for row, kept in zip(rows, positions)]
+        sampling = [SamplingParams(extra_args={KEEP: keep}, **settings) for keep in keeps]
         self._engine.collective_rpc("begin_keeping", args=(len(z),))
         self._engine.generate([{"prompt_token_ids": list(row)} for row in tokens], sampling, use_tqdm=False)
         parts: list[KeptHeads] = self._engine.collective_rpc("kept_heads")

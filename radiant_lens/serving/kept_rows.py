@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 KEEP = "radiant_lens_keep"
-"""Extra argument of a request: the row of its first kept activation, then its positions to keep, ascending."""
+"""Extra argument of a request whose activations are kept, a `Keep`."""
 
 
 class Keep(NamedTuple):
@@ -24,10 +24,9 @@ class Keep(NamedTuple):
 
 def read_keep(extra_args: Mapping[str, Any]) -> Keep | None:
     """What a request asks to keep; None for one that keeps nothing."""
-    if KEEP not in extra_args:
-        return None
-    row, *positions = extra_args[KEEP]
-    return Keep(row, np.asarray(positions, dtype=np.int64))
+    keep = extra_args.get(KEEP)
+    # What a client of a server sends under this name has come as JSON, and is none.
+    return keep if isinstance(keep, Keep) else None
 
 
 def keep_key(extra_args: Mapping[str, Any] | None, request_id: str, end: int) -> tuple[str, str] | None:
