@@ -11,10 +11,14 @@ Edits begin at the last prompt token, which all answers share, and go on through
 The mask and positions could fail in a model that makes its own. `shares_prompts` compares a shared row with separate
 ones, once for each model, and models that differ get a row for each text. So do texts while hooks of others act: a hook
 that reads positions, such as one at `z[:, -1]`, means those of a text.
+
+Logits are computed at the positions that predict an answer alone: over a vocabulary of 262,144 they cost more than all
+layers. `selects_columns` tries that once for each model, too.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
@@ -23,6 +27,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from radiant_lens.models.identity import plain_model
 from radiant_lens.models.tokens import AnswerRow, batch_rows, ordinary_tokens, pad_rows, pad_token
 
 if TYPE_CHECKING:
@@ -41,6 +46,7 @@ class AnswerPass(NamedTuple):
         texts: number of the text that each prediction belongs to.
         rows, columns: position that makes each prediction.
         targets: token to be predicted.
+        with_logits: columns whose logits are computed; None for all.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -52,6 +58,7 @@ class AnswerPass(NamedTuple):
     rows: Int[Tensor, " predicted"]
     columns: Int[Tensor, " predicted"]
     targets: Int[Tensor, " predicted"]
+    with_logits: Int[Tensor, " column"] | None = None
 
     @property
     def edited(self) -> Bool[Tensor, "batch pos"]:
@@ -87,14 +94,17 @@ def answer_passes(
         rows: tokenized texts.
         max_tokens: in one pass.
         together: a number for each text; texts of one number share a pass. None: any text may go anywhere.
-        share: let answers share their prompt where the model and the hooks that act on it allow.
+        share: let answers share their prompt, and leave out logits that predict no answer, where the model and the
+            hooks that act on it allow.
     """
+    selects = share and not _is_hooked(model) and selects_columns(model)
     packed = pack_rows(model, rows, max_tokens=max_tokens, together=together, share=share)
     clusters = _clusters(packed, together)
     # A cluster takes as many rows as it has, each of the length of its longest.
     lengths = torch.tensor([len(cluster) * max(row.length for row in cluster) for cluster in clusters])
     for batch in batch_rows(lengths, max_tokens=max_tokens):
-        yield make_pass([row for i in batch.tolist() for row in clusters[i]], pad_token(model))
+        made = make_pass([row for i in batch.tolist() for row in clusters[i]], pad_token(model))
+        yield made._replace(with_logits=made.columns.unique()) if selects else made
 
 
 def pack_rows(
@@ -190,11 +200,12 @@ def make_pass(packed: Sequence[PackedRow], pad_id: int) -> AnswerPass:
     )
 
 
-def forward(model: TransformerBridge, batch: AnswerPass) -> Float[Tensor, "batch pos vocab"]:
-    """Run a pass; returns the logits."""
+def forward(model: TransformerBridge, batch: AnswerPass) -> Float[Tensor, "batch column vocab"]:
+    """Run a pass; returns the logits of `with_logits`, or of all columns."""
     device = model.cfg.device
+    options = {} if batch.with_logits is None else {"logits_to_keep": batch.with_logits.to(device)}
     if batch.attention is None:
-        return model(batch.tokens.to(device), attention_mask=batch.mask.long().to(device))
+        return model(batch.tokens.to(device), attention_mask=batch.mask.long().to(device), **options)
     assert batch.position_ids is not None
     # Added to the scores, since eager attention knows no other mask of this shape.
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
@@ -203,17 +214,21 @@ def forward(model: TransformerBridge, batch: AnswerPass) -> Float[Tensor, "batch
         batch.tokens.to(device),
         attention_mask=hidden[:, None].to(device),
         position_ids=batch.position_ids.to(device),
+        **options,
     )
 
 
 def predict(model: TransformerBridge, batch: AnswerPass) -> Float[Tensor, "predicted vocab"]:
     """Run a pass; returns the logits at the positions that predict the answers' tokens, in the model's precision."""
     logits = forward(model, batch)
-    # Over a large vocabulary, what follows costs as much as several layers: only where an answer is predicted.
-    return logits[batch.rows.to(logits.device), batch.columns.to(logits.device)]
+    columns = batch.columns
+    if batch.with_logits is not None:
+        columns = torch.searchsorted(batch.with_logits, columns)
+    return logits[batch.rows.to(logits.device), columns.to(logits.device)]
 
 
 _SHARES: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_SELECTS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def shares_prompts(model: TransformerBridge) -> bool:
@@ -240,10 +255,35 @@ def _compare_rows(model: TransformerBridge) -> bool:
     return bool(kl.abs().max() < 0.01)
 
 
+def selects_columns(model: TransformerBridge) -> bool:
+    """True if the model can leave logits out; tried once for each model."""
+    if model not in _SELECTS:
+        _SELECTS[model] = _compare_columns(model)
+    return _SELECTS[model]
+
+
+def _compare_columns(model: TransformerBridge) -> bool:
+    # Parameters are looked at first: a model that takes any keyword may take this one and ignore it.
+    if "logits_to_keep" not in inspect.signature(plain_model(model).forward).parameters:
+        return False
+    tokens = torch.tensor([ordinary_tokens(model, 6)], device=model.cfg.device)
+    columns = torch.tensor([1, 4], device=model.cfg.device)
+    try:
+        with torch.no_grad():
+            every, some = model(tokens), model(tokens, logits_to_keep=columns)
+    # As above: whatever the error, logits of all columns are right.
+    except Exception:
+        return False
+    return some.shape[1] == 2 and torch.allclose(every[:, columns].float(), some.float(), rtol=1e-2, atol=1e-2)
+
+
 def may_share(model: TransformerBridge, longest: int) -> bool:
     """True if texts of at most `longest` tokens may share rows in this model as it is now."""
-    hooked = any(point.fwd_hooks for point in model.hook_dict.values())
-    return not hooked and _fits_window(model, longest) and shares_prompts(model)
+    return not _is_hooked(model) and _fits_window(model, longest) and shares_prompts(model)
+
+
+def _is_hooked(model: TransformerBridge) -> bool:
+    return any(point.fwd_hooks for point in model.hook_dict.values())
 
 
 def _fits_window(model: TransformerBridge, longest: int) -> bool:

@@ -205,3 +205,43 @@ def test_texts_beyond_a_sliding_window_get_separate_rows(rows, monkeypatch):
     assert len(pack_rows(model, rows, max_tokens=4096)) < len(rows)
     monkeypatch.setattr(model.original_model.config, "sliding_window", longest - 1)
     assert len(pack_rows(model, rows, max_tokens=4096)) == len(rows)
+
+
+def test_logits_are_computed_where_an_answer_is_predicted_alone(model, rows, monkeypatch):
+    (batch,) = answer_passes(model, rows, max_tokens=4096)
+    assert batch.with_logits is not None
+    assert set(batch.with_logits.tolist()) == set(batch.columns.tolist())
+    widths: list[int] = []
+    handle = model.original_model.get_output_embeddings().register_forward_hook(
+        lambda module, inputs, output: widths.append(output.shape[1])
+    )
+    try:
+        with torch.no_grad():
+            some, every = predict(model, batch), predict(model, batch._replace(with_logits=None))
+    finally:
+        handle.remove()
+    assert widths == [len(batch.with_logits), batch.tokens.shape[1]]
+    assert widths[0] < widths[1]
+    torch.testing.assert_close(some, every)
+    # Not the logits of other columns.
+    assert (some - every.roll(1, 0)).abs().max() > 1
+
+
+def test_a_model_that_ignores_the_request_computes_all_logits(model, rows, monkeypatch):
+    plain = type(model.original_model)
+    whole = plain.forward
+
+    def forward(self, *args, logits_to_keep=0, **options):
+        return whole(self, *args, **options)
+
+    monkeypatch.setattr(plain, "forward", forward)
+    monkeypatch.setattr(packing, "_SELECTS", {})
+    (batch,) = answer_passes(model, rows, max_tokens=4096)
+    assert batch.with_logits is None
+
+
+def test_a_hook_of_another_meets_all_logits(model, rows):
+    with model.hooks(fwd_hooks=[("unembed.hook_out", lambda logits, hook: logits)]):
+        batches = list(answer_passes(model, rows, max_tokens=4096))
+    assert [batch.with_logits for batch in batches] == [None] * len(batches)
+    assert all(batch.with_logits is None for batch in answer_passes(model, rows, max_tokens=4096, share=False))
