@@ -9,10 +9,10 @@ import pytest
 
 import radiant_lens as rl
 from radiant_lens.analysis.strength import desirable_statements, text_kl
-from radiant_lens.errors import InvalidArgumentError, UnknownNameError
+from radiant_lens.errors import ConvergenceError, InvalidArgumentError, NothingToEditError, UnknownNameError
 from radiant_lens.evaluation import score_choices, score_statements
 from radiant_lens.studies.benchmark import ARMS, Benchmark, BenchmarkResult
-from radiant_lens.studies.benchmark.arms import few_shot, prompted
+from radiant_lens.studies.benchmark.arms import SteeringArm, few_shot, prompted
 from radiant_lens.studies.benchmark.style import score_answers_alone, with_swapped_answers
 
 NAMES = ("mean shift", "least KL", "control: shuffled labels")
@@ -137,6 +137,20 @@ def test_settings_are_checked_first(model, bare):
     with pytest.raises(InvalidArgumentError, match="`n_test`"):
         Benchmark(model, bare, n_test=0)
     assert {"ITI", "LEACE", "RADIANT", "trained shift"} <= set(ARMS)
+
+
+@pytest.mark.parametrize("error", [NothingToEditError, ConvergenceError])
+def test_a_gate_without_a_steering_is_a_note(model, bare, monkeypatch, error):
+    def fit(fold, gate):
+        if gate == "head":
+            raise error("the gate stays shut.")
+        return ARMS["mean shift"].fit(fold, gate)
+
+    monkeypatch.setitem(ARMS, "mean shift", SteeringArm(fit))
+    options = {"budgets": (0.02,), "folds": (0,), "n_test": 5, "n_validation": 5, "n_answered": 0}
+    result = Benchmark(model, bare, arms=("mean shift",), **options).run()
+    assert result.notes == ("mean shift, fold 0: gate head: the gate stays shut.",)
+    assert set(result.questions["gate"]) == {"", "none"}
 
 
 def test_answers_alone_are_scored_by_their_words_and_nothing_else(model, bare):

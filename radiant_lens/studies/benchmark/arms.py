@@ -17,7 +17,6 @@ from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.templates import ChatTemplate
 from radiant_lens.detectors.detector import RiskAwareDetector
-from radiant_lens.errors import ConvergenceError, NothingToEditError
 from radiant_lens.evaluation.likelihood import KeptLogits
 from radiant_lens.policies.caa import GATES as CAA_GATES
 from radiant_lens.policies.caa import CAAPolicy
@@ -160,11 +159,7 @@ def _mags(fold: Fold, gate: str) -> Steering:
 
 def _caa(fold: Fold, gate: str) -> Steering:
     detector = None if gate == "none" else fold.detector
-    try:
-        return CAAPolicy(gate=gate).fit(fold.model, fold.train, validation=fold.validation, detector=detector)
-    except ConvergenceError as reason:
-        # A vote that stays shut on desirable text leaves no layer to compare.
-        raise NothingToEditError(str(reason)) from reason
+    return CAAPolicy(gate=gate).fit(fold.model, fold.train, validation=fold.validation, detector=detector)
 
 
 def _paper(fold: Fold, gate: str) -> Steering:

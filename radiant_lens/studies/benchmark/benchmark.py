@@ -241,7 +241,8 @@ class Benchmark:
         for gate in arm.gates:
             try:
                 steering = arm.fit(fold, gate)
-            except NothingToEditError as reason:
+            except (NothingToEditError, ConvergenceError) as reason:
+                # No head to edit, or a gate that stays shut on the text on which a strength is set.
                 notes.append(f"gate {gate}: {reason}")
                 continue
             curve = _kl_curve(fold, chosen_on, steering)
