@@ -141,10 +141,12 @@ def test_settings_are_checked_first(model, bare):
 
 @pytest.mark.parametrize("error", [NothingToEditError, ConvergenceError])
 def test_a_gate_without_a_steering_is_a_note(model, bare, monkeypatch, error):
+    own = ARMS["mean shift"]
+
     def fit(fold, gate):
         if gate == "head":
             raise error("the gate stays shut.")
-        return ARMS["mean shift"].fit(fold, gate)
+        return own.fit(fold, gate)
 
     monkeypatch.setitem(ARMS, "mean shift", SteeringArm(fit))
     options = {"budgets": (0.02,), "folds": (0,), "n_test": 5, "n_validation": 5, "n_answered": 0}

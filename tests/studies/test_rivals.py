@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from radiant_lens.errors import ConvergenceError, NothingToEditError
-from radiant_lens.studies.benchmark import ARMS, Benchmark, arms
+from radiant_lens.studies.benchmark import ARMS, Benchmark
 from radiant_lens.studies.benchmark.arms import SteeringArm
 
 
@@ -60,12 +59,3 @@ def test_flagged_heads_move_to_their_threshold_and_others_stay(fold):
     assert float(after[flagged].abs().max()) < 0.01 * spread
     assert torch.equal(after[~flagged], before[~flagged])
     assert float(before[flagged].max()) > 0.1 * spread
-
-
-def test_a_vote_that_stays_shut_is_a_note_and_no_failure(fold, monkeypatch):
-    def never(self, *args, **options):
-        raise ConvergenceError("no strength")
-
-    monkeypatch.setattr(arms.CAAPolicy, "fit", never)
-    with pytest.raises(NothingToEditError, match="no strength"):
-        steering_of(fold, "CAA", "layer")
