@@ -15,7 +15,7 @@ MISTAKES = [
     ("bench --budgets nan", 2, "`budgets` must lie strictly above 0; got nan"),
     ("bench --folds 3", 2, "`folds` must be a whole number between 0 and 1; got 3"),
     ("bench --folds x", 2, "`folds` must be whole numbers separated by commas; got 'x'"),
-    ("bench --arms magic", 2, "'magic' is not a known arm of the benchmark: known are 'prompt', 'few-shot'"),
+    ("bench --arms wizardry", 2, "'wizardry' is not a known arm of the benchmark: known are 'prompt', 'few-shot'"),
     ("bench --arms radiant", 2, "did you mean 'RADIANT'"),
     ("bench --test-groups 0", 2, "for '--test-groups'"),
     ("bench --validation-groups 0", 2, "for '--validation-groups'"),

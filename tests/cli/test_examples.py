@@ -62,7 +62,7 @@ def test_an_example_runs(line, folder, facts, command_line, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda name, **o: cut if name == "tiny-facts" else load(name, **o))
     if "smollm2" in line:
         pytest.skip("needs the weights of a real model; test_demo_model.py and test_benchmark.py run the same commands")
-    if line.split()[1] == "serve":
+    if line.split()[1] == "serve" or "--engine vllm" in line:
         pytest.importorskip("vllm", reason="needs vLLM: .ci/serving runs tests/serving in an environment with it")
     if " lm-eval " in line:
         pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'radiant-lens[harness]'")

@@ -54,6 +54,8 @@ def test_pages_show_and_ask_no_other_host(browser, address, width, scheme):
 
 def test_the_search_finds_a_name(browser, address):
     page = browser.new_page()
+    # The index of all pages is built by the page; a machine may have much else to do.
+    page.set_default_timeout(300_000)
     page.goto(address)
     page.locator("input.md-search__input").click()
     page.locator("input.md-search__input").fill("LeastKLPolicy")

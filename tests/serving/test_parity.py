@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import isfunction
+
 import pytest
 import torch
 from plain_models import shape
@@ -64,7 +66,10 @@ def _compare_edits(engine, steerings, expected):
 
 
 def _referred(function, kind):
-    return [cell.cell_contents for cell in function.__closure__ if isinstance(cell.cell_contents, kind)]
+    """Objects of a kind that a function refers to, itself or through functions that it calls."""
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    inner = [o for cell in cells if isfunction(cell) for o in _referred(cell, kind)]
+    return [cell for cell in cells if isinstance(cell, kind)] + inner
 
 
 def test_chunked_prefill_edits_the_same_tokens(vllm, tmp_path):
