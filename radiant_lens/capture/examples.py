@@ -30,7 +30,7 @@ _TEXTS_AT_ONCE = 4096
 
 
 class Examples(NamedTuple):
-    """What a head cache holds beside activations, and what they are collected from.
+    """Texts that activations are collected from, and the other fields of a head cache.
 
     Attributes:
         texts: tokenized, with the positions to keep of each.

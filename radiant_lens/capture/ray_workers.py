@@ -20,7 +20,7 @@ from radiant_lens.errors import InvalidArgumentError, MissingPackageError, RankE
 
 
 class ShardWorker:
-    """What runs in an actor: an engine, started at the first shard.
+    """The work of one actor: an engine, started at the first shard.
 
     Args:
         run: the collection.

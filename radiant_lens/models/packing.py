@@ -103,8 +103,8 @@ def answer_passes(
     # A cluster takes as many rows as it has, each of the length of its longest.
     lengths = torch.tensor([len(cluster) * max(row.length for row in cluster) for cluster in clusters])
     for batch in batch_rows(lengths, max_tokens=max_tokens):
-        made = make_pass([row for i in batch.tolist() for row in clusters[i]], pad_token(model))
-        yield made._replace(with_logits=made.columns.unique()) if selects else made
+        whole = make_pass([row for i in batch.tolist() for row in clusters[i]], pad_token(model))
+        yield whole._replace(with_logits=whole.columns.unique()) if selects else whole
 
 
 def pack_rows(

@@ -85,7 +85,7 @@ class FisherBlocks:
             )
 
     def provenance(self) -> dict[str, Any]:
-        """What a steering records of the measurement."""
+        """The record of the measurement in a steering."""
         return {"ridge": self.ridge, "gate": self.gate, **{k: v for k, v in self.meta.items() if k != "groups"}}
 
     def __repr__(self) -> str:
@@ -142,11 +142,11 @@ def fisher_blocks(
     _checks.between("ridge", ridge, 0)
     LeastKLPolicy(gate=gate, n_draws=n_draws, seed=seed).check()
     require_bridge(model)
-    wanted = desirable_statements(data) if gate == "none" else data.statements
-    if not wanted:
+    statements = desirable_statements(data) if gate == "none" else data.statements
+    if not statements:
         raise DataError(f"Data set {data.name!r} has no statements: the Fisher information is measured on them.")
     family = LeastKLPolicy(heads=heads, gate=gate).make_family(model, data, detector)
-    texts = fit_context(model, wanted, data.on_long).records
+    texts = fit_context(model, statements, data.on_long).records
     d_head = family.n_parameters
     total, n_tokens = torch.zeros((len(family.sites), d_head, d_head), dtype=torch.float64), 0
     batches = score_batches(model, texts, family, n_draws=n_draws, seed=seed, max_tokens=max_tokens, progress=progress)

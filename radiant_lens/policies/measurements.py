@@ -71,7 +71,7 @@ def measurement_key(*inputs: object) -> str:
 
 
 def fit_settings(model: TransformerBridge, family: Family, max_tokens: int | None) -> tuple[object, ...]:
-    """What all measurements of a fit of displacements depend on."""
+    """Everything that all measurements of a fit of displacements depend on."""
     template, scores = family.template, family.template.scores
     # The limit of a pass decides which texts share a row, and so the order of the draws.
     plain = (signature(model), family.kind, template.sites, template.gate, pass_tokens(model, max_tokens))

@@ -15,7 +15,7 @@ from radiant_lens.serving.runner import extra_args, follow
 
 
 class KeptHeads(NamedTuple):
-    """What one process has kept: activations of some layers, and of each of them some heads, from `first` on."""
+    """Kept rows of one process: activations of some layers, and of each of them some heads, from `first` on."""
 
     layers: tuple[int, ...]
     first: int

@@ -67,14 +67,14 @@ class HeadReader:
 
         rows = accumulate(map(len, positions), initial=0)
         settings = {"max_tokens": 1, "temperature": 0.0, "detokenize": False}
-        keeps = [Keep(row, np.asarray(kept, dtype=np.int64)) for row, kept in zip(rows, positions)]
+        keeps = [Keep(row, np.asarray(own, dtype=np.int64)) for row, own in zip(rows, positions)]
         sampling = [SamplingParams(extra_args={KEEP: keep}, **settings) for keep in keeps]
         self._engine.collective_rpc("begin_keeping", args=(len(z),))
         self._engine.generate([{"prompt_token_ids": list(row)} for row in tokens], sampling, use_tqdm=False)
         parts: list[KeptHeads] = self._engine.collective_rpc("kept_heads")
-        for layers, first, kept in parts:
+        for layers, first, rows_of_part in parts:
             places = [self._layers.index(layer) for layer in layers]
-            z[:, places, first : first + kept.shape[2]] = kept.to(z.dtype)
+            z[:, places, first : first + rows_of_part.shape[2]] = rows_of_part.to(z.dtype)
 
     def close(self) -> None:
         """End the engine and free its memory."""

@@ -23,7 +23,7 @@ class Keep(NamedTuple):
 
 
 def read_keep(extra_args: Mapping[str, Any]) -> Keep | None:
-    """What a request asks to keep; None for one that keeps nothing."""
+    """Positions that a request asks to keep; None for one that keeps nothing."""
     keep = extra_args.get(KEEP)
     # What a client of a server sends under this name has come as JSON, and is none.
     return keep if isinstance(keep, Keep) else None
