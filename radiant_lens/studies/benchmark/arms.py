@@ -20,6 +20,7 @@ from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.evaluation.likelihood import KeptLogits
 from radiant_lens.policies.caa import GATES as CAA_GATES
 from radiant_lens.policies.caa import CAAPolicy
+from radiant_lens.policies.fisher import fit_with_model
 from radiant_lens.policies.iti import ITIPolicy
 from radiant_lens.policies.least_kl import LeastKLPolicy
 from radiant_lens.policies.matching import LEACEPolicy, LinearActPolicy, MeanShiftPolicy, MomentMatchingPolicy
@@ -76,7 +77,7 @@ class Fold:
 
     def fit(self, policy: Policy) -> Steering:
         """Fit a policy on this fold's activations."""
-        return policy.fit(self.caches[0], self.detector)
+        return fit_with_model(policy, self.model, self.train, self.caches[0], self.detector)
 
 
 @dataclass(frozen=True)
