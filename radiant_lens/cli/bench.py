@@ -30,6 +30,10 @@ def bench(
     ] = None,
     test_groups: Annotated[int | None, typer.Option(min=1, help="Test groups, drawn at random; default all.")] = None,
     answers: Annotated[int, typer.Option(min=0, help="Test groups whose generated answers are judged.")] = 40,
+    transfer: Annotated[
+        list[str] | None,
+        typer.Option(help="Another task on which the same steerings are tested; repeatable. A name, or a file."),
+    ] = None,
     seed: o.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for finished arms; a rerun does what is missing.")] = None,
     list_arms: Annotated[bool, typer.Option("--list", help="List the arms.")] = False,
@@ -54,7 +58,7 @@ def bench(
     amounts, parts = sorted(set(_amounts(budgets))), sorted(set(o.numbers("folds", folds)))
     if out is not None:
         check_target(out / "arm.json")
-    dataset = reading.load(data, model=model)
+    dataset, *others = [reading.load(task, model=model) for task in (data, *(transfer or ()))]
     benchmark = Benchmark(
         loading.load(model),
         dataset,
@@ -66,6 +70,7 @@ def bench(
         n_answered=answers,
         seed=seed,
         out=out,
+        transfer=others,
     )
     result = benchmark.run(progress=shows(as_json))
     answer = {"rows": result.to_dataframe().to_dict("records"), "notes": list(result.notes)}

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import radiant_lens as rl
+from radiant_lens._files import load_json
 from radiant_lens.analysis.strength import desirable_statements, text_kl
 from radiant_lens.errors import ConvergenceError, InvalidArgumentError, NothingToEditError, UnknownNameError
 from radiant_lens.evaluation import score_choices, score_statements
 from radiant_lens.studies.benchmark import ARMS, Benchmark, BenchmarkResult
 from radiant_lens.studies.benchmark.arms import SteeringArm, few_shot, prompted
+from radiant_lens.studies.benchmark.scores import Scorer
 from radiant_lens.studies.benchmark.style import score_answers_alone, with_swapped_answers
 
 NAMES = ("mean shift", "least KL", "control: shuffled labels")
@@ -74,11 +77,36 @@ def test_the_rows_are_those_of_the_public_functions(model, finished):
 
 def test_finished_arms_are_not_computed_again(finished, monkeypatch):
     benchmark, result = finished
-    monkeypatch.setattr(Benchmark, "_score", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(Scorer, "steered", lambda *_: pytest.fail("computed again"))
     again = benchmark.run()
     pd.testing.assert_frame_equal(again.questions, result.questions)
     with pytest.raises(pytest.fail.Exception):
         replace(benchmark, n_test=14).run()
+
+
+def test_steerings_are_kept_and_tested_on_other_tasks(model, finished, monkeypatch):
+    benchmark, result = finished
+    other = replace(rl.load_dataset("tiny-tone").head(60), contexts=None)
+    # The steerings lie in the folder: nothing is fitted again, and the rows of the task itself stay.
+    monkeypatch.setattr("radiant_lens.studies.benchmark.benchmark.choose", lambda *_: pytest.fail("fitted again"))
+    both = replace(benchmark, transfer=[other], n_test=14).run()
+    assert list(both.questions["data"].unique()) == ["tiny-facts", "tiny-tone"]
+    own, moved = (part for _, part in both.questions.groupby("data"))
+    assert set(own["group"]) < set(result.questions["group"])
+    assert moved.groupby(["fold", "arm"])["group"].nunique().eq(14).all()
+    # Folds test different groups of the other task too.
+    assert not set(moved[moved["fold"] == 0]["group"]) & set(moved[moved["fold"] == 1]["group"])
+    # What is kept is what was scored.
+    kept = {tuple(load_json(f, "benchmark choice")[k] for k in ("arm", "fold")): f for f in _files(benchmark)}
+    assert len(kept) == 2 * len(NAMES)
+    steering = rl.Steering.load(kept["least KL", 0].parent / "kl-0.08")
+    rows = pd.DataFrame(Scorer(model, benchmark.make_fold(0).test, 0, 0).steered(steering)).set_index("group")
+    scored = result.questions[(result.questions[["arm", "fold", "budget"]] == ["least KL", 0, 0.08]).all(axis=1)]
+    assert (rows["mc2"] - scored.set_index("group")["mc2"]).abs().max() < 1e-6
+
+
+def _files(benchmark):
+    return Path(benchmark.out).glob("*/choice.json")
 
 
 def test_a_limit_draws_groups_and_does_not_take_the_first_by_name(model, bare):
@@ -132,6 +160,8 @@ def test_settings_are_checked_first(model, bare):
         Benchmark(model, bare, folds=[2])
     with pytest.raises(InvalidArgumentError, match="`folds` must be at least one, each once; got \\[0, 0\\]"):
         Benchmark(model, bare, folds=[0, 0])
+    with pytest.raises(InvalidArgumentError, match="`names of tasks` must be at least one, each once"):
+        Benchmark(model, bare, transfer=[bare])
     with pytest.raises(InvalidArgumentError, match="`arms` must be at least one"):
         Benchmark(model, bare, arms=[])
     with pytest.raises(InvalidArgumentError, match="`n_test`"):

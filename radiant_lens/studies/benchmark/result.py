@@ -13,6 +13,7 @@ from radiant_lens.statistics.bounds import Interval, bootstrap_ratio
 from radiant_lens.statistics.paired import GroupSums, paired_difference
 
 _UNSTEERED = "none"
+_KEY = ["fold", "group"]
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,11 @@ class BenchmarkResult:
     """Result of `Benchmark.run`.
 
     Attributes:
-        name: of the data.
-        questions: one row for each fold, arm, budget and test question: `mc1`, `mc2`, `swapped_mc2` (under the answers
-            of another question), sums of `kl` and `log_prob` over the `tokens` of its desirable statements, `edited`
-            tokens, the `verdict` on a generated answer ("" if none was judged); and the chosen `gate`, `strength` and
-            its `validation_kl`, with `seconds` of fit and choice.
+        name: of the data on which everything was fitted and chosen.
+        questions: one row for each task tested (`data`), fold, arm, budget and test question: `mc1`, `mc2`,
+            `swapped_mc2` (under the answers of another question), sums of `kl` and `log_prob` over the `tokens` of its
+            desirable statements, `edited` tokens, the `verdict` on a generated answer ("" if none was judged); and the
+            chosen `gate`, `strength` and its `validation_kl`, with `seconds` of fit and choice.
         notes: why an arm has no steering under a gate, or does not meet a budget.
     """
 
@@ -33,10 +34,10 @@ class BenchmarkResult:
     notes: tuple[str, ...] = ()
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row for each arm and budget, over all folds: values, and gains over the unsteered model with intervals.
+        """One row for each task, arm and budget, over all folds: values, and gains over the unsteered model.
 
-        `style` is the gain of MC2 under the answers of other questions. Intervals are over the questions of the folds,
-        given the fits.
+        `style` is the gain of MC2 under the answers of other questions, and `beyond_style` the rest. Intervals are over
+        the questions of the folds, given the fits.
         """
         return pd.DataFrame(self._table())
 
@@ -44,6 +45,7 @@ class BenchmarkResult:
         """The table, with intervals as text, and the notes below it."""
         rows = [
             {
+                **({"tested on": row["data"]} if self.questions["data"].nunique() > 1 else {}),
                 "arm": row["arm"],
                 "budget": "" if pd.isna(row["budget"]) else f"{row['budget']:g}",
                 "gates": row["gates"],
@@ -52,6 +54,7 @@ class BenchmarkResult:
                 "MC2": f"{row['mc2']:.3f}",
                 "gain of MC2": _signed(row["gain"]),
                 "style": _signed(row["style"]),
+                "beyond style": _signed(row["beyond_style"]),
                 "judged correct": _number(row["correct"], ".0%"),
                 "incorrect": _number(row["incorrect"], ".0%"),
                 "cross entropy": _number(row["cross_entropy"], ".3f"),
@@ -68,47 +71,53 @@ class BenchmarkResult:
     def __repr__(self) -> str:
         """Counts, in one line."""
         arms, folds = self.questions["arm"].nunique() - 1, self.questions["fold"].nunique()
-        n = len(self.questions[self.questions["arm"] == _UNSTEERED])
+        own: Any = self.questions[self.questions["data"] == self.name]
+        n = len(own[own["arm"] == _UNSTEERED])
         return f"BenchmarkResult({self.name!r}: {arms} arms, {folds} folds, {n} test questions)"
 
     def _table(self) -> list[dict[str, Any]]:
-        key = ["fold", "group"]
-        questions: Any = self.questions
-        plain = questions[questions["arm"] == _UNSTEERED].set_index(key).sort_index()
-        return [self._row(arm, budget, part, plain.loc[part.index]) for arm, budget, part in self._parts(key)]
-
-    def _parts(self, key: list[str]) -> Iterator[tuple[str, float | None, Any]]:
-        """The questions of each arm and budget, in the order of the arms."""
         # `Any`: the types of pandas do not follow a chain of tables.
-        questions: Any = self.questions
-        for arm in questions["arm"].drop_duplicates():
-            own = questions[questions["arm"] == arm]
-            for budget in sorted(own["budget"].drop_duplicates(), key=lambda b: -1 if pd.isna(b) else b):
-                same = own["budget"].isna() if pd.isna(budget) else own["budget"] == budget
-                yield arm, budget, own[same].set_index(key).sort_index()
+        everything: Any = self.questions
+        rows = []
+        for name in everything["data"].drop_duplicates():
+            questions = everything[everything["data"] == name].set_index(_KEY).sort_index()
+            plain = questions[questions["arm"] == _UNSTEERED]
+            for arm, budget, part in _parts(questions, everything["arm"].drop_duplicates()):
+                rows.append({"data": name, **_row(arm, budget, part, plain.loc[part.index])})
+        return rows
 
-    def _row(self, arm: str, budget: float | None, part: Any, plain: Any) -> dict[str, Any]:
-        # An arm without the model has none.
-        tokens = part["tokens"].sum() or float("nan")
-        gates = [gate for gate in part.groupby("fold")["gate"].first() if gate]
-        return {
-            "arm": arm,
-            "budget": budget,
-            "gates": ", ".join(dict.fromkeys(gates)),
-            "n_folds": part.index.get_level_values(0).nunique(),
-            "kl": part["kl"].sum() / tokens,
-            "mc1": part["mc1"].mean(),
-            "mc2": part["mc2"].mean(),
-            "mc1_gain": _difference(part["mc1"], plain["mc1"]),
-            "gain": _difference(part["mc2"], plain["mc2"]),
-            "style": _difference(part["swapped_mc2"], plain["swapped_mc2"]),
-            "correct": _verdict_share(part, "correct"),
-            "incorrect": _verdict_share(part, "incorrect"),
-            "cross_entropy": -part["log_prob"].sum() / tokens,
-            "edited_share": part["edited"].sum() / tokens,
-            "kl_interval": bootstrap_ratio(_tensor(part["kl"]), _tensor(part["tokens"])),
-            "seconds": part.groupby("fold")["seconds"].first().mean(),
-        }
+
+def _parts(questions: Any, arms: Any) -> Iterator[tuple[str, float | None, Any]]:
+    """The questions of each arm and budget, in the order of the arms."""
+    for arm in arms:
+        own = questions[questions["arm"] == arm]
+        for budget in sorted(own["budget"].drop_duplicates(), key=lambda b: -1 if pd.isna(b) else b):
+            yield arm, budget, own[own["budget"].isna() if pd.isna(budget) else own["budget"] == budget]
+
+
+def _row(arm: str, budget: float | None, part: Any, plain: Any) -> dict[str, Any]:
+    # An arm without the model has none.
+    tokens = part["tokens"].sum() or float("nan")
+    gates = [gate for gate in part.groupby("fold")["gate"].first() if gate]
+    return {
+        "arm": arm,
+        "budget": budget,
+        "gates": ", ".join(dict.fromkeys(gates)),
+        "n_folds": part.index.get_level_values(0).nunique(),
+        "kl": part["kl"].sum() / tokens,
+        "mc1": part["mc1"].mean(),
+        "mc2": part["mc2"].mean(),
+        "mc1_gain": _difference(part["mc1"], plain["mc1"]),
+        "gain": _difference(part["mc2"], plain["mc2"]),
+        "style": _difference(part["swapped_mc2"], plain["swapped_mc2"]),
+        "beyond_style": _difference(part["mc2"] - part["swapped_mc2"], plain["mc2"] - plain["swapped_mc2"]),
+        "correct": _verdict_share(part, "correct"),
+        "incorrect": _verdict_share(part, "incorrect"),
+        "cross_entropy": -part["log_prob"].sum() / tokens,
+        "edited_share": part["edited"].sum() / tokens,
+        "kl_interval": bootstrap_ratio(_tensor(part["kl"]), _tensor(part["tokens"])),
+        "seconds": part.groupby("fold")["seconds"].first().mean(),
+    }
 
 
 def _number(value: float, form: str) -> str:
