@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+import shlex
 import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 import radiant_lens as rl
+from radiant_lens.cli import output
 from radiant_lens.cli.policies import policies
 from radiant_lens.evaluation.judges.judge import EachAnswer
 from radiant_lens.steering.steering import Steering
@@ -88,7 +94,14 @@ def test_the_judges_of_truthfulqa_by_name(run, own_data, monkeypatch):
     assert json.loads(out)["metrics"]["incorrect"]["value"] == 1
 
 
-def test_the_demo(run, tmp_path):
+def test_the_demo(run, tmp_path, monkeypatch):
+    shown: list[Any] = []
+
+    def emit(result, *, as_json, shown: list[Any], into=shown) -> None:
+        into.extend(shown)
+        output.emit(result, as_json=as_json, shown=shown)
+
+    monkeypatch.setattr("radiant_lens.cli.app.emit", emit)
     status, out, err = run("demo", "--out", tmp_path / "demo", "--samples", 1, "--json")
     assert status == 0, err
     result = json.loads(out)
@@ -107,6 +120,24 @@ def test_the_demo(run, tmp_path):
     assert "Not in this report" not in page
     assert "random direction" in page
     assert [str(s) for s in rl.Steering.load(tmp_path / "demo").sites] == sorted(row["head"] for row in result["heads"])
+    # What people read begins with answers, sets the gain beside the control's, and ends in commands that run.
+    text = _text(shown)
+    order = ("Before and after", "95% intervals", "Gains over no steering", "Edited heads", "radiant-lens generate")
+    assert [text.index(words) for words in order] == sorted(text.index(words) for words in order)
+    correct = {row["row"]: row["value"] for row in result["comparison"] if row["metric"] == "correct/after_undesirable"}
+    gains = [100 * (correct[name] - correct["no steering"]) for name in ("RADIANT", "random direction")]
+    assert f"after undesirable: {gains[0]:+.0f} and {gains[1]:+.0f} points" in text
+    (command,) = re.findall(r"radiant-lens (generate .*)", text)
+    status, out, err = run(*shlex.split(command))
+    assert status == 0, err
+
+
+def _text(shown: list[Any]) -> str:
+    """What is printed on a wide terminal."""
+    console = Console(width=400, record=True, file=io.StringIO(), markup=False)
+    for item in shown:
+        console.print(item, soft_wrap=True)
+    return console.export_text()
 
 
 def test_doctor_and_help_for_people(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,11 @@ from radiant_lens.analysis.traced import trace_answer
 from radiant_lens.analysis.writes import edit_writes
 from radiant_lens.cli.output import table
 from radiant_lens.datasets import Dataset, Prompt
+from radiant_lens.datasets.packaged import PACKAGED
 from radiant_lens.evaluation import Evaluation
 from radiant_lens.evaluation.side_effects import side_effects
 from radiant_lens.policies import ITIPolicy, RadiantPolicy, Steering
+from radiant_lens.studies.cells import RANDOM
 from radiant_lens.studies.results import table_rows
 from radiant_lens.viz.report import report
 
@@ -58,22 +61,25 @@ def run_demo(
     bridge = load()
     say(f"1. collect: {dataset!r}")
     experiment = studies.prepare(bridge, dataset, seed=seed, progress=not quiet)
-    say(f"2. detect: {experiment.detector}")
+    detector = experiment.detector
+    n_significant, n_all = int(detector.head_significant_.sum()), detector.head_significant_.numel()
+    say(f"2. detect: {n_significant} of {n_all} heads tell undesirable text from desirable, beyond chance")
     recipe = studies.effective(experiment, policy)
     effects = recipe.effects.exact(len(recipe.steering.sites))
-    n_heads, n_kept = len(recipe.effects.sites), len(recipe.steering.sites)
-    say(f"3. fit: {n_heads} significant heads, {n_kept} of them carry 90% of the effect")
+    n_kept = len(recipe.steering.sites)
+    say(f"3. fit: edits of the {n_kept} heads that carry 90% of the effect on answers")
     held_out = experiment.test_cache()
     certificate = recipe.steering.certify(held_out)
     say(f"4. certify: {certificate}")
     steerings = _steerings(experiment, recipe.steering, policy, seed)
-    say("5. steer and compare ...")
+    say(f"5. compare {len(steerings)} steerings, of which three are controls; the longest step")
     comparison = studies.compare(experiment, steerings, n_samples=n_samples, seed=seed)
     path = recipe.steering.save(out)
     heads = _heads(experiment, effects, [str(site) for site in recipe.steering.sites])
     examples = _examples(
         experiment.test.prompts, comparison.evaluations[studies.UNSTEERED], comparison.evaluations[RADIANT]
     )
+    turned = _turned(comparison.evaluations)
     page = report(
         recipe.steering,
         detector=experiment.detector,
@@ -84,7 +90,7 @@ def run_demo(
         steered=RADIANT,
         writes=edit_writes(bridge, experiment.test, recipe.steering),
         side_effects=side_effects(bridge, recipe.steering, seed=seed),
-        answer=trace_answer(bridge, _turned(comparison.evaluations), recipe.steering, stop=dataset.stop),
+        answer=trace_answer(bridge, turned, recipe.steering, stop=dataset.stop),
         title=f"{dataset.name}: what the steering of {model} does",
     ).save(path / "report.html")
     seconds = time.monotonic() - start
@@ -99,11 +105,14 @@ def run_demo(
     }
     title = f"Held-out questions of {dataset.name}, {n_samples} answers each, 95% intervals over questions"
     shown = [
-        table("Edited heads: detection risk, estimated and measured effect on log-odds (nats)", heads),
+        table("Before and after, on held-out questions", examples),
         table(title, table_rows(comparison.to_markdown())),
-        table("Before and after", examples),
+        _against_control(comparison.evaluations),
+        table("Edited heads: detection risk, estimated and measured effect on log-odds (nats)", heads),
         f"Report with all figures written to {page}: open it in a browser.",
-        f"Steering written to {path}; try: radiant-lens generate --steering {path} --model {model} 'YOUR PROMPT'",
+        f"Steering written to {path}. Try a question, or move strength and heads by hand:\n"
+        f"  radiant-lens generate --steering {path} --compare --temperature 0 --stop . {shlex.quote(turned)}\n"
+        f"  radiant-lens explore --steering {path}" + (f" --data {dataset.name}" if dataset.name in PACKAGED else ""),
         f"{seconds:.0f} s in all.",
     ]
     return result, [Group(*shown)]
@@ -121,6 +130,20 @@ def _steerings(
         RADIANT: steering,
         **studies.controls(experiment, steering, policy, seed=seed),
     }
+
+
+def _against_control(evaluations: Mapping[str, Evaluation]) -> str:
+    """A sentence on what RADIANT gains and what a random direction of the same length gains."""
+    unsteered, *steered = (evaluations[name].metrics for name in (studies.UNSTEERED, RADIANT, RANDOM))
+    gains = []
+    for metric in (name for name in unsteered if name.split("/")[0] == "correct"):
+        radiant, control = (100 * (metrics[metric].value - unsteered[metric].value) for metrics in steered)
+        words = metric.partition("/")[2].replace("_", " ") or metric
+        gains.append(f"{words}: {radiant:+.0f} and {control:+.0f} points")
+    return (
+        "Gains over no steering, of RADIANT and of the control, a random direction of the same length: "
+        f"{'; '.join(gains)}. What the control gains too is not due to the direction."
+    )
 
 
 def _heads(experiment: studies.Experiment, effects: Any, selected: list[str]) -> list[dict[str, Any]]:

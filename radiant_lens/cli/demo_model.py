@@ -13,6 +13,7 @@ from radiant_lens._files import check_target
 from radiant_lens.analysis.behaviour import certify_behaviour
 from radiant_lens.cli.output import table
 from radiant_lens.datasets import Dataset, Prompt
+from radiant_lens.datasets.packaged import PACKAGED
 from radiant_lens.evaluation import Evaluation, evaluate, score_choices
 from radiant_lens.evaluation.generation import generate_answers
 from radiant_lens.hooks._steer import steer
@@ -88,7 +89,9 @@ def run_model_demo(
         "nothing can be true; KL in nats a token of desirable text.",
         str(certificate),
         f"Report written to {page}: open it in a browser.",
-        f"Steering written to {path}; try: radiant-lens generate --steering {path} --compare 'YOUR PROMPT'",
+        f"Steering written to {path}. Try a prompt of your own, or move strength and heads by hand:\n"
+        f"  radiant-lens generate --steering {path} --compare --temperature 0{_chat(shown)} 'Can bats see?'\n"
+        f"  radiant-lens explore --steering {path}" + (f" --data {data.name}" if data.name in PACKAGED else ""),
         f"{seconds:.0f} s in all.",
     ]
     return result, [Group(*texts)]
@@ -122,6 +125,11 @@ def _dialogues(prompts: Sequence[Prompt], answers: dict[str, list[str]]) -> list
         }
         for i, prompt in enumerate(prompts)
     ]
+
+
+def _chat(prompts: Sequence[Prompt]) -> str:
+    """The option with which prompts are read as these were."""
+    return " --chat" if all(prompt.rendered for prompt in prompts) else ""
 
 
 def _rows(

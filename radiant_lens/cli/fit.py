@@ -13,7 +13,13 @@ from radiant_lens.cli.output import emit
 from radiant_lens.errors import ArtefactError, NothingToEditError
 
 if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from radiant_lens.datasets import Dataset
     from radiant_lens.studies import Fitted
+
+MANY_UNKNOWN = 0.2
+"""Share of a tokenizer's unknown tokens above which a model hardly reads the text."""
 
 
 def fit(
@@ -87,8 +93,10 @@ def fit(
     dataset.split(fractions, seed=seed)
     # Beside the steering, and hidden: it is of use until the steering is written.
     measured = out.with_name(f".{out.name}-measured") if isinstance(unfitted, rl.LeastKLPolicy) else None
+    bridge = loading.load(model)
+    note = _unknown_words(bridge, dataset)
     fitted = studies.fit(
-        loading.load(model),
+        bridge,
         dataset,
         unfitted,
         detector=rl.RiskAwareDetector(fnr_weight=fnr_weight, seed=seed),
@@ -111,10 +119,25 @@ def fit(
     if measured is not None:
         shutil.rmtree(measured, ignore_errors=True)
     results = [] if refusal else [repr(fitted.result), str(fitted.certificate)]
-    shown = [str(fitted.detector), *results, f"written to {path}, with report.html and heads.csv"]
+    shown = [*note, str(fitted.detector), *results, f"written to {path}, with report.html and heads.csv"]
     emit(_summary(fitted, path, refusal), as_json=as_json, shown=shown)
     if refusal:
         raise NothingToEditError(f"{refusal} Detectors, heat map and report are written to {str(path)!r}.")
+
+
+def _unknown_words(model: TransformerBridge, data: Dataset) -> list[str]:
+    """A note for people, if the tokenizer does not know many of the words; else nothing."""
+    tokenizer: Any = model.tokenizer
+    texts = [statement.text for statement in data.statements[:200]]
+    ids = [token for text in texts for token in tokenizer(text, add_special_tokens=False).input_ids]
+    share = sum(token == tokenizer.unk_token_id for token in ids) / max(len(ids), 1)
+    if share < MANY_UNKNOWN:
+        return []
+    name = model.cfg.model_name
+    return [
+        f"{share:.0%} of the tokens of {data.name} are unknown to {name}, so its heads can tell little of them: name "
+        "another model by --model."
+    ]
 
 
 def _summary(fitted: Fitted, path: Path, refusal: NothingToEditError | None) -> dict[str, Any]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from radiant_lens.cli import options as o
 from radiant_lens.cli.output import emit, table
 from radiant_lens.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from radiant_lens.datasets import Prompt
 
 
 def generate(
@@ -17,6 +23,9 @@ def generate(
     model: o.SteeredModel = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Print answers without steering next to steered ones.")
+    ] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Read each prompt as a user's message, in the model's chat template.")
     ] = False,
     stop: Annotated[
         list[str] | None, typer.Option(help=r"String at which an answer ends, such as '\n' or 'Q:'; repeatable.")
@@ -42,11 +51,12 @@ def generate(
     ends = [text.replace(r"\n", "\n") for text in stop or ()]
     loaded = None if steering is None else rl.Steering.load(steering)
     bridge = loading.load_for(loaded, model)
+    read = _messages(bridge, prompts) if chat else prompts
 
     def answer() -> list[list[str]]:
         return generate_answers(
             bridge,
-            prompts,
+            read,
             n_samples=samples,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -66,3 +76,13 @@ def generate(
         for j in range(samples)
     ]
     emit({"answers": rows}, as_json=as_json, shown=[table("Answers", rows)])
+
+
+def _messages(model: TransformerBridge, prompts: Sequence[str]) -> list[Prompt]:
+    """The prompts as messages of a user."""
+    from radiant_lens.datasets import Prompt, chat_template
+
+    template = chat_template(model)
+    if template is None:
+        raise InvalidArgumentError(f"`--chat` needs a model with a chat template; {model.cfg.model_name} has none.")
+    return [Prompt(template.prompt(prompt), (), (), rendered=True) for prompt in prompts]

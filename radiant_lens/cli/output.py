@@ -25,7 +25,37 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
         drawn.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right", overflow="fold")
     for row in rows:
         drawn.add_row(*(_cell(value) for value in row.values()))
+    texts = [[str(column.header), *map(str, column.cells)] for column in drawn.columns]
+    # A border and a space on each side of every column, and the last border.
+    for column, width in zip(drawn.columns, fit_widths(texts, console.width - 3 * len(texts) - 1)):
+        column.width = width
     return drawn
+
+
+def fit_widths(columns: Sequence[Sequence[str]], space: int) -> list[int | None]:
+    """Widths at which no word of a table is broken, where there is such a choice.
+
+    Args:
+        columns: texts of each column, with its header.
+        space: characters of all columns together.
+
+    Returns:
+        Widths that fill the space, of which every column gets at least its longest word; None for every column where
+        the table fits as it is, or where its words alone do not fit.
+
+    Example:
+        >>> fit_widths([["one two three", "four"], ["five"]], 12)
+        [8, 4]
+    """
+    wanted = [max(map(len, texts)) for texts in columns]
+    widths = [max((len(word) for text in texts for word in text.split()), default=1) for texts in columns]
+    if sum(wanted) <= space or sum(widths) > space:
+        return [None] * len(columns)
+    for _ in range(space - sum(widths)):
+        # To the column whose longest text is broken into the most lines.
+        i = max(range(len(columns)), key=lambda i: wanted[i] / widths[i] if wanted[i] > widths[i] else 0.0)
+        widths[i] += 1
+    return list(widths)
 
 
 def _cell(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 
 import pandas as pd
@@ -157,3 +158,18 @@ def test_a_least_kl_fit_that_was_stopped_goes_on(command_line, small, tmp_path, 
 def test_a_folder_of_measurements_is_for_least_kl_alone(model, facts, tmp_path):
     with pytest.raises(InvalidArgumentError, match="`out` keeps what a `LeastKLPolicy` measures; leave it out"):
         rl.fit(model, facts, out=tmp_path / "m")
+
+
+def test_a_model_that_does_not_know_the_words_is_named(tmp_path, command_line, small):
+    rows = [f"{text} number {i},{label},{i}" for i in range(12) for label, text in enumerate(("Thank you", "Shut up"))]
+    (tmp_path / "english.csv").write_text("\n".join(["text,label,group", *rows]))
+    _, out, _ = command_line("fit", "--data", tmp_path / "english.csv", "--heads", 2, "--out", tmp_path / "english")
+    assert re.search(
+        r"\d\d% of the tokens of english are unknown to tiny, .* name another model by --model", _joined(out)
+    )
+    _, out, _ = command_line("fit", "--data", small(12), "--heads", 2, "--out", tmp_path / "own")
+    assert "unknown to" not in out and "written to" in _joined(out)
+
+
+def _joined(text: str) -> str:
+    return " ".join(text.split())
