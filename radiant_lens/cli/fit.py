@@ -122,7 +122,9 @@ def fit(
     shown = [*note, str(fitted.detector), *results, f"written to {path}, with report.html and heads.csv"]
     emit(_summary(fitted, path, refusal), as_json=as_json, shown=shown)
     if refusal:
-        raise NothingToEditError(f"{refusal} Detectors, heat map and report are written to {str(path)!r}.")
+        # The reason counts groups of the part for validation; people know those of their file.
+        groups = f"Validation is {fractions[1]:.0%} of the {len(dataset.groups)} groups of the data."
+        raise NothingToEditError(f"{refusal} {groups} Detectors, heat map and report are written to {str(path)!r}.")
 
 
 def _unknown_words(model: TransformerBridge, data: Dataset) -> list[str]:

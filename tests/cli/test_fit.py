@@ -93,6 +93,7 @@ def test_data_of_too_few_groups_end_with_detectors(command_line, small, tmp_path
     status, out, err = command_line(*line, "--json")
     assert status == 1
     assert "validation groups cannot show that a head is significant" in err
+    assert "Validation is 20% of the 10 groups of the data." in err
     assert f"Detectors, heat map and report are written to '{tmp_path / 's'}'." in err
     assert json.loads(out)["refusal"] in err
     detector = load_detector(tmp_path / "s")
