@@ -49,6 +49,7 @@ def bench(
     A real model: radiant-lens bench misconceptions --model smollm2-135m-instruct --out my-bench
     """
     from radiant_lens._files import check_target
+    from radiant_lens.cli.doctor import versions
     from radiant_lens.studies.benchmark import ARMS, Benchmark
 
     if list_arms:
@@ -73,7 +74,12 @@ def bench(
         transfer=others,
     )
     result = benchmark.run(progress=shows(as_json))
-    answer = {"rows": result.to_dataframe().to_dict("records"), "notes": list(result.notes)}
+    answer = {
+        "rows": result.to_dataframe().to_dict("records"),
+        "notes": list(result.notes),
+        "settings": benchmark.settings(),
+        "versions": versions(),
+    }
     emit(answer, as_json=as_json, shown=[f"\n{result!r}, value [95% interval]\n", result.to_markdown()])
 
 

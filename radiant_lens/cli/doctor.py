@@ -22,6 +22,11 @@ _PACKAGES = ("radiant-lens", "transformer-lens", "transformers", "torch", "sciki
 _HIDDEN = ("config", "weights", "content")
 
 
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    return {"python": platform.python_version(), **{p: version(p) for p in _PACKAGES}}
+
+
 def examine(
     name: str, device: str | None = None, *, dtype: str | None = None, prepend_bos: bool | None = None
 ) -> dict[str, Any]:
@@ -31,13 +36,12 @@ def examine(
         name: the model, loaded as `load_model` loads it.
         device, dtype, prepend_bos: those of `load_model`, so that what is checked is what is used.
     """
-    versions = {"python": platform.python_version(), **{p: version(p) for p in _PACKAGES}}
     devices = ["cpu", *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))]
     # Before the check-up, which itself loads the machine.
     threads, cores, load = torch.get_num_threads(), usable_cores(), load_average()
     model, findings = _check(name, device=device, dtype=dtype, prepend_bos=prepend_bos)
     return {
-        "versions": versions,
+        "versions": versions(),
         "devices": devices,
         "threads": {"torch": threads, "cores": cores, "load": load, "advice": threads_advice(threads, cores, load)},
         "model": model,

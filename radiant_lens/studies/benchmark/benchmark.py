@@ -103,6 +103,12 @@ class Benchmark:
         """The arms, by name."""
         return list(ARMS if self.arms is None else self.arms)
 
+    def settings(self) -> dict[str, Any]:
+        """All settings, as JSON: models and data by name."""
+        names = {"model": signature(self.model)["name"], "data": self.data.name, "arms": self.names}
+        plain = ("budgets", "folds", "n_validation", "n_test", "n_answered", "seed")
+        return {**names, **{k: getattr(self, k) for k in plain}, "transfer": [data.name for data in self.transfer]}
+
     @property
     def _tasks(self) -> list[Dataset]:
         """All that is tested: the task itself first."""

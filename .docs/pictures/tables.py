@@ -1,0 +1,98 @@
+"""The tables of results, from what `radiant-lens bench ... --json` printed.
+
+python .docs/pictures/tables.py    write every table between `<!-- table: NAME COLUMNS -->` and `<!-- /table -->`
+
+NAME is a file of .docs/results, COLUMNS one of `COLUMNS`; a third word is the task on which steerings were tested.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / ".docs" / "results"
+PAGES = (ROOT / "README.md", *sorted((ROOT / ".docs" / "pages").rglob("*.md")))
+COLUMNS = {
+    "short": ("steering", "budget of KL", "KL, tested", "MC1", "MC2", "gain of MC2", "style"),
+    "arms": (
+        *("steering", "budget of KL", "gate", "KL, tested", "MC1", "MC2", "gain of MC2", "style", "beyond style"),
+        *("gain of MC1", "cross entropy", "judged correct", "incorrect", "seconds"),
+    ),
+    "transfer": ("steering", "budget of KL", "KL, tested", "MC1", "MC2", "gain of MC2", "style", "beyond style"),
+}
+_BLOCK = re.compile(r"(<!-- table: (\S+) (\S+) ?(\S*) -->\n).*?(<!-- /table -->)", re.DOTALL)
+
+
+def cells(row: dict[str, Any]) -> dict[str, str]:
+    """A row of the benchmark in words."""
+    steered = row["budget"] is not None
+    return {
+        "steering": row["arm"],
+        "budget of KL": f"{row['budget']:g}" if steered else "",
+        "gate": row["gates"],
+        "KL, tested": number(row["kl"], ".3f"),
+        "MC1": number(row["mc1"], ".3f"),
+        "MC2": number(row["mc2"], ".3f"),
+        "gain of MC2": interval(row, "gain"),
+        "style": interval(row, "style"),
+        "beyond style": interval(row, "beyond_style"),
+        "gain of MC1": interval(row, "mc1_gain"),
+        "cross entropy": number(row["cross_entropy"], ".3f"),
+        "judged correct": number(row["correct"], ".0%"),
+        "incorrect": number(row["incorrect"], ".0%"),
+        "seconds": number(row["seconds"], ".0f"),
+    }
+
+
+def number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def interval(row: dict[str, Any], name: str) -> str:
+    value = row[name]
+    if row["arm"] == "none":
+        return ""
+    return f"{value['value']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]"
+
+
+def best(rows: list[dict[str, Any]]) -> list[int]:
+    """Places of the rows with the most MC2 at their budget; controls and ceilings do not compete."""
+    competing = [
+        i for i, r in enumerate(rows) if r["budget"] is not None and not r["arm"].startswith(("control", "trained"))
+    ]
+    budgets = {rows[i]["budget"] for i in competing}
+    return [max((i for i in competing if rows[i]["budget"] == b), key=lambda i: rows[i]["mc2"]) for b in budgets]
+
+
+def table(name: str, columns: str, tested: str = "") -> str:
+    """One table in Markdown; rows with budgets by budget, in the order of the arms."""
+    content = json.loads((RESULTS / f"{name}.json").read_text())
+    task = tested or content["settings"]["data"]
+    rows = [row for row in content["rows"] if row["data"] == task]
+    rows.sort(key=lambda row: -1.0 if row["budget"] is None else row["budget"])
+    written = [cells(row) for row in rows]
+    for i in best(rows):
+        written[i] |= {column: f"**{written[i][column]}**" for column in ("steering", "MC2")}
+    # What was not measured has no column.
+    names = [column for column in COLUMNS[columns] if any(words[column] for words in written)]
+    lines = [names, ["-"] * len(names), *([words[column] for column in names] for words in written)]
+    return "\n".join("|" + "|".join("-" if cell == "-" else f" {cell} " for cell in line) + "|" for line in lines)
+
+
+def filled(text: str) -> str:
+    """The page with all its tables made anew."""
+    return _BLOCK.sub(lambda found: f"{found[1]}{table(found[2], found[3], found[4])}\n{found[5]}", text)
+
+
+def main() -> None:
+    for page in PAGES:
+        text = page.read_text()
+        if filled(text) != text:
+            page.write_text(filled(text))
+
+
+if __name__ == "__main__":
+    main()
