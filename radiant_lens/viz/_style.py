@@ -107,8 +107,8 @@ def styled(
         InvalidArgumentError: a width or height below 100 pixels.
     """
     size.check()
-    # A character of the title is about 9 pixels wide, one of the note 6.5; half a report page holds 62 and 88 of them.
-    wide = size.width or 570
+    # A character of the title is about 9 pixels wide, one of the note 6.5; half a report page holds 55 and 76 of them.
+    wide = size.width or 500
     lines = textwrap.wrap(title, max(12, wide // 9))
     small = [f"<span style='font-size:12px'>{line}</span>" for line in textwrap.wrap(note, max(16, int(wide / 6.5)))]
     height = size.height or height

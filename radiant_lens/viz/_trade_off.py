@@ -54,6 +54,9 @@ def trade_off(
         figure.add_trace(_curve(name, members, i))
     style.legend_below(figure)
     figure.update_layout(xaxis=style.metric_axis(x), yaxis=style.metric_axis(y))
+    # Away from the axes, where the marker of a steering without cost would hide the zero.
+    figure.update_xaxes(ticklabelstandoff=6)
+    figure.update_yaxes(ticklabelstandoff=8)
     missing = sorted(set(evaluations) - set(measured))
     note = "Bars: 95% intervals over groups." + (f" Not measured in both: {', '.join(missing)}." if missing else "")
     return style.styled(figure, title, size, note=style.escaped(note))

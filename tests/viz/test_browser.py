@@ -35,6 +35,11 @@ def opened(browser, tmp_path):
     assert messages == []
 
 
+CUT_TITLES = """() => [...document.querySelectorAll('.plot')].filter(plot => {
+    const title = plot.querySelector('.gtitle');
+    return title && title.getBoundingClientRect().right > plot.getBoundingClientRect().right;
+}).length"""
+
 MARKS = ".heatmaplayer image, .scatterlayer .trace, .barlayer .point"
 
 
@@ -51,6 +56,7 @@ def test_every_figure_draws_something_and_fits(opened, full_report, width, schem
     assert "dupeka" in views.nth(0).inner_text()
     assert views.nth(2).locator("canvas").count() > 1
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(CUT_TITLES) == 0
     # Plotly writes colours into the SVG, so the scheme must reach its template and not only the style sheet.
     ink = page.locator(".plot .gtitle").first.evaluate("e => getComputedStyle(e).fill")
     assert ink == ("rgb(27, 31, 36)" if scheme == "light" else "rgb(230, 232, 235)")
@@ -76,6 +82,19 @@ def test_a_wide_table_scrolls_inside_the_page_and_says_so(opened, full_report):
         assert [hints.nth(i).is_visible() for i in range(5)] == wider
         # The answers come first; they fit on a wide screen.
         assert wider[: len(hinted)] == hinted
+
+
+HIDDEN_LABELS = """() => {
+    const boxes = selector => [...document.querySelector('.plot').querySelectorAll(selector)]
+        .map(node => node.getBoundingClientRect());
+    const overlap = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+    const marks = boxes('.scatterlayer .point');
+    return marks.length === 0 || boxes('.xtick text, .ytick text').some(label => marks.some(m => overlap(m, label)));
+}"""
+
+
+def test_a_steering_without_cost_does_not_hide_the_zeros(opened, full_report):
+    assert opened(full_report.html).evaluate(HIDDEN_LABELS) is False
 
 
 def test_the_roc_is_a_square(opened, full_report):

@@ -24,6 +24,11 @@ function element(name, attributes = {}, ...children) {
 }
 
 const number = (value, digits = 3) => (value == null ? "–" : Number(value.toPrecision(digits)).toString());
+// The end of a prompt, from a whole word on: earlier questions come first, and the one to answer last.
+const lastWords = (prompt, n = 44) => {
+  const text = prompt.replace(/\s+/g, " ").trim();
+  return text.length <= n ? text : `… ${text.slice(-n).replace(/^\S*\s/, "")}`;
+};
 const siteName = (layer, head) => `L${layer}H${head}`;
 const klOf = (step) => Number((KL_LEAST * (KL_MOST / KL_LEAST) ** (step / KL_STEPS)).toPrecision(2));
 const stepOf = (kl) => Math.round((KL_STEPS * Math.log(kl / KL_LEAST)) / Math.log(KL_MOST / KL_LEAST));
@@ -264,7 +269,7 @@ class View {
     const s = this.state;
     this.examples.hidden = s.examples.length === 0;
     this.examples.replaceChildren(element("option", { value: "" }, "Examples …"),
-      ...s.examples.map((e, i) => element("option", { value: i }, e.prompt.replace(/\s+/g, " ").slice(-90))));
+      ...s.examples.map((e, i) => element("option", { value: i }, lastWords(e.prompt))));
     this.form.replaceChildren(...s.forms.map((form) => element("option", { value: form }, FORM_WORDS[form])));
     this.form.hidden = s.forms.length < 2;
     this.showGates();

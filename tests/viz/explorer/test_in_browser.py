@@ -217,6 +217,12 @@ def test_it_answers_and_follows_the_mouse_and_the_keyboard(place, model, edits, 
     plain = text(page, "plain")
     assert plain and before
 
+    # Examples are named by their last whole words, where the question to answer is.
+    labels = page.locator(".examples option").all_text_contents()[1:]
+    assert labels and max(map(len, labels)) <= 46
+    ends = [f" {label.removeprefix('… ')}" for label in labels]
+    assert all(any(f" {prompt.text}".endswith(end) for prompt in facts.prompts) for end in ends)
+
     # Strength, by the keyboard: the steered text changes, the plain one stays.
     slider = page.locator(".strength").first
     slider.focus()
