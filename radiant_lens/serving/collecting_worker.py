@@ -22,6 +22,14 @@ class KeptHeads(NamedTuple):
     z: Float[Tensor, "kept layer head d_head"]
 
 
+class _LastLayerDone(Exception):  # noqa: N818 - not an error: it ends a pass early
+    """Raised from the hook of the last kept layer: everything that is kept of the pass has been copied.
+
+    It saves the layers above, as in `radiant_lens.capture.run`. It cannot hide an error: the model's `forward` catches
+    this class alone, and no one else raises it.
+    """
+
+
 class CollectingWorker:
     """Its methods become methods of the workers of an engine; their names must be new there."""
 
@@ -37,8 +45,13 @@ class CollectingWorker:
         layers = [layer for layer in layers if layer in heads.projections]
         like = torch.zeros((), dtype=config.model_config.dtype, device=self.device)
         rows = KeptRows((len(layers), heads.shard.n, config.model_config.get_head_size()), like)
+        # With pipeline parallelism, the processes behind wait for what this one hands on.
+        stops = config.parallel_config.pipeline_parallel_size == 1
         for place, layer in enumerate(layers):
-            heads.projections[layer].register_forward_pre_hook(_keeper(rows, place))
+            ends = stops and place == len(layers) - 1
+            heads.projections[layer].register_forward_pre_hook(_keeper(rows, place, ends=ends))
+        if stops:
+            _end_early(self.model_runner.get_model(), config.model_config.get_hidden_size(), like)
         follow(self.model_runner, rows, lambda new: read_keep(extra_args(new)))
         self.kept_rows, self.kept_of = rows, (tuple(layers), heads.shard.first)
 
@@ -52,8 +65,26 @@ class CollectingWorker:
         return KeptHeads(layers, first, self.kept_rows.z.cpu())
 
 
-def _keeper(rows: KeptRows, place: int) -> Any:
+def _keeper(rows: KeptRows, place: int, *, ends: bool) -> Any:
     def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
         rows.keep(place, args[0])
+        if ends:
+            raise _LastLayerDone
 
     return keep
+
+
+def _end_early(model: nn.Module, hidden_size: int, like: Tensor) -> None:
+    """Have a model of vLLM return zeros as its hidden states where the last kept layer ended the pass.
+
+    The token that vLLM samples from them is never read.
+    """
+    forward = model.forward
+
+    def forward_to_last_layer(input_ids: Tensor | None, positions: Tensor, *args: Any, **options: Any) -> Any:
+        try:
+            return forward(input_ids, positions, *args, **options)
+        except _LastLayerDone:
+            return like.new_zeros(positions.shape[-1], hidden_size)
+
+    model.forward = forward_to_last_layer

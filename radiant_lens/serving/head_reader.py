@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 from radiant_lens.serving import plugin
 from radiant_lens.serving.collecting_worker import CollectingWorker, KeptHeads
 from radiant_lens.serving.kept_rows import KEEP, Keep
+from radiant_lens.serving.prompt_tails import MOST, PromptTails, shared_prefix
 from radiant_lens.serving.versions import require_vllm
 
 _CLASS = f"{CollectingWorker.__module__}.{CollectingWorker.__qualname__}"
@@ -52,6 +53,7 @@ class HeadReader:
         with _environment(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_ALLOW_LONG_MAX_MODEL_LEN="1"):
             self._engine: Any = LLM(path, dtype=str(dtype).removeprefix("torch."), **{**settings, **fixed})
         self._engine.collective_rpc("follow_heads", args=(self._layers,))
+        self._tails = PromptTails(self._engine.llm_engine.engine_core.engine_core.scheduler.kv_cache_manager)
 
     def read(
         self,
@@ -70,7 +72,11 @@ class HeadReader:
         keeps = [Keep(row, np.asarray(own, dtype=np.int64)) for row, own in zip(rows, positions)]
         sampling = [SamplingParams(extra_args={KEEP: keep}, **settings) for keep in keeps]
         self._engine.collective_rpc("begin_keeping", args=(len(z),))
-        self._engine.generate([{"prompt_token_ids": list(row)} for row in tokens], sampling, use_tqdm=False)
+        prefixes = [shared_prefix(row, own) for row, own in zip(tokens, positions)]
+        for texts in _in_phases(prefixes, MOST):
+            prompts = [{"prompt_token_ids": list(tokens[i])} for i in texts]
+            self._engine.generate(prompts, [sampling[i] for i in texts], use_tqdm=False)
+        self._tails.release()
         parts: list[KeptHeads] = self._engine.collective_rpc("kept_heads")
         for layers, first, rows_of_part in parts:
             places = [self._layers.index(layer) for layer in layers]
@@ -79,6 +85,19 @@ class HeadReader:
     def close(self) -> None:
         """End the engine and free its memory."""
         self._engine.llm_engine.engine_core.shutdown()
+
+
+def _in_phases(prefixes: Sequence[tuple[int, ...]], size: int) -> Iterator[list[int]]:
+    """Numbers of the texts to read together: of `size` texts first one with each prefix, then the others.
+
+    A prefix is shared once a text that has it is done.
+    """
+    for begin in range(0, len(prefixes), size):
+        first: dict[tuple[int, ...], int] = {}
+        for i in range(begin, min(begin + size, len(prefixes))):
+            first.setdefault(prefixes[i], i)
+        others = sorted(set(range(begin, min(begin + size, len(prefixes)))) - set(first.values()))
+        yield from (texts for texts in (list(first.values()), others) if texts)
 
 
 def _small_blocks() -> dict[str, int]:

@@ -16,6 +16,7 @@ from serving.engines import make_model
 import radiant_lens as rl
 from radiant_lens.capture import collect_with_engine, engine_run
 from radiant_lens.errors import ArtefactError, DataError, InvalidArgumentError
+from radiant_lens.models.tokens import answer_rows
 
 # vLLM warns of much as it is imported and started.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -87,6 +88,47 @@ def test_chunks_and_the_prefix_cache_are_used(vllm, tmp_path, small_shards, monk
     monkeypatch.setattr(kept_rows, "keep_key", lambda *args: None)
     with pytest.raises(DataError, match="activations of shard"):
         collect_with_engine(tmp_path / "model", statements, tmp_path / "all", options=SMALL, positions="all")
+
+
+def test_answers_share_their_whole_prompt(vllm, tmp_path, monkeypatch):
+    """Also within a block: every prompt is computed once, and of the other answers their own tokens."""
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    from radiant_lens.serving import prompt_tails
+
+    scheduled, schedule = [], Scheduler.schedule
+
+    def count(self, *args, **options):
+        output = schedule(self, *args, **options)
+        scheduled.append(output.total_num_scheduled_tokens)
+        return output
+
+    monkeypatch.setattr(Scheduler, "schedule", count)
+    make_model("llama", tmp_path / "model")
+    bridge, statements = rl.load_model(tmp_path / "model", device="cpu"), make_statements()
+    expected = rl.collect(bridge, statements)
+    # A text whose answer begins within a block, and that ends in another one.
+    assert_close(collect_with_engine(tmp_path / "model", statements, tmp_path / "s", options=SMALL), expected)
+    rows = [(row[:start], row[start:]) for row, start in answer_rows(bridge, statements)]
+    own = sum(len(answer) for _, answer in rows)
+    assert sum(scheduled) == own + sum(len(prompt) for prompt in {tuple(prompt) for prompt, _ in rows})
+    # The same without: each answer computes what its prompt has beyond whole blocks.
+    scheduled.clear()
+    monkeypatch.setattr(prompt_tails, "shared_prefix", lambda tokens, positions: ())
+    assert_close(collect_with_engine(tmp_path / "model", statements, tmp_path / "t", options=SMALL), expected)
+    assert sum(scheduled) == own + sum(len(p) - 32 * (len(p) > 32) for p, _ in rows) + 32
+
+
+def test_few_blocks_are_held_at_a_time(vllm, tmp_path, monkeypatch):
+    from radiant_lens.serving import prompt_tails
+
+    monkeypatch.setattr(prompt_tails, "MOST", 1)
+    make_model("llama", tmp_path / "model")
+    bridge, statements = rl.load_model(tmp_path / "model", device="cpu"), make_statements()
+    # Seven blocks of the cache: a text takes two of them.
+    options = {**SMALL, "num_gpu_blocks_override": 8}
+    cache = collect_with_engine(tmp_path / "model", statements, tmp_path / "s", options=options)
+    assert_close(cache, rl.collect(bridge, statements))
 
 
 def test_two_tensor_parallel_processes(vllm, tmp_path):
