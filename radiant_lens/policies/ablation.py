@@ -43,11 +43,11 @@ class AblationPolicy(HeadPolicy):
 
     def maps(self, sample: HeadSample) -> HeadMaps:
         """Compute constants, or a bank of activations to draw from."""
-        mean = sample.z.double().mean(0)
+        mean = torch.stack([z.mean(0) for z in sample.rows.each_head()])
         if self.kind != "resample":
             return DenseMaps.constant(mean if self.kind == "mean" else torch.zeros_like(mean))
         # One generator for bank and planes: the seed fixes both, whatever else the process draws.
         generator = torch.Generator().manual_seed(self.seed)
-        drawn = torch.randperm(len(sample.z), generator=generator)[:MAX_BANK]
+        drawn = torch.randperm(len(sample.undesirable), generator=generator)[:MAX_BANK]
         planes = torch.randn((len(mean), N_PLANES, mean.shape[1]), generator=generator, dtype=torch.float64)
-        return ResampleMaps(sample.z[drawn].double().transpose(0, 1).contiguous(), planes, mean)
+        return ResampleMaps(sample.rows[drawn].double().transpose(0, 1).contiguous(), planes, mean)

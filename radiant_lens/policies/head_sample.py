@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
 import torch
@@ -39,9 +38,17 @@ class HeadRows:
         """Axes `example site d_head`."""
         return len(self.z), len(self.layers), self.z.shape[-1]
 
-    def __getitem__(self, index: slice) -> Float[Tensor, "some site d_head"]:
-        """Activations of a slice of examples."""
+    def __getitem__(self, index: slice | Int[Tensor, " some"]) -> Float[Tensor, "some site d_head"]:
+        """Activations of some examples."""
         return self.z[index][:, self.layers, self.heads]
+
+    def each_head(self) -> Iterator[Float[Tensor, "example d_head"]]:
+        """All activations of one head after the other, in float64; only one layer is in memory at a time."""
+        sites = zip(self.layers.tolist(), self.heads.tolist())
+        for layer, of_layer in groupby(sites, key=lambda site: site[0]):
+            z = self.z[:, layer].clone()
+            for _, head in of_layer:
+                yield z[:, head].double()
 
 
 @dataclass(frozen=True)
@@ -71,11 +78,6 @@ class HeadSample:
     gated: Bool[Tensor, "example site"]
     weights: Float[Tensor, "site d_head"]
     biases: Float[Tensor, " site"]
-
-    @cached_property
-    def z(self) -> Float[Tensor, "example site d_head"]:
-        """A copy of all rows, for policies that need them at once."""
-        return self.rows[:]
 
     def class_moments(self, undesirable: bool, *, shrink_below: float = 10.0) -> Moments:
         """Compute the moments of one class, with a ridge; covariances of few examples are shrunk."""

@@ -65,7 +65,7 @@ class ITIPolicy(HeadPolicy):
     def maps(self, sample: HeadSample) -> HeadMaps:
         """Compute translations of `alpha` standard deviations."""
         direction = self._directions(sample)
-        spread = torch.einsum("nsd,sd->ns", sample.z.double(), direction).std(dim=0)
+        spread = torch.stack([(z @ towards).std() for z, towards in zip(sample.rows.each_head(), direction)])
         return RankOneMaps.translation(self.alpha * spread[:, None] * direction)
 
     def _directions(self, sample: HeadSample) -> Float[Tensor, "site d_head"]:

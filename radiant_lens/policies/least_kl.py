@@ -28,6 +28,7 @@ from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.evaluation.likelihood import KeptLogits
 from radiant_lens.models.identity import require_bridge, require_fitting, signature
 from radiant_lens.models.lengths import fit_context
+from radiant_lens.policies.head_sample import HeadRows
 from radiant_lens.policies.heads import HeadChoice, choose_heads, heads_of_shape
 from radiant_lens.policies.measurements import KIND, Measurements, fit_settings, map_tensors
 from radiant_lens.solvers.least_kl import LeastKLSolution, Sample, choose_regularisation, solve_least_kl
@@ -249,8 +250,10 @@ class LeastKLPolicy:
         if self.family == "constant":
             return Family("constant", template)
         cache = collect(model, train.sample(_N_MOMENT_GROUPS, seed=self.seed), max_tokens=max_tokens)
-        z = cache.z[:, [site.layer for site in sites], [site.head for site in sites]].double()
-        return Family("affine", template, z.mean(0), z.std(0).clamp_min(1e-6))
+        layers, heads = (torch.tensor(numbers) for numbers in zip(*sites))
+        moments = [(z.mean(0), z.std(0)) for z in HeadRows(cache.z, layers, heads).each_head()]
+        mean, spread = (torch.stack(parts) for parts in zip(*moments))
+        return Family("affine", template, mean, spread.clamp_min(1e-6))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from radiant_lens import _checks
@@ -85,14 +85,8 @@ class LinearActPolicy(HeadPolicy):
 
     def maps(self, sample: HeadSample) -> HeadMaps:
         """Compute diagonal maps."""
-        # In one dimension the optimal transport pairs sorted values; classes of unequal size are paired by quantiles.
-        x, y = (sample.z[sample.undesirable == kind].double().sort(dim=0).values for kind in (True, False))
-        n = min(len(x), len(y))
-        x, y = quantiles(x, n), quantiles(y, n)
-        centred = x - x.mean(0)
-        # A coordinate that never varies is moved by the difference of means alone: its slope is 0 / tiny = 0.
-        slope = (centred * y).sum(0) / centred.square().sum(0).clamp_min(torch.finfo(x.dtype).tiny)
-        shift = y.mean(0) - slope * x.mean(0)
+        lines = [_line(z, sample.undesirable) for z in sample.rows.each_head()]
+        slope, shift = (torch.stack(parts) for parts in zip(*lines))
         return DenseMaps(self.strength * torch.diag_embed(slope - 1), self.strength * shift)
 
 
@@ -123,16 +117,30 @@ class LEACEPolicy(HeadPolicy):
         from concept_erasure import LeaceEraser
 
         labels = sample.undesirable.double()[:, None]
-        fitted = [LeaceEraser.fit(z.double(), labels) for z in sample.z.unbind(1)]
+        fitted = [LeaceEraser.fit(z, labels) for z in sample.rows.each_head()]
         read = torch.stack([eraser.proj_right[0] for eraser in fitted])
         centre = torch.stack([eraser.bias for eraser in fitted if eraser.bias is not None])
         write = -torch.stack([eraser.proj_left[:, 0] for eraser in fitted])
         return RankOneMaps(write, read, -(read * centre).sum(-1))
 
 
-def quantiles(values: Float[Tensor, "example site d_head"], n: int) -> Float[Tensor, "quantile site d_head"]:
+def _line(
+    z: Float[Tensor, "example d_head"], undesirable: Bool[Tensor, " example"]
+) -> tuple[Float[Tensor, " d_head"], Float[Tensor, " d_head"]]:
+    """Slope and constant of each coordinate's least squares line from undesirable to desirable quantiles."""
+    # In one dimension the optimal transport pairs sorted values; classes of unequal size are paired by quantiles.
+    x, y = (z[undesirable == kind].sort(dim=0).values for kind in (True, False))
+    n = min(len(x), len(y))
+    x, y = quantiles(x, n), quantiles(y, n)
+    centred = x - x.mean(0)
+    # A coordinate that never varies is moved by the difference of means alone: its slope is 0 / tiny = 0.
+    slope = (centred * y).sum(0) / centred.square().sum(0).clamp_min(torch.finfo(x.dtype).tiny)
+    return slope, y.mean(0) - slope * x.mean(0)
+
+
+def quantiles(values: Float[Tensor, "example d_head"], n: int) -> Float[Tensor, "quantile d_head"]:
     """Interpolate the quantiles `(i + 1/2) / n` of sorted values; with `n = len(values)` they are the values."""
     place = ((torch.arange(n, dtype=torch.float64) + 0.5) * len(values) / n - 0.5).clamp(0, len(values) - 1)
     low = place.floor().long()
-    share = (place - low)[:, None, None]
+    share = (place - low)[:, None]
     return torch.lerp(values[low], values[(low + 1).clamp_max(len(values) - 1)], share)

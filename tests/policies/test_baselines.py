@@ -12,6 +12,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 import radiant_lens as rl
 from radiant_lens.errors import InvalidArgumentError, MissingPackageError
+from radiant_lens.policies.head_sample import HeadRows
 from radiant_lens.policies.matching import quantiles
 
 SITE = (1, 2)
@@ -104,12 +105,12 @@ def test_linear_transport_is_the_least_squares_line_through_sorted_pairs(fitted)
 
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_quantiles_of_a_straight_line_are_on_it(n, n_quantiles):
-    values = torch.arange(n, dtype=torch.float64)[:, None, None]
-    middles = quantiles(values, n_quantiles)[:, 0, 0]
+    values = torch.arange(n, dtype=torch.float64)[:, None]
+    middles = quantiles(values, n_quantiles)[:, 0]
     expected = np.clip((np.arange(n_quantiles) + 0.5) * n / n_quantiles - 0.5, 0, n - 1)
     np.testing.assert_allclose(middles.numpy(), expected, atol=1e-12)
     if n_quantiles == n:
-        assert torch.equal(middles, values[:, 0, 0])
+        assert torch.equal(middles, values[:, 0])
 
 
 def test_unequal_classes_are_paired_by_quantiles(fitted):
@@ -359,3 +360,18 @@ def test_strength_of_a_linear_transport_may_be_1_but_not_0(fitted):
     assert len(rl.LinearActPolicy(1.0).fit(*fitted).sites) > 0
     with pytest.raises(InvalidArgumentError, match=r"`strength` must lie in \(0, 1\]; got 0.0"):
         rl.LinearActPolicy(0.0).fit(*fitted)
+
+
+@pytest.mark.parametrize(
+    "policy", [rl.LinearActPolicy(heads="all"), rl.LEACEPolicy(heads="all"), rl.AblationPolicy("mean", heads="all")]
+)
+def test_what_sees_all_examples_sees_one_head_at_a_time(fitted, policy, monkeypatch):
+    """All heads of a real model in float64 are tens of gigabytes."""
+    cache, detector = fitted
+    expected = policy.fit(cache, detector)
+    sites = [(site.layer, site.head) for site in expected.sites]
+    rows = HeadRows(cache.z, *(torch.tensor(numbers) for numbers in zip(*sites)))
+    for (layer, head), z in zip(sites, rows.each_head(), strict=True):
+        assert torch.equal(z, cache.z[:, layer, head].double())
+    monkeypatch.setattr(HeadRows, "__getitem__", lambda *_: pytest.fail("a slice of all heads"))
+    torch.testing.assert_close(policy.fit(cache, detector).head_maps.tensors(), expected.head_maps.tensors())

@@ -36,7 +36,7 @@ def test_slack_and_value_are_those_of_the_stored_map(fitted, geometry, floor):
     metrics = sample.within_class_covariance() if geometry == "mahalanobis" else torch.eye(4).double().expand(2, 4, 4)
     deviations = (sample.weights @ sample.class_moments(undesirable=False).covariance[1] @ sample.weights.T).diagonal()
     for i, edit in enumerate(steering.maps().values()):
-        z = sample.z[sample.gated[:, i], i].double()
+        z = sample.rows[:][sample.gated[:, i], i].double()
         covariance = torch.cov(z.T, correction=0)
         covariance = covariance + 1e-6 * covariance.trace() / 4 * torch.eye(4)
         weight = sample.weights[i]

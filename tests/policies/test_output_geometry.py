@@ -48,7 +48,7 @@ def predicted_kl(steering, sample, information):
     """`E d' F d / 2` over the activations that the gate passes, for each head."""
     values = []
     for i, edit in enumerate(steering.maps().values()):
-        z = sample.z[sample.gated[:, i], i].double()
+        z = sample.rows[:][sample.gated[:, i], i].double()
         d = z @ edit.G.T + edit.g - z
         values.append(float(torch.einsum("ni,ij,nj->n", d, information[i], d).mean() / 2))
     return torch.tensor(values)
@@ -83,7 +83,7 @@ def test_it_is_the_closed_form_in_the_metric_of_the_information(fitted, fisher, 
         s = (theta @ moments.covariance[i] @ theta).sqrt()
         x = (m + kappa * s) / (1 + kappa**2)
         std = torch.maximum(s - kappa * x, spread)
-        z = sample.z[sample.gated[:, i], i].double()
+        z = sample.rows[:][sample.gated[:, i], i].double()
         y = sample.biases[i] + z @ theta
         shift = -kappa * std + std / s * (y - m) - y
         expected = shift[:, None] * pulled / (theta @ pulled)
