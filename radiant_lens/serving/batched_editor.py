@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from radiant_lens.steering.gates import TrustRegion
-from radiant_lens.steering.maps import HeadMaps, RankOneMaps
+from radiant_lens.steering.maps import DenseMaps, HeadMaps, RankOneMaps
 from radiant_lens.steering.steering import Steering
 
 Reduce = Callable[[Tensor], Tensor]
@@ -45,13 +45,13 @@ class _OtherMaps:
 
     Attributes:
         sites: their places among all edited heads of the layer.
-        heads: their heads, numbered within the shard.
+        heads: their heads, numbered within the shard; None where they are all heads of the shard in their order.
         maps: of these heads.
         trust: trust region, or None.
     """
 
     sites: slice
-    heads: Int[Tensor, " site"]
+    heads: Int[Tensor, " site"] | None
     maps: HeadMaps
     trust: TrustRegion | None
 
@@ -59,8 +59,24 @@ class _OtherMaps:
         self, z: Float[Tensor, "row head d_head"]
     ) -> tuple[Float[Tensor, "row site d_head"], Bool[Tensor, "row site"] | None]:
         """Displacements, and where the trust region allows them."""
-        edited = z[:, self.heads]
-        return self.maps.displacement(edited), None if self.trust is None else self.trust.contains(edited)
+        edited = z if self.heads is None else z.index_select(1, self.heads)
+        trusted = None if self.trust is None else self.trust.contains(edited)
+        if not isinstance(self.maps, DenseMaps):
+            return self.maps.displacement(edited), trusted
+        # One product for each head. `DenseMaps.displacement`, which takes any axes, makes copies for it.
+        shift, change = self.maps.shift[:, None], self.maps.change
+        return torch.baddbmm(shift, edited.transpose(0, 1), change.mT).transpose(0, 1), trusted
+
+    def add_to(
+        self, change: Float[Tensor, "row d_in"] | None, own: Float[Tensor, "row site d_head"], n_heads: int
+    ) -> Float[Tensor, "row d_in"]:
+        """The changes of all heads (None: 0) with those of these heads added."""
+        if self.heads is None:
+            return own.flatten(1) if change is None else change.add_(own.flatten(1))
+        n_rows, _, d_head = own.shape
+        change = own.new_zeros(n_rows, n_heads * d_head) if change is None else change
+        change.unflatten(1, (n_heads, d_head)).index_add_(1, self.heads, own)
+        return change
 
 
 @dataclass(frozen=True)
@@ -70,25 +86,29 @@ class BatchedEditor:
     Every row is computed for every steering and then kept for its own alone. This costs little, because the products
     are thin, and it needs no choice in Python, so the shapes are the same for every batch and a CUDA graph can hold it:
 
-        scores, strengths = z columns + offsets             of all voting heads, and `read . a + shift` of edited heads
+        scores, strengths = z columns + offsets             of all voting heads, of edited heads, `read . a + shift`
         votes = (scores >= 0) ballots                       counted for each steering, summed over the processes
         open = own flag, enough votes, or both              by each edited head's gate
         z' = z + (strengths * open * row strength) writes   for the rows of this steering, 0 for all others
 
+    What no steering of the layer needs is left out: votes, own scores, or strengths. A condition that some edited heads
+    have and others do not is written so that it always holds for these others.
+
     Attributes:
         layer: index of the layer.
         d_head: length of an activation.
-        n_voting: number of columns that are scores.
+        n_voting: number of the first columns, which give scores of voting heads.
+        n_own: number of the next columns, which give each edited head's own score, or 0 if no gate asks for it; a head
+            whose gate does not has zeros, and a score of 0 is a flag.
         columns, offsets: give the scores, then the strengths.
         ballots: 1 where a voting head belongs to a steering; None where no gate of the layer counts votes.
         heads: number of each edited head in its layer.
         owner: number of each edited head's steering.
-        own: column of each edited head's own score.
-        needs_own: gates "head" and "vote".
         ballot: column of each edited head's votes in `ballots`.
         needs_votes: gates "vote" and "layer".
-        thresholds: least number of votes of each edited head's layer.
-        writes: write vector of each edited head at its place in `z`; 0 for maps that are not of rank one.
+        thresholds: least number of votes of each edited head's layer; -1 where the gate does not count them.
+        writes: write vector of each edited head at its place in `z`; 0 for maps that are not of rank one. Without maps
+            of rank one there are neither strengths nor writes.
         others: maps that are not of rank one, or have a trust region.
         reduce: sums votes over processes.
     """
@@ -96,17 +116,16 @@ class BatchedEditor:
     layer: int
     d_head: int
     n_voting: int
+    n_own: int
     columns: Float[Tensor, "d_in column"]
     offsets: Float[Tensor, " column"]
     ballots: Float[Tensor, "voting ballot"] | None
     heads: Int[Tensor, " site"]
     owner: Int[Tensor, " site"]
-    own: Int[Tensor, " site"]
-    needs_own: Bool[Tensor, " site"]
     ballot: Int[Tensor, " site"]
     needs_votes: Bool[Tensor, " site"]
     thresholds: Float[Tensor, " site"]
-    writes: Float[Tensor, "site d_in"]
+    writes: Float[Tensor, "strength d_in"]
     others: tuple[_OtherMaps, ...]
     reduce: Reduce
 
@@ -121,38 +140,42 @@ class BatchedEditor:
             strength: factor of each row's displacements.
         """
         real = z.to(self.columns.dtype)
-        products = torch.addmm(self.offsets, real, self.columns)
-        is_open, votes = self._open(products[:, : self.n_voting] >= 0)
-        is_open &= self.owner == steering[:, None]
+        n_scores = self.n_voting + self.n_own
+        # Rows of padding may hold NaN, which stays in its row.
+        products = torch.addmm(self.offsets, real, self.columns) if len(self.offsets) else real[:, :0]
+        is_open = self.owner == steering[:, None]
+        votes = self._close(is_open, products[:, :n_scores] >= 0) if n_scores else None
         split = real.unflatten(1, (-1, self.d_head))
-        displacements: list[tuple[_OtherMaps, Tensor]] = []
-        for other in self.others:
-            displacement, trusted = other.displacement(split)
-            displacements.append((other, displacement))
+        displacements = [(other, *other.displacement(split)) for other in self.others]
+        for other, _, trusted in displacements:
             if trusted is not None:
                 is_open[:, other.sites] &= trusted
-        # `where`, not a product: rows of padding may hold NaN, and 0 * NaN is NaN.
         factors = torch.where(is_open, strength[:, None], 0)
-        amounts = torch.where(is_open, products[:, self.n_voting :] * strength[:, None], 0)
-        if not displacements and z.dtype == real.dtype:
-            return EditedRows(torch.addmm(real, amounts, self.writes), is_open, votes)
+        change = None
+        if len(self.writes):
+            amounts = products[:, n_scores:] * factors
+            if not displacements and z.dtype == real.dtype:
+                return EditedRows(torch.addmm(real, amounts, self.writes), is_open, votes)
+            change = amounts @ self.writes
+        for other, displacement, _ in displacements:
+            change = other.add_to(change, displacement.mul_(factors[:, other.sites, None]), split.shape[1])
         # Half precision: the change is rounded, not the activation that it is added to.
-        change = amounts @ self.writes
-        for other, displacement in displacements:
-            scaled = torch.where(is_open[:, other.sites, None], displacement * factors[:, other.sites, None], 0)
-            change.unflatten(1, (-1, self.d_head)).index_add_(1, other.heads, scaled)
-        return EditedRows(z + change.to(z.dtype), is_open, votes)
+        return EditedRows(z.clone() if change is None else z + change.to(z.dtype), is_open, votes)
 
-    def _open(
-        self, flags: Bool[Tensor, "row voting"]
-    ) -> tuple[Bool[Tensor, "row site"], Float[Tensor, "row ballot"] | None]:
-        """True where the gate of an edited head is open, and the votes."""
-        # Every process must take part in the sum, also one whose heads are not edited.
-        own = flags[:, self.own] | ~self.needs_own
+    def _close(
+        self, is_open: Bool[Tensor, "row site"], flags: Bool[Tensor, "row score"]
+    ) -> Float[Tensor, "row ballot"] | None:
+        """Set heads whose gate is closed to False, and return the votes."""
+        if self.n_own:
+            is_open &= flags[:, self.n_voting :]
         if self.ballots is None:
-            return own, None
-        votes = self.reduce(flags.to(self.ballots.dtype) @ self.ballots)
-        return own & ((votes[:, self.ballot] >= self.thresholds) | ~self.needs_votes), votes
+            return None
+        # Every process must take part in the sum, also one whose heads are not edited.
+        votes = self.reduce(flags[:, : self.n_voting].to(self.ballots.dtype) @ self.ballots)
+        # One column serves all heads.
+        own = votes if votes.shape[1] == 1 else votes.index_select(1, self.ballot)
+        is_open &= own >= self.thresholds
+        return votes
 
 
 def make_batched_editor(
@@ -187,11 +210,24 @@ class _Site(NamedTuple):
 
     head: int
     owner: int
-    own: int
-    needs_own: bool
     ballot: int
     needs_votes: bool
     threshold: int
+
+
+class _Columns:
+    """Linear functions of a layer's activations, collected one by one."""
+
+    def __init__(self) -> None:
+        self.vectors: list[Tensor] = []
+        self.offsets: list[Tensor] = []
+        self.n = 0
+
+    def add(self, vectors: Float[Tensor, "column d_in"], offsets: Float[Tensor, " column"]) -> None:
+        """Add some."""
+        self.vectors.append(vectors)
+        self.offsets.append(offsets)
+        self.n += len(offsets)
 
 
 class _Builder:
@@ -201,15 +237,13 @@ class _Builder:
         self._layer, self._shard = layer, shard
         # Half precision is too coarse to decide a gate in.
         self._real = torch.zeros((), device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
-        self._scores: list[Tensor] = []
-        self._biases: list[Tensor] = []
-        self._ballots: list[int | None] = []
-        self._reads: list[Tensor] = []
-        self._shifts: list[Tensor] = []
+        self._voting, self._own, self._strengths = _Columns(), _Columns(), _Columns()
+        self._ballots: list[int] = []
         self._writes: list[Tensor] = []
         self._sites: list[_Site] = []
         self._others: list[_OtherMaps] = []
-        self._n_ballots = self._n_voting = 0
+        self._needs_own = self._needs_strengths = False
+        self._n_ballots = 0
 
     def add(self, number: int, steering: Steering) -> None:
         """Add the edits of one steering."""
@@ -217,25 +251,28 @@ class _Builder:
         index = [i for i, site in enumerate(steering.sites) if site.layer == self._layer and 0 <= site.head - first < n]
         heads = [steering.sites[i].head - first for i in index]
         by_votes = steering.gate in ("vote", "layer")
-        # All heads of the layer vote; without votes, only an edited head's own score counts.
-        voting = list(range(n)) if by_votes else heads
-        self._add_scores(steering, voting, by_votes=by_votes)
-        own = {head: self._n_voting - len(voting) + column for column, head in enumerate(voting)}
-        threshold, ballot = int(steering.scores.thresholds[self._layer]), max(self._n_ballots - 1, 0)
-        needs_own = steering.gate in ("head", "vote")
-        self._sites += [
-            _Site(head + first, number, own[head], needs_own, ballot, by_votes, threshold) for head in heads
-        ]
+        if by_votes:
+            # All heads of the layer vote.
+            self._voting.add(*self._scores(steering, list(range(n))))
+            self._ballots += [self._n_ballots] * n
+            self._n_ballots += 1
+        self._add_own(steering, heads)
+        threshold = int(steering.scores.thresholds[self._layer]) if by_votes else -1
+        ballot = max(self._n_ballots - 1, 0)
+        self._sites += [_Site(head + first, number, ballot, by_votes, threshold) for head in heads]
         self._add_maps(steering, torch.tensor(index, dtype=torch.long), torch.tensor(heads, dtype=torch.long))
 
-    def _add_scores(self, steering: Steering, voting: list[int], *, by_votes: bool) -> None:
-        heads = torch.tensor(voting, dtype=torch.long)
-        scores, voters = steering.scores, heads + self._shard.first
-        self._scores.append(self._unsplit(scores.weights[self._layer, voters], heads))
-        self._biases.append(scores.biases[self._layer, voters].to(self._real))
-        self._ballots += [self._n_ballots if by_votes else None] * len(voting)
-        self._n_ballots += by_votes
-        self._n_voting += len(voting)
+    def _scores(self, steering: Steering, heads: list[int]) -> tuple[Tensor, Tensor]:
+        places = torch.tensor(heads, dtype=torch.long)
+        scores, own = steering.scores, places + self._shard.first
+        weights = self._unsplit(scores.weights[self._layer, own], places)
+        return weights, scores.biases[self._layer, own].to(self._real)
+
+    def _add_own(self, steering: Steering, heads: list[int]) -> None:
+        weights, biases = self._scores(steering, heads)
+        needs_own = steering.gate in ("head", "vote")
+        self._needs_own |= needs_own
+        self._own.add(weights if needs_own else 0 * weights, biases if needs_own else 0 * biases)
 
     def _add_maps(self, steering: Steering, index: Tensor, heads: Tensor) -> None:
         maps = steering.head_maps.take(index).to(self._real)
@@ -243,14 +280,15 @@ class _Builder:
         d_head = steering.scores.weights.shape[2]
         empty = self._real.new_zeros(len(index), d_head)
         if isinstance(maps, RankOneMaps) and trust is None:
+            self._needs_strengths = True
             read, shift, write = maps.read, maps.shift, maps.write
         else:
             read, shift, write = empty, empty.sum(1), empty
-            end = len(self._sites)
-            self._others.append(_OtherMaps(slice(end - len(index), end), heads.to(self._real.device), maps, trust))
-        self._reads.append(self._unsplit(read, heads))
+            sites = slice(len(self._sites) - len(index), len(self._sites))
+            every = heads.tolist() == list(range(self._shard.n))
+            self._others.append(_OtherMaps(sites, None if every else heads.to(self._real.device), maps, trust))
+        self._strengths.add(self._unsplit(read, heads), shift)
         self._writes.append(self._unsplit(write, heads))
-        self._shifts.append(shift)
 
     def _unsplit(self, vectors: Tensor, heads: Tensor) -> Float[Tensor, "site d_in"]:
         """Each head's vector at its place among the heads of the shard, 0 elsewhere."""
@@ -260,30 +298,34 @@ class _Builder:
 
     def build(self, reduce: Reduce) -> BatchedEditor:
         """The editor."""
-        ballots = None
-        if self._n_ballots:
-            ballots = self._real.new_zeros(self._n_voting, self._n_ballots)
-            for column, ballot in enumerate(self._ballots):
-                if ballot is not None:
-                    ballots[column, ballot] = 1
+        n_voting, n_own = self._voting.n, self._own.n if self._needs_own else 0
+        n_strengths = self._strengths.n if self._needs_strengths else 0
+        writes = torch.cat(self._writes)
+        groups = [g for g, n in ((self._voting, n_voting), (self._own, n_own), (self._strengths, n_strengths)) if n]
         return BatchedEditor(
             layer=self._layer,
-            d_head=self._reads[0].shape[1] // self._shard.n,
-            n_voting=self._n_voting,
-            columns=torch.cat([*self._scores, *self._reads]).T.contiguous(),
-            offsets=torch.cat([*self._biases, *self._shifts]),
-            ballots=ballots,
+            d_head=writes.shape[1] // self._shard.n,
+            n_voting=n_voting,
+            n_own=n_own,
+            columns=torch.cat([writes[:0], *(v for group in groups for v in group.vectors)]).T.contiguous(),
+            offsets=torch.cat([self._real.new_zeros(0), *(o for group in groups for o in group.offsets)]),
+            ballots=self._ballot_matrix(),
             heads=self._column("head", torch.long),
             owner=self._column("owner", torch.long),
-            own=self._column("own", torch.long),
-            needs_own=self._column("needs_own", torch.bool),
             ballot=self._column("ballot", torch.long),
             needs_votes=self._column("needs_votes", torch.bool),
             thresholds=self._column("threshold", self._real.dtype),
-            writes=torch.cat(self._writes),
+            writes=writes[:n_strengths],
             others=tuple(self._others),
             reduce=reduce,
         )
+
+    def _ballot_matrix(self) -> Float[Tensor, "voting ballot"] | None:
+        if not self._n_ballots:
+            return None
+        ballots = self._real.new_zeros(self._voting.n, self._n_ballots)
+        ballots[torch.arange(self._voting.n), torch.tensor(self._ballots)] = 1
+        return ballots
 
     def _column(self, name: str, dtype: torch.dtype) -> Tensor:
         return torch.tensor([getattr(site, name) for site in self._sites], dtype=dtype, device=self._real.device)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.serving.batched_editor import BatchedEditor
 from radiant_lens.serving.request_traces import RequestTraces
-from radiant_lens.serving.rows import Rows
+from radiant_lens.serving.rows import Rows, SteeredRows
 
 
 @dataclass
@@ -42,15 +42,29 @@ class LayerEdits:
             self.n_edited[layer] = torch.zeros_like(editor.owner)
 
     def edit(self, z: Float[Tensor, "... row d_in"], layer: int) -> Float[Tensor, "... row d_in"]:
-        """The activations of a layer after the edits of the current rows."""
+        """The activations of a layer after the edits of the current rows, computed in the same shape for any rows."""
         # Models that vLLM runs with the code of transformers have an axis of length 1 in front.
         flat = z.flatten(0, -2)
         rows, n = self.rows, len(flat)
-        edited = self.editors[layer].apply(flat, rows.steering[:n], rows.strength[:n])
+        return self._apply(flat, SteeredRows(None, rows.steering[:n], rows.strength[:n]), layer).view_as(z)
+
+    def edit_steered(self, z: Float[Tensor, "... row d_in"], layer: int) -> Float[Tensor, "... row d_in"]:
+        """The same, computed for the steered rows alone: of a prompt, these are the last one or none."""
+        rows = self.rows.steered
+        if rows is None:
+            return z
+        if rows.places is None:
+            return self.edit(z, layer)
+        flat = z.flatten(0, -2)
+        edited = self._apply(flat.index_select(0, rows.places), rows, layer)
+        return flat.index_copy(0, rows.places, edited).view_as(z)
+
+    def _apply(self, z: Float[Tensor, "row d_in"], rows: SteeredRows, layer: int) -> Float[Tensor, "row d_in"]:
+        edited = self.editors[layer].apply(z, rows.steering, rows.strength)
         self.n_edited[layer] += edited.is_open.sum(0)
         if self.traces is not None:
-            self.traces.record(self.editors[layer], edited)
-        return edited.z.view_as(z)
+            self.traces.record(self.editors[layer], edited, rows.places)
+        return edited.z
 
     def counts(self) -> tuple[list[int], list[int]]:
         """Activations of edited heads that were edited, and those that could have been, of each steering."""
@@ -105,7 +119,7 @@ def install(edits: LayerEdits, projections: Mapping[int, nn.Module], *, eager: b
 
 def _eager_hook(edits: LayerEdits, layer: int) -> Any:
     def edit(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        return (edits.edit(args[0], layer), *args[1:]) if edits.rows.any else None
+        return None if edits.rows.steered is None else (edits.edit_steered(args[0], layer), *args[1:])
 
     return edit
 

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from numpy.typing import NDArray
+from torch import Tensor
 
 from radiant_lens.serving.batched_editor import BatchedEditor, EditedRows
 
@@ -110,14 +112,21 @@ class RequestTraces:
                 token = self._tokens[request_id][position] = _Token()
                 self._rows.append(_Row(int(begin + position - computed), request.steering, token))
 
-    def record(self, editor: BatchedEditor, edited: EditedRows) -> None:
+    def record(self, editor: BatchedEditor, edited: EditedRows, places: Int[Tensor, " row"] | None = None) -> None:
         """Record the traced rows of a pass at one layer.
 
         `votes` are of layers whose gates count them, `edited` of layers with an edited head.
+
+        Args:
+            editor: of the layer.
+            edited: rows after the edits.
+            places: of these rows in the pass, ascending, with every traced one; None: they are all rows of the pass.
         """
         if not self._rows:
             return
         index = torch.tensor([row.row for row in self._rows], device=edited.is_open.device)
+        if places is not None:
+            index = torch.searchsorted(places, index)
         is_open = edited.is_open[index].cpu()
         votes = None if edited.votes is None else edited.votes[index].cpu()
         owner, heads, ballot = editor.owner.cpu(), editor.heads.cpu(), editor.ballot.cpu()

@@ -29,6 +29,20 @@ class SteeredRequest(NamedTuple):
     first: int
 
 
+class SteeredRows(NamedTuple):
+    """The rows of a pass that are edited.
+
+    Attributes:
+        places: in the pass, ascending; None if all rows of the pass are edited.
+        steering: number of the steering of each.
+        strength: of each.
+    """
+
+    places: Int[Tensor, " steered"] | None
+    steering: Int[Tensor, " steered"]
+    strength: Float[Tensor, " steered"]
+
+
 _NONE = SteeredRequest(UNSTEERED, 0.0, 0)
 
 
@@ -50,14 +64,14 @@ class Rows:
         steering: number of each row's steering, or `UNSTEERED`.
         strength: of each row; 0 where it is unsteered.
         n_steered: number of rows of each steering in all passes so far.
-        any: whether a row of the current pass is steered.
+        steered: rows of the current pass that are steered; None without any.
     """
 
     def __init__(self, n_max: int, n_steerings: int, device: torch.device | str = "cpu") -> None:
         self.steering: Int[Tensor, " row"] = torch.full((n_max,), UNSTEERED, device=device)
         self.strength: Float[Tensor, " row"] = torch.zeros(n_max, device=device)
         self.n_steered: NDArray[np.int64] = np.zeros(n_steerings, dtype=np.int64)
-        self.any = False
+        self.steered: SteeredRows | None = None
         self._requests: dict[str, SteeredRequest] = {}
         self._n = 0
 
@@ -85,18 +99,25 @@ class Rows:
             n_scheduled: number of rows of each request.
             n_computed: number of tokens of each request that were computed before this pass.
         """
-        n, self.any = 0, False
+        n, self.steered = 0, None
         if self._requests:
             requests = [self._requests.get(request_id, _NONE) for request_id in request_ids]
             steering, strength = _rows(requests, n_scheduled, n_computed)
-            steered = steering[steering != UNSTEERED]
-            self.any = bool(steered.size)
-            if self.any:
+            (index,) = np.nonzero(steering != UNSTEERED)
+            if len(index):
                 n = len(steering)
-                self.n_steered += np.bincount(steered, minlength=len(self.n_steered))
+                self.n_steered += np.bincount(steering[index], minlength=len(self.n_steered))
                 self.steering[:n].copy_(torch.from_numpy(steering))
                 self.strength[:n].copy_(torch.from_numpy(strength))
+                self.steered = self._select(index, n)
         self._clear(n)
+
+    def _select(self, index: NDArray[np.int64], n: int) -> SteeredRows:
+        """The rows of this index, of the first `n`."""
+        if len(index) == n:
+            return SteeredRows(None, self.steering[:n], self.strength[:n])
+        places = torch.from_numpy(index).to(self.steering.device)
+        return SteeredRows(places, self.steering[places], self.strength[places])
 
     def _clear(self, n: int) -> None:
         """Make the rows after the first `n` unsteered, as far as an earlier pass wrote them."""

@@ -19,7 +19,7 @@ from radiant_lens.serving.catalog import Catalog
 from radiant_lens.serving.layer_edits import LayerEdits, install
 from radiant_lens.serving.projections import find_projections, refuse_unserved
 from radiant_lens.serving.requests import as_row
-from radiant_lens.serving.rows import Rows
+from radiant_lens.serving.rows import Rows, SteeredRequest
 from radiant_lens.serving.runner import extra_args, follow
 
 
@@ -197,13 +197,17 @@ def test_hooks_edit_steered_rows_of_the_edited_layers(eager, monkeypatch):
     z = torch.randn(3, axes[1] * axes[2])
     expected = torch.nn.functional.linear(z, projections[1].weight, projections[1].bias)
     torch.testing.assert_close(projections[1](z), expected)
-    edits.rows.any = True
-    edits.rows.steering[1], edits.rows.strength[1] = 0, 50.0
+    edits.rows.add("a", SteeredRequest(0, 50.0, 1))
+    edits.rows.fill(["a", "b"], np.array([2, 1]), np.array([0, 0]))
     changed = (projections[1](z) - expected).abs().amax(1) > 1e-3
     assert changed.tolist() == [False, True, False]
-    edits.rows.n_steered[0] = 1
     (edited,), (sites,) = edits.counts()
     assert 0 < edited <= sites == len(edits.editors[1].owner)
+    # A pass of steered rows alone.
+    edits.rows.fill(["a", "a"], np.array([1, 2]), np.array([1, 4]))
+    edited_z = edits.editors[1].apply(z, torch.zeros(3, dtype=torch.long), torch.full((3,), 50.0)).z
+    assert not torch.equal(edited_z[2], z[2])
+    torch.testing.assert_close(projections[1](z), torch.nn.functional.linear(edited_z, projections[1].weight))
     # vLLM runs some models with the code of transformers, whose activations have an axis in front.
     torch.testing.assert_close(projections[1](z[None]), projections[1](z)[None])
 

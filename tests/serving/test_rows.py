@@ -29,9 +29,12 @@ def test_edits_begin_at_the_last_prompt_token():
     assert fill(rows, ("a", 5, 0), ("plain", 2, 0), ("b", 1, 0)) == [-1, -1, -1, -1, 0, -1, -1, 1]
     assert rows.strength[:8].tolist() == [0, 0, 0, 0, 0.5, 0, 0, 2.0]
     assert rows.n_steered.tolist() == [1, 1]
+    places, steering, strength = rows.steered
+    assert (places.tolist(), steering.tolist(), strength.tolist()) == ([4, 7], [0, 1], [0.5, 2.0])
     # One token each: the answer.
     assert fill(rows, ("b", 1, 1), ("a", 1, 5)) == [1, 0]
     assert rows.n_steered.tolist() == [2, 2]
+    assert rows.steered.places is None and rows.steered.steering.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7])
@@ -55,10 +58,10 @@ def test_rows_of_an_earlier_pass_are_cleared():
     rows = make_rows()
     fill(rows, ("b", 20, 0))
     fill(rows, ("a", 5, 0))
-    assert rows.any
+    assert rows.steered is not None
     assert (rows.steering[5:] == UNSTEERED).all() and not rows.strength[5:].any()
     fill(rows, ("plain", 9, 0))
-    assert not rows.any and (rows.steering == UNSTEERED).all() and not rows.strength.any()
+    assert rows.steered is None and (rows.steering == UNSTEERED).all() and not rows.strength.any()
 
 
 def test_requests_that_ended_are_forgotten():
