@@ -59,7 +59,8 @@ def run_model_demo(
     say(f"1. data: {data!r}; {len(train.groups)} groups to fit on, {len(validation.groups)} to set the strength")
     shown = test.prompts[:N_SHOWN]
     plain = _answers(bridge, shown, None, test.stop)
-    say(table(f"2. {model} as it is, on held-out prompts", _dialogues(shown, {"answer": plain})))
+    title = f"2. {model} as it is, on held-out prompts; {NEW_TOKENS} tokens at most"
+    say(table(title, _dialogues(shown, {"answer": plain})))
     policy = LeastKLPolicy(budget=BUDGET, family="affine")
     steering = policy.fit(bridge, train, validation=validation, progress=not quiet)
     steered = _answers(bridge, shown, steering, test.stop)
@@ -87,6 +88,7 @@ def run_model_demo(
         table(f"4. {len(test.groups)} held-out groups of {data.name}", rows),
         "MC2: share of the correct answers' probability; style: the same with the answers of other prompts, where "
         "nothing can be true; KL in nats a token of desirable text.",
+        _gains(evaluations),
         str(certificate),
         f"Report written to {page}: open it in a browser.",
         f"Steering written to {path}. Try a prompt of your own, or move strength and heads by hand:\n"
@@ -125,6 +127,17 @@ def _dialogues(prompts: Sequence[Prompt], answers: dict[str, list[str]]) -> list
         }
         for i, prompt in enumerate(prompts)
     ]
+
+
+def _gains(evaluations: dict[str, Evaluation]) -> str:
+    """A sentence on what the steering gains, with intervals."""
+    steered, plain = evaluations[STEERED], evaluations[UNSTEERED]
+    mc2, correct = (steered.difference(plain, metric) for metric in ("mc2", "correct"))
+    return (
+        f"Gain of MC2 {mc2.value:+.3f} [{mc2.low:+.3f}, {mc2.high:+.3f}], of answers judged correct "
+        f"{correct.value:+.3f} [{correct.low:+.3f}, {correct.high:+.3f}]; 95% intervals over groups. An interval "
+        "around 0 shows no gain, and a gain that style shares is one of wording: read the answers."
+    )
 
 
 def _chat(prompts: Sequence[Prompt]) -> str:

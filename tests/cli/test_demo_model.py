@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,14 @@ def test_it_prints_answers_before_the_table(small, tmp_path, command_line):
         printed.index(text) for text in ("as it is, on held-out prompts", "heads moved for", "held-out groups of")
     ]
     assert places == sorted(places)
+    text = " ".join(printed.split())
+    rows = re.findall(r"(none|least KL,)\W+(\.?\d\S*)\W+(\d\.\d+)", text)
+    gain = re.search(r"Gain of MC2 ([+-]\d\.\d{3}) \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\], of answers judged", text)
+    assert gain is not None and len(rows) == 2
+    assert float(gain[1]) == pytest.approx(float(rows[1][2]) - float(rows[0][2]), abs=0.0011)
+    # It ends in commands that can be typed: the embedded model has no chat template, so there is no `--chat`.
+    assert "radiant-lens generate --steering" in text and "--chat" not in text
+    assert "radiant-lens explore --steering" in text
 
 
 def test_a_folder_that_holds_something_else_is_refused_before_the_model_is_loaded(tmp_path, command_line, monkeypatch):
