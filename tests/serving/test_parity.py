@@ -29,26 +29,35 @@ def make_steerings(axes):
     return {name: make_steering(axes, seed=i, **options) for i, (name, options) in enumerate(kinds.items())}
 
 
+N = 200
+
+
 @pytest.mark.parametrize("model_type", ["llama", "qwen3", "gemma3_text"])
 def test_every_policy_in_one_mixed_batch(vllm, model_type, tmp_path):
+    """200 prompts, half of them steered and half with a prefix that they share; from a cache, and in chunks."""
     model = make_model(model_type, tmp_path / "model")
     steerings = make_steerings(shape(model))
-    names = list(steerings)
-    rows = prompts(36)
-    # A half of the requests is not steered, and strengths differ where the maps allow it.
+    names, prefix = list(steerings), prompts(2, longest=40, seed=1)[1]
+    rows = [[*prefix, *row] if i % 6 > 2 else row for i, row in enumerate(prompts(N))]
+    # Strengths differ where the maps allow it.
     choices = [
-        None if i % 2 else (names[i // 2 % 8], 1.0 if names[i // 2 % 8] == "resample" else 0.5 + i / 36)
-        for i in range(36)
+        None if i % 2 else (names[i // 2 % 8], 1.0 if names[i // 2 % 8] == "resample" else 0.5 + i / N)
+        for i in range(N)
     ]
     edited: dict[str, torch.Tensor] = {}
     expected = expected_answers(model, steerings, rows, choices, edited=edited)
     with Engine(vllm, tmp_path / "model", steerings) as engine:
-        assert engine.answers(rows, choices) == expected
-        plain = engine.answers(rows, [None] * 36)
+        outputs = engine.outputs(rows, choices)
+        assert [list(output.outputs[0].token_ids) for output in outputs] == expected
+        assert sum(output.num_cached_tokens for output in outputs) >= 32 * (N // 2 - 16)
+        plain = engine.answers(rows, [None] * N)
         _compare_edits(engine, steerings, edited)
-    assert [p == e for p, e, c in zip(plain, expected, choices) if c is None] == [True] * 18
+    assert [p == e for p, e, c in zip(plain, expected, choices) if c is None] == [True] * (N // 2)
     differ = {c[0] for p, e, c in zip(plain, expected, choices) if c is not None and p != e}
     assert len(differ) >= 6, differ
+    chunks = {"max_num_batched_tokens": 16, "enable_chunked_prefill": True, "enable_prefix_caching": False}
+    with Engine(vllm, tmp_path / "model", steerings, **chunks) as engine:
+        assert engine.answers(rows, choices) == expected
 
 
 def _compare_edits(engine, steerings, expected):
