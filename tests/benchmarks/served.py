@@ -1,13 +1,19 @@
 """vLLM against transformers, in the environment of `.ci/serving`, on one thread: `python tests/benchmarks/served.py`.
 
-`collection --model FOLDER`: activations that `collect_with_engine` keeps, against those of `rl.collect`: their largest
-and median difference in float32 and in bfloat16, and tokens a second, in turns. Loading and starting are not counted.
-Seconds are of the processor, since other work may share it.
+`collection --model FOLDER`: activations that `collect_with_engine` keeps, against those of `rl.collect`: their
+differences in float32 and in bfloat16, beside those of `rl.collect` with other rows, and tokens a second, in turns.
+Loading and starting are not counted. Seconds are of the processor, since other work may share it.
 
 `parity --model FOLDER --steerings FOLDER`: greedy answers in float32 to prompts of mixed lengths, half of them with a
-prefix that they share and every second one steered, by fitted steerings in turn (fitted on few groups into the folder
-of `--steerings`, unless they are there): how many are the same tokens as through `rl.steer`, with the prefix cache, and
-with prompts in chunks of 16 tokens. For answers that differ, the logit by which transformers preferred its token.
+prefix that they share and every second one steered, by fitted steerings in turn (fitted on 60 questions into the
+folder of `--steerings`, unless they are there): how many are the same tokens as through `rl.steer`, with the prefix
+cache, and with prompts in chunks of 16 tokens. For answers that differ, the logit by which transformers prefers its
+token.
+
+`overhead --model FOLDER --steerings FOLDER`: new tokens a second of engines with hooks, against engines without the
+plugin and against a fold, in turns (see `served_overhead.py`).
+
+`soak --model FOLDER --steerings FOLDER --minutes 30`: the memory of a server under mixed requests (`served_soak.py`).
 """
 
 from __future__ import annotations
@@ -51,63 +57,92 @@ def timed(run: ShardedRun, examples: Examples) -> tuple[float, float, torch.Tens
 
 def collection(model: str, data: str, n: int, rounds: int) -> None:
     """Print the differences and the speed in each precision."""
+    single: torch.Tensor | None = None
     for dtype in ("float32", "bfloat16"):
         bridge = rl.load_model(model, device="cpu", dtype=dtype)
         dataset = rl.load_dataset(data, model=bridge.tokenizer).statements[:n]
         examples = read_examples(bridge, dataset, "answer", None, None)
         config, texts = bridge.cfg, examples.texts
         heads = (config.n_layers, config.n_heads, config.d_head)
-        runs: dict[str, ShardedRun] = {
-            "transformers": Run(bridge, texts, examples.layers, 1024),
-            "vLLM": EngineRun(model, heads, config.dtype, texts, examples.layers),
-        }
+        engine = EngineRun(model, heads, config.dtype, texts, examples.layers)
+        transformers = Run(bridge, texts, examples.layers, 1024)
+        runs: dict[str, ShardedRun] = {"transformers": transformers, "vLLM": engine}
         z = {name: timed(run, examples)[2].float() for name, run in runs.items()}
-        apart = (z["vLLM"] - z["transformers"]).abs()
-        largest = float(z["transformers"].abs().max())
-        quantiles = torch.quantile(apart.flatten()[:: max(1, apart.numel() // 2**23)], torch.tensor([0.5, 0.99]))
+        # What rounding alone does: the same passes with each text in a row of its own, and fewer rows.
+        apart = {**runs, "transformers, other rows": Run(bridge, texts, examples.layers, 256, share=False)}
+        z["transformers, other rows"] = timed(apart["transformers, other rows"], examples)[2].float()
+        expected = z["transformers"]
         print(
-            f"{dtype}: {len(texts)} texts, {int(texts.lengths.sum())} tokens, {len(apart)} activations of each head; "
-            f"apart by {quantiles[0]:.2g} (median), {quantiles[1]:.2g} (99%), {float(apart.max()):.2g} (most); "
-            f"largest value {largest:.3g}",
-            flush=True,
+            f"{dtype}: {len(texts)} texts, {int(texts.lengths.sum())} tokens, {len(expected)} activations of each head"
         )
+        print("| activations | median | 99% | most | median, relative | largest value |\n|---|---|---|---|---|---|")
+        for name in ("vLLM", "transformers, other rows"):
+            print(f"| {name}, against transformers | {differences(z[name], expected)} |", flush=True)
+        if single is not None:
+            # How far each of the two is from what both compute in single precision.
+            for name in ("vLLM", "transformers"):
+                print(f"| {name}, against transformers in float32 | {differences(z[name], single)} |", flush=True)
+        single = expected
+        del z, expected
         rates: dict[str, list[float]] = {name: [] for name in runs}
         for turn in range(rounds):
             for name in sorted(runs, reverse=bool(turn % 2)):
                 seconds, wall, _ = timed(runs[name], examples)
                 rates[name].append(int(texts.lengths.sum()) / seconds)
                 print(f"  turn {turn} {name}: {rates[name][-1]:.0f} tokens a second ({wall:.1f} s wall)", flush=True)
-        ratio = statistics.median(v / t for v, t in zip(rates["vLLM"], rates["transformers"]))
-        print(f"  vLLM / transformers: {ratio:.2f}", flush=True)
-        runs["vLLM"].close()
+        if not rounds:
+            engine.close()
+            continue
+        medians = ", ".join(f"{name} {statistics.median(own):.0f}" for name, own in rates.items())
+        ratios = [v / t for v, t in zip(rates["vLLM"], rates["transformers"])]
+        print(f"  medians: {medians}; vLLM / transformers: {statistics.median(ratios):.2f} ", end="")
+        print(f"({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
+        engine.close()
+
+
+def differences(z: torch.Tensor, expected: torch.Tensor) -> str:
+    """Quantiles of the absolute difference, the median of the relative one, and the largest value."""
+    apart = (z - expected).abs()
+    relative = (apart / expected.abs().clamp_min(1e-30)).flatten()
+    thinned = apart.flatten()[:: max(1, apart.numel() // 2**23)]
+    median, most = torch.quantile(thinned, torch.tensor([0.5, 0.99])).tolist()
+    middle = relative[:: max(1, relative.numel() // 2**23)].median()
+    columns = (median, most, float(apart.max()), float(middle), float(expected.abs().max()))
+    return " | ".join(f"{value:.2g}" for value in columns)
 
 
 LEAST_KL = "least KL, affine"
 POLICIES: dict[str, Any] = {
+    LEAST_KL: rl.LeastKLPolicy(budget=0.1, family="affine", n_draws=1),
     "RADIANT, gate head": rl.RadiantPolicy(heads=30),
     "RADIANT, gate vote": rl.RadiantPolicy(heads=30, gate="vote"),
     "ITI": rl.ITIPolicy(alpha=5.0, n_heads=24),
     "ablation": rl.AblationPolicy(heads=6),
 }
+ONE_LAYER, ALL_LAYERS = "RADIANT, gate vote, layer 12", "RADIANT, gate vote, all heads"
+FOR_SPEED: dict[str, Any] = {
+    LEAST_KL: POLICIES[LEAST_KL],
+    ONE_LAYER: rl.RadiantPolicy(heads="layer:12", gate="vote"),
+    ALL_LAYERS: rl.RadiantPolicy(heads="all", gate="vote"),
+}
 
 
-def fitted(model: str, folder: Path) -> dict[str, rl.Steering]:
-    """Steerings of every kind of policy, read from a folder or fitted into it."""
-    names = [LEAST_KL, *POLICIES]
-    missing = [name for name in names if not (folder / name).exists()]
+def fitted(model: str, folder: Path, policies: Mapping[str, Any]) -> dict[str, rl.Steering]:
+    """Steerings of policies, read from a folder or fitted into it on 60 questions."""
+    missing = {name: policy for name, policy in policies.items() if not (folder / name).exists()}
     if missing:
         bridge = rl.load_model(model, device="cpu", dtype="bfloat16")
-        data = rl.load_dataset("misconceptions", model=bridge.tokenizer).sample(40)
+        data = rl.load_dataset("misconceptions", model=bridge.tokenizer).sample(100)
         train, validation, _ = data.split((0.6, 0.3, 0.1), seed=0)
-        if LEAST_KL in missing:
-            policy = rl.LeastKLPolicy(budget=0.1, family="affine", n_draws=1, heads="layer:12", ridge=0.1, coupling=0.0)
-            policy.fit(bridge, train.sample(8), validation=validation.sample(4)).save(folder / LEAST_KL)
-        if missing != [LEAST_KL]:
-            cache = rl.collect(bridge, train)
-            detector = rl.RiskAwareDetector().fit(cache, validation=rl.collect(bridge, validation))
-            for name, policy in POLICIES.items():
-                policy.fit(cache, detector).save(folder / name)
-    return {name: rl.Steering.load(folder / name) for name in names}
+        cache = rl.collect(bridge, train)
+        detector = rl.RiskAwareDetector().fit(cache, validation=rl.collect(bridge, validation))
+        for name, policy in missing.items():
+            if isinstance(policy, rl.LeastKLPolicy):
+                steering = policy.fit(bridge, train, validation=validation)
+            else:
+                steering = policy.fit(cache, detector)
+            steering.save(folder / name)
+    return {name: rl.Steering.load(folder / name) for name in policies}
 
 
 def make_rows(tokenizer: Any, n: int) -> list[list[int]]:
@@ -124,25 +159,19 @@ def make_rows(tokenizer: Any, n: int) -> list[list[int]]:
     return rows
 
 
-def answers_by_transformers(
-    model: Any, steerings: Mapping[str, rl.Steering], rows: Sequence[list[int]], names: Sequence[str | None], n_new: int
-) -> list[tuple[list[int], torch.Tensor]]:
-    """New tokens, with the logits of each step."""
-    answers: list[tuple[list[int], torch.Tensor]] = []
-    settings = {"do_sample": False, "min_new_tokens": n_new, "max_new_tokens": n_new, "eos_token_id": None}
-    for row, name in zip(rows, names):
-        steered = nullcontext() if name is None else rl.steer(model, steerings[name], allow_mismatch=True)
-        ids = torch.tensor([row])
-        with steered, torch.no_grad():
-            output = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                return_dict_in_generate=True,
-                output_logits=True,
-                **settings,
-            )
-        answers.append((output.sequences[0, len(row) :].tolist(), torch.cat(output.logits)))
-    return answers
+def first_difference(
+    model: Any, steering: rl.Steering | None, row: Sequence[int], answer: Sequence[int]
+) -> tuple[int, float] | None:
+    """First token of a greedy answer that transformers would not have chosen, and by which logit; None: all are its.
+
+    One pass over prompt and answer: what comes before each token is then the same as in a generation, step by step.
+    """
+    start = len(row) - 1
+    steered = nullcontext() if steering is None else rl.steer(model, steering, start=start, allow_mismatch=True)
+    with steered, torch.no_grad():
+        logits = model(torch.tensor([[*row, *answer[:-1]]])).logits[0, start:]
+    gaps = logits.amax(1) - logits[torch.arange(len(answer)), torch.tensor(answer)]
+    return next(((step, gap) for step, gap in enumerate(gaps.tolist()) if gap > 0), None)
 
 
 def parity(model: str, folder: Path, n: int, n_new: int) -> None:
@@ -151,7 +180,7 @@ def parity(model: str, folder: Path, n: int, n_new: int) -> None:
     from serving.engines import Engine
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    steerings = fitted(model, folder)
+    steerings = fitted(model, folder, POLICIES)
     keys = {name: f"s{i}" for i, name in enumerate(steerings)}
     rows = make_rows(AutoTokenizer.from_pretrained(model), n)
     arms = list(steerings)
@@ -173,34 +202,76 @@ def parity(model: str, folder: Path, n: int, n_new: int) -> None:
                 by_engine[label] = [list(output.outputs[0].token_ids) for output in outputs]
                 cached = sum(output.num_cached_tokens or 0 for output in outputs)
                 print(f"{label}: {cached} prompt tokens were cached", flush=True)
-                if not options:
-                    unsteered = engine.answers(rows, [None] * n, n_new)
     plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    expected = answers_by_transformers(plain, steerings, rows, names, n_new)
+    differences = {label: [] for label in by_engine}
+    changed: list[bool] = []
+    for i, (row, name) in enumerate(zip(rows, names)):
+        steering = None if name is None else steerings[name]
+        for label, answers in by_engine.items():
+            same_as_before = label != "prefix cache" and answers[i] == by_engine["prefix cache"][i]
+            difference = differences["prefix cache"][i] if same_as_before else None
+            if not same_as_before:
+                difference = first_difference(plain, steering, row, answers[i])
+            differences[label].append(difference)
+            if difference is not None:
+                step, gap = difference
+                print(
+                    f"{label}: row {i} ({name}) differs from new token {step} on, by a logit of {gap:.2g}", flush=True
+                )
+        # Without its steering, transformers would have answered otherwise.
+        changed.append(
+            name is not None and first_difference(plain, None, row, by_engine["prefix cache"][i]) is not None
+        )
     print("| steering | requests | changed by it | " + " | ".join(f"same, {label}" for label in by_engine) + " |")
     print("|---|---|---|" + "---|" * len(by_engine))
     for arm in (None, *arms):
         mine = [i for i in range(n) if names[i] == arm]
-        same = [sum(answers[i] == expected[i][0] for i in mine) for answers in by_engine.values()]
-        changed = sum(expected[i][0] != unsteered[i] for i in mine)
-        print(f"| {arm or 'none'} | {len(mine)} | {changed} | " + " | ".join(map(str, same)) + " |", flush=True)
-    for label, answers in by_engine.items():
-        for i, (answer, (tokens, logits)) in enumerate(zip(answers, expected)):
-            if answer != tokens:
-                step = next(j for j, pair in enumerate(zip(answer, tokens)) if pair[0] != pair[1])
-                gap = float(logits[step, tokens[step]] - logits[step, answer[step]])
-                print(f"{label}: row {i} ({names[i]}) differs from new token {step} on, by a logit of {gap:.2g}")
+        same = [sum(own[i] is None for i in mine) for own in differences.values()]
+        columns = [arm or "none", len(mine), sum(changed[i] for i in mine), *same]
+        print(f"| {' | '.join(map(str, columns))} |", flush=True)
+
+
+def overhead(model: str, folder: Path, n_new: int, rounds: int, dtype: str, only: str) -> None:
+    """Print what hooks and a fold cost, in turns; of the arms whose name contains `only`."""
+    from served_overhead import N_REQUESTS, compare, make_arms
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    steerings = fitted(model, folder, FOR_SPEED)
+    for name, steering in steerings.items():
+        print(f"{name}: {len(steering.sites)} heads of {len(steering.layers)} layers", flush=True)
+    tokenizer, fold = AutoTokenizer.from_pretrained(model), folder / "fold"
+    rows = [row for row in make_rows(tokenizer, 3 * N_REQUESTS) if len(row) > 8][:N_REQUESTS]
+    if not fold.exists():
+        # Folded in single precision, and rounded once.
+        plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        steerings[LEAST_KL].fold_into(plain)
+        plain.save_pretrained(fold)
+        tokenizer.save_pretrained(fold)
+    arms = make_arms(model, fold, folder / ONE_LAYER, folder / ALL_LAYERS, folder / LEAST_KL)
+    (base, arm), *others = arms.items()
+    compare({base: arm, **{name: other for name, other in others if only in name}}, rows, dtype, n_new, rounds)
+
+
+def soak(model: str, folder: Path, minutes: float) -> None:
+    """Print the memory of a server under mixed requests."""
+    import served_soak
+
+    steerings = fitted(model, folder, POLICIES)
+    served_soak.soak(model, {f"s{i}": folder / name for i, name in enumerate(steerings)}, minutes)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["collection", "parity"])
+    parser.add_argument("what", choices=["collection", "parity", "overhead", "soak"])
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", default="misconceptions")
     parser.add_argument("--n", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steerings", type=Path, help="folder of fitted steerings, for `parity`")
+    parser.add_argument("--steerings", type=Path, help="folder of fitted steerings, not for `collection`")
     parser.add_argument("--new-tokens", type=int, default=12)
+    parser.add_argument("--dtype", default="bfloat16", help="for `overhead`")
+    parser.add_argument("--only", default="", help="for `overhead`: arms whose name contains this")
+    parser.add_argument("--minutes", type=float, default=30.0, help="for `soak`")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     os.environ.update(VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="nobind", VLLM_LOGGING_LEVEL="WARNING")
@@ -209,6 +280,11 @@ def main() -> None:
         warnings.simplefilter("ignore")
         if arguments.what == "collection":
             collection(arguments.model, arguments.data, arguments.n, arguments.rounds)
+        elif arguments.what == "overhead":
+            new_tokens, rounds = arguments.new_tokens, arguments.rounds
+            overhead(arguments.model, arguments.steerings, new_tokens, rounds, arguments.dtype, arguments.only)
+        elif arguments.what == "soak":
+            soak(arguments.model, arguments.steerings, arguments.minutes)
         else:
             parity(arguments.model, arguments.steerings, arguments.n, arguments.new_tokens)
 
