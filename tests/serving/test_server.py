@@ -12,11 +12,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
+import torch
 from plain_models import shape
 from serving.engines import expected_answers, make_model, prompts
 from serving.steerings import make_steering
+
+import radiant_lens as rl
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 N_NEW = 12
@@ -25,6 +29,7 @@ N_NEW = 12
 class Client:
     def __init__(self, port: int) -> None:
         self._address = f"http://127.0.0.1:{port}"
+        self.traces = Path()
 
     def get(self, path: str) -> str:
         with urllib.request.urlopen(self._address + path, timeout=60) as answer:
@@ -61,6 +66,7 @@ def served(vllm, tmp_path_factory):
         "zero": make_steering(shape(model), kind="zero", gate="none", seed=6),
     }
     options = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "128", "--max-num-seqs", "8"]
+    options += ["--trace-file", str(folder / "traces.jsonl")]
     for name, steering in steerings.items():
         options += ["--steering", f"{name}={steering.save(folder / name)}"]
     with socket.socket() as free:
@@ -85,6 +91,7 @@ def served(vllm, tmp_path_factory):
                 break
             except OSError:
                 time.sleep(1)
+        client.traces = folder / "traces.jsonl"
         yield client, model, steerings
     finally:
         os.killpg(process.pid, signal.SIGTERM)
@@ -122,6 +129,33 @@ def test_wrong_requests_get_a_sentence_and_the_server_goes_on(served, extra, opt
     status, body = client.complete([5, 6, 7], extra, **options)
     assert (status, message in body["error"]["message"]) == (400, True), body
     assert len(client.answer([5, 6, 7], {"steering": "zero"})) == N_NEW
+
+
+def test_a_request_gets_its_trace(served):
+    """The line of a request begins with the id of its response, and has its edits; others have no line."""
+    client, model, steerings = served
+    row = prompts(6)[4]
+    status, body = client.complete(row, {"steering": "vote", "strength": 0.5, "trace": True})
+    assert status == 200, body
+    _, untraced = client.complete(row, {"steering": "vote", "strength": 0.5, "trace": False})
+    # A trace is written as the engine hears, with the next request, that its own has ended.
+    client.answer([5, 6, 7])
+    lines = [json.loads(line) for line in client.traces.read_text().splitlines()]
+    (line,) = [line for line in lines if line["request"].startswith(body["id"])]
+    assert not [line for line in lines if line["request"].startswith(untraced["id"])]
+    assert (line["steering"], line["strength"], line["process"]) == ("vote", 0.5, 0)
+    assert [token["position"] for token in line["tokens"]] == list(range(len(row) - 1, len(row) - 1 + N_NEW))
+    ids = torch.tensor([row])
+    with rl.steer(model, steerings["vote"], strength=0.5, trace=True, allow_mismatch=True) as trace, torch.no_grad():
+        model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, eos_token_id=None, min_new_tokens=N_NEW,
+            max_new_tokens=N_NEW,
+        )  # fmt: skip
+    table = trace.to_dataframe()
+    edits = [edits for _, edits in table[table["gated"]].groupby(["call", "position"], sort=False)]
+    expected = [{str(k): v.tolist() for k, v in e.groupby("layer")["head"]} for e in edits]
+    assert [token["edited"] for token in line["tokens"] if token["edited"]] == expected != []
+    assert all(set(token["votes"]) == {"0", "1"} for token in line["tokens"])
 
 
 def test_metrics_count_what_was_edited(served):
