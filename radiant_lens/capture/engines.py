@@ -47,7 +47,7 @@ def collect_with_engine(
     and by vLLM. The steering that is fitted on the activations is therefore at home on both.
 
     Activations differ from those of `collect` by rounding, and so a store that one engine has begun is refused by the
-    other. All layers are run, whichever are kept.
+    other. Passes end after the last layer that is kept, but for pipeline parallelism.
 
     Args:
         model: as `load_model` takes it: a name, a folder, a Hub id or a .gguf file.
