@@ -26,11 +26,12 @@ COLUMNS = {
 _BLOCK = re.compile(r"(<!-- table: (\S+) (\S+) ?(\S*) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
-def cells(row: dict[str, Any]) -> dict[str, str]:
-    """A row of the benchmark in words."""
+def cells(row: dict[str, Any], n_folds: int) -> dict[str, str]:
+    """A row of the benchmark in words; an arm that misses a budget in a fold says so."""
     steered = row["budget"] is not None
+    missed = f", {row['n_folds']} of {n_folds} folds" if row["n_folds"] < n_folds else ""
     return {
-        "steering": row["arm"],
+        "steering": row["arm"] + missed,
         "budget of KL": f"{row['budget']:g}" if steered else "",
         "gate": row["gates"],
         "KL, tested": number(row["kl"], ".3f"),
@@ -38,7 +39,8 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
         "MC2": number(row["mc2"], ".3f"),
         "gain of MC2": interval(row, "gain"),
         "style": interval(row, "style"),
-        "beyond style": interval(row, "beyond_style"),
+        # Answers alone are style, whatever the model knows.
+        "beyond style": "" if row["arm"].endswith("answers alone") else interval(row, "beyond_style"),
         "gain of MC1": interval(row, "mc1_gain"),
         "cross entropy": number(row["cross_entropy"], ".3f"),
         "judged correct": number(row["correct"], ".0%"),
@@ -60,11 +62,15 @@ def interval(row: dict[str, Any], name: str) -> str:
 
 def best(rows: list[dict[str, Any]]) -> list[int]:
     """Places of the rows with the most MC2 at their budget; controls and ceilings do not compete."""
-    competing = [
-        i for i, r in enumerate(rows) if r["budget"] is not None and not r["arm"].startswith(("control", "trained"))
-    ]
+    n_folds = max(row["n_folds"] for row in rows)
+    competing = [i for i, row in enumerate(rows) if competes(row) and row["n_folds"] == n_folds]
     budgets = {rows[i]["budget"] for i in competing}
     return [max((i for i in competing if rows[i]["budget"] == b), key=lambda i: rows[i]["mc2"]) for b in budgets]
+
+
+def competes(row: dict[str, Any]) -> bool:
+    """Whether a row is that of a steering at a budget, and neither a control nor a ceiling."""
+    return row["budget"] is not None and not row["arm"].startswith(("control", "trained"))
 
 
 def table(name: str, columns: str, tested: str = "") -> str:
@@ -72,8 +78,11 @@ def table(name: str, columns: str, tested: str = "") -> str:
     content = json.loads((RESULTS / f"{name}.json").read_text())
     task = tested or content["settings"]["data"]
     rows = [row for row in content["rows"] if row["data"] == task]
+    if not rows:
+        raise SystemExit(f"{name}.json has no rows of {task!r}.")
     rows.sort(key=lambda row: -1.0 if row["budget"] is None else row["budget"])
-    written = [cells(row) for row in rows]
+    n_folds = max(row["n_folds"] for row in rows)
+    written = [cells(row, n_folds) for row in rows]
     for i in best(rows):
         written[i] |= {column: f"**{written[i][column]}**" for column in ("steering", "MC2")}
     # What was not measured has no column.

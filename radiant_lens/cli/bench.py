@@ -48,7 +48,6 @@ def bench(
 
     A real model: radiant-lens bench misconceptions --model smollm2-135m-instruct --out my-bench
     """
-    from radiant_lens._files import check_target
     from radiant_lens.cli.doctor import versions
     from radiant_lens.studies.benchmark import ARMS, Benchmark
 
@@ -57,8 +56,6 @@ def bench(
         return
     # What is named twice is computed once: its rows would count twice.
     amounts, parts = sorted(set(_amounts(budgets))), sorted(set(o.numbers("folds", folds)))
-    if out is not None:
-        check_target(out / "arm.json")
     dataset, *others = [reading.load(task, model=model) for task in (data, *(transfer or ()))]
     benchmark = Benchmark(
         loading.load(model),

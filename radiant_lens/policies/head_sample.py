@@ -49,6 +49,8 @@ class HeadRows:
             z = self.z[:, layer].clone()
             for _, head in of_layer:
                 yield z[:, head].double()
+            # Before the next one is read.
+            del z
 
 
 @dataclass(frozen=True)

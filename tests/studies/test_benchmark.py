@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import radiant_lens as rl
-from radiant_lens._files import load_json
+from radiant_lens._files import load_json, save_json
 from radiant_lens.analysis.strength import desirable_statements, text_kl
-from radiant_lens.errors import ConvergenceError, InvalidArgumentError, NothingToEditError, UnknownNameError
+from radiant_lens.errors import (
+    ArtefactError,
+    ConvergenceError,
+    DataError,
+    InvalidArgumentError,
+    LeakageError,
+    NothingToEditError,
+    UnknownNameError,
+)
 from radiant_lens.evaluation import score_choices, score_statements
 from radiant_lens.studies.benchmark import ARMS, Benchmark, BenchmarkResult
-from radiant_lens.studies.benchmark.arms import SteeringArm, few_shot, prompted
+from radiant_lens.studies.benchmark.arms import SteeringArm, TextArm, few_shot, prompted
+from radiant_lens.studies.benchmark.choice import Choice
 from radiant_lens.studies.benchmark.scores import Scorer
 from radiant_lens.studies.benchmark.style import score_answers_alone, with_swapped_answers
 
@@ -134,6 +145,96 @@ def test_swapped_answers_belong_to_another_question(bare):
         assert prompt.correct_answers == bare.prompts[(i + 7) % len(bare.prompts)].correct_answers
 
 
+def test_prompts_without_both_kinds_of_answers_have_no_style(model, bare):
+    some = replace(bare.head(20), contexts=None)
+    prompts = [replace(p, incorrect_answers=()) if i % 3 == 0 else p for i, p in enumerate(some.prompts)]
+    patchy = replace(some, atoms=(), bare_prompts=tuple(prompts))
+    swapped = with_swapped_answers(patchy).prompts
+    for i, (before, after) in enumerate(zip(prompts, swapped)):
+        assert after.has_choices == before.has_choices == (i % 3 > 0)
+    rows = pd.DataFrame(Scorer(model, replace(patchy, atoms=some.statements), 0, 0).steered(None))
+    assert len(rows) == sum(i % 3 > 0 for i in range(len(prompts))) and (rows["swapped_mc2"] > 0).all()
+
+
+@pytest.mark.parametrize("n", [2, 7, 14])
+def test_answers_come_from_another_group_whatever_their_number(bare, n):
+    few = bare.head(n)
+    for before, after in zip(few.prompts, with_swapped_answers(few).prompts):
+        donors = [p.group for p in few.prompts if p.correct_answers == after.correct_answers]
+        assert before.group not in donors
+    with pytest.raises(DataError, match="has one group"):
+        with_swapped_answers(bare.head(1))
+
+
+def test_style_is_the_gain_under_other_answers_and_the_rest_is_beyond(finished):
+    _, result = finished
+    table = result.to_dataframe().set_index(["arm", "budget"])
+    questions = result.questions.set_index(["fold", "group"])
+    plain = questions[questions["arm"] == "none"]
+    own = questions[(questions["arm"] == "mean shift") & (questions["budget"] == 0.08)]
+    row = table.loc[("mean shift", 0.08)]
+    assert row["style"].value == pytest.approx((own["swapped_mc2"] - plain.loc[own.index, "swapped_mc2"]).mean())
+    assert row["style"].value != 0
+    assert row["beyond_style"].value == pytest.approx(row["gain"].value - row["style"].value)
+
+
+def test_questions_that_were_fitted_are_not_tested_in_another_task(model, bare):
+    other = replace(bare.head(50), name="other")
+    benchmark = Benchmark(model, bare, transfer=[other])
+    for number in (0, 1):
+        fold = benchmark.make_fold(number)
+        tested = benchmark.test_part(other, number)
+        assert tested.groups and not tested.groups & (fold.train.groups | fold.validation.groups)
+    fitted = replace(benchmark.make_fold(0).train, name="the same")
+    with pytest.raises(DataError, match="Every question of 'the same' is among those on which 'tiny-facts' is fitted"):
+        benchmark.test_part(fitted, 0)
+
+
+def test_the_instruction_is_that_of_the_task_that_was_fitted(model, bare):
+    fold = Benchmark(model, bare).make_fold(0)
+    rude = replace(fold.test, sense="rude")
+    assert prompted(replace(fold, test=rude)).prompts[0].text == prompted(fold).prompts[0].text
+
+
+def test_rows_are_kept_under_all_that_they_depend_on(finished, monkeypatch):
+    benchmark, _ = finished
+    monkeypatch.setattr("radiant_lens.studies.benchmark.benchmark.choose", lambda *_: pytest.fail("fitted"))
+    changes = [{"seed": 1}, {"budgets": (0.02,)}, {"n_validation": 5}, {"data": replace(benchmark.data, sense="rude")}]
+    for change in changes:
+        with pytest.raises(pytest.fail.Exception, match="fitted"):
+            replace(benchmark, arms=("mean shift",), **change).run()
+
+
+def test_a_choice_without_its_steering_is_made_again_and_a_damaged_one_is_named(finished, tmp_path):
+    benchmark, _ = finished
+    folder = tmp_path / "choice"
+    shutil.copytree(next(_files(benchmark)).parent, folder)
+    assert len(Choice.load(folder).chosen) == 2
+    shutil.rmtree(folder / "kl-0.02")
+    assert Choice.load(folder) is None
+    save_json(folder / "choice.json", "benchmark choice", {"chosen": []})
+    with pytest.raises(ArtefactError, match="is damaged"):
+        Choice.load(folder)
+
+
+def test_budgets_of_numpy_are_those_of_python(model, bare):
+    assert Benchmark(model, bare, budgets=np.array([0.02, 0.08])) == Benchmark(model, bare, budgets=(0.02, 0.08))
+
+
+def test_a_text_arm_that_does_not_fit_another_task_is_a_note(model, bare, monkeypatch):
+    def change(fold):
+        if fold.test.name == "other":
+            raise LeakageError("an example is a question of this part.")
+        return fold.test
+
+    monkeypatch.setitem(ARMS, "few-shot", TextArm(change))
+    other = replace(rl.load_dataset("tiny-tone").head(20), contexts=None, name="other")
+    options = {"budgets": (0.02,), "folds": (0,), "n_test": 5, "n_answered": 0, "transfer": [other]}
+    result = Benchmark(model, bare, arms=("few-shot",), **options).run()
+    assert result.notes == ("few-shot, fold 0: on other: an example is a question of this part.",)
+    assert set(result.questions[result.questions["data"] == "other"]["arm"]) == {"none"}
+
+
 def test_an_instruction_and_examples_stand_before_every_text(model, bare):
     fold = Benchmark(model, bare).make_fold(0)
     data = prompted(fold)
@@ -160,7 +261,9 @@ def test_settings_are_checked_first(model, bare):
         Benchmark(model, bare, folds=[2])
     with pytest.raises(InvalidArgumentError, match="`folds` must be at least one, each once; got \\[0, 0\\]"):
         Benchmark(model, bare, folds=[0, 0])
-    with pytest.raises(InvalidArgumentError, match="`names of tasks` must be at least one, each once"):
+    with pytest.raises(
+        InvalidArgumentError, match="every task needs a name of its own; got \\['tiny-facts', 'tiny-facts'\\]"
+    ):
         Benchmark(model, bare, transfer=[bare])
     with pytest.raises(InvalidArgumentError, match="`arms` must be at least one"):
         Benchmark(model, bare, arms=[])

@@ -117,7 +117,8 @@ _TRUTH = INSTRUCTIONS["misconception"]
 def prompted(fold: Fold) -> Dataset:
     """The test part with an instruction before every prompt and statement; in a chat it is the system turn."""
     test = fold.test
-    instruction = INSTRUCTIONS.get(test.sense, _TRUTH)
+    # Of the task on which everything is fitted, also where another one is tested.
+    instruction = INSTRUCTIONS.get(fold.train.sense, _TRUTH)
     if isinstance(test.template, ChatTemplate):
         return test.with_template(replace(test.template, system=instruction))
     prefix = instruction + "\n\n"

@@ -12,17 +12,19 @@ import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from radiant_lens import _checks
-from radiant_lens._files import load_json, save_json
+from radiant_lens._files import check_target, load_json, save_json
+from radiant_lens.analysis.sensitivity import require_gain
 from radiant_lens.analysis.strength import desirable_statements
 from radiant_lens.datasets.dataset import Dataset
-from radiant_lens.errors import InvalidArgumentError
+from radiant_lens.datasets.few_shot import question_names
+from radiant_lens.errors import ArtefactError, DataError, InvalidArgumentError, LeakageError
 from radiant_lens.models.identity import signature
 from radiant_lens.models.lengths import within_context
 from radiant_lens.studies.benchmark.arms import ARMS, AnswerArm, Fold, SteeringArm, TextArm
 from radiant_lens.studies.benchmark.choice import Choice, choose
 from radiant_lens.studies.benchmark.result import BenchmarkResult
 from radiant_lens.studies.benchmark.scores import Rows, Scorer, without_model
-from radiant_lens.studies.cells import cell_key
+from radiant_lens.studies.cells import cell_key, data_fingerprint
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 BUDGETS = (0.02, 0.08, 0.25)
 UNSTEERED = "none"
 _KIND = "benchmark arm"
+# Part of every key: a new number makes all that earlier versions kept unknown.
+_FORMAT = 2
 _NO_BUDGET: dict[str, Any] = {"budget": None, "gate": "", "strength": None, "validation_kl": None}
 
 
@@ -79,17 +83,23 @@ class Benchmark:
 
     def __post_init__(self) -> None:
         """Check all settings before anything is computed."""
+        for data in (self.data, *self.transfer):
+            _checks.instance("data", data, Dataset)
         for name in self.names:
             _checks.known("arm of the benchmark", name, ARMS)
         for budget in self.budgets:
             _checks.between("budgets", budget, 0)
         for fold in self.folds:
             _checks.whole("folds", fold, 0, 1)
-        tested = [data.name for data in self._tasks]
-        lists = (("arms", self.names), ("budgets", self.budgets), ("folds", self.folds), ("names of tasks", tested))
-        for name, values in lists:
-            if not values or len(set(values)) < len(values):
+        for name, values in (("arms", self.names), ("budgets", self.budgets), ("folds", self.folds)):
+            if not len(values) or len(set(values)) < len(values):
                 raise InvalidArgumentError(f"`{name}` must be at least one, each once; got {list(values)!r}.")
+        tested = [data.name for data in self._tasks]
+        if len(set(tested)) < len(tested):
+            raise InvalidArgumentError(
+                f"`transfer`: every task needs a name of its own; got {tested!r}. Name a file otherwise, or use "
+                "`dataclasses.replace(data, name=...)`."
+            )
         for name, number in (("n_validation", self.n_validation), ("n_test", self.n_test)):
             if number is not None:
                 _checks.whole(name, number, 1)
@@ -97,6 +107,11 @@ class Benchmark:
         _checks.seed(self.seed)
         for data in self._tasks:
             desirable_statements(data)
+            require_gain(data.prompts)
+        if self.out is not None:
+            check_target(Path(self.out) / "arm.json")
+        # NumPy's numbers, which people get from `linspace`, would be written otherwise than Python's.
+        object.__setattr__(self, "budgets", tuple(float(budget) for budget in self.budgets))
 
     @property
     def names(self) -> list[str]:
@@ -104,10 +119,12 @@ class Benchmark:
         return list(ARMS if self.arms is None else self.arms)
 
     def settings(self) -> dict[str, Any]:
-        """All settings, as JSON: models and data by name."""
+        """The settings, as JSON: model and data by name."""
         names = {"model": signature(self.model)["name"], "data": self.data.name, "arms": self.names}
         plain = ("budgets", "folds", "n_validation", "n_test", "n_answered", "seed")
-        return {**names, **{k: getattr(self, k) for k in plain}, "transfer": [data.name for data in self.transfer]}
+        precision = {"dtype": str(self.model.cfg.dtype).removeprefix("torch.")}
+        transfer = [data.name for data in self.transfer]
+        return {**names, **precision, **{k: getattr(self, k) for k in plain}, "transfer": transfer}
 
     @property
     def _tasks(self) -> list[Dataset]:
@@ -124,8 +141,25 @@ class Benchmark:
         return within_context(self.model, data).split((0.5, 0.5), seed=self.seed)[number]
 
     def test_part(self, data: Dataset, number: int) -> Dataset:
-        """The groups of a task that are scored on a fold."""
-        return _drawn(self._half(data, 1 - number), self.n_test, self.seed)
+        """The groups of a task that are scored on a fold.
+
+        Questions of another task that this one has in training or validation, too, are left out.
+
+        Raises:
+            DataError: no question is left.
+        """
+        half = self._half(data, 1 - number)
+        if data is not self.data:
+            developed = self._half(self.data, number)
+            known = question_names((*developed.prompts, *developed.statements))
+            records = (*half.prompts, *half.statements)
+            shared = {record.group for record in records if question_names([record]) & known}
+            if shared >= half.groups:
+                raise DataError(
+                    f"Every question of {data.name!r} is among those on which {self.data.name!r} is fitted."
+                )
+            half = half.only(half.groups - shared)
+        return _drawn(half, self.n_test, self.seed)
 
     def run(self, *, progress: bool = False) -> BenchmarkResult:
         """Compute the missing arms; returns the table of all.
@@ -157,6 +191,8 @@ class _FoldRun:
         self.benchmark, self.number = benchmark, number
         self.fold = benchmark.make_fold(number)
         self._chosen: tuple[str, Choice] | None = None
+        self._scorers: dict[str, Scorer] = {}
+        self._signature = signature(benchmark.model)
 
     def finished(self, name: str, data: Dataset) -> _Finished:
         """Rows of an arm on one task."""
@@ -165,6 +201,8 @@ class _FoldRun:
         path = Path(self.benchmark.out) / f"{self._key(name, data)}.json"
         if path.exists():
             content = load_json(path, _KIND)
+            if not isinstance(content.get("rows"), list):
+                raise ArtefactError(f"The saved {_KIND} at {str(path)!r} is damaged: it has no rows.")
             return _Finished(content["rows"], content.get("notes", []))
         finished = self._compute(name, data)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +221,13 @@ class _FoldRun:
                 for row in scorer.steered(chosen.steering)
             ]
             return _Finished(rows, list(choice.notes))
-        scores = self._scores(arm, data)
+        try:
+            scores = self._scores(arm, data)
+        except (LeakageError, DataError) as reason:
+            # Text that fits the task itself need not fit another.
+            if data is self.benchmark.data:
+                raise
+            return _Finished([], [f"on {data.name}: {reason}"])
         seconds = time.perf_counter() - start
         return _Finished([{**place, **_NO_BUDGET, "seconds": seconds, **row} for row in scores], [])
 
@@ -197,11 +241,14 @@ class _FoldRun:
         return scorer.changed(arm.change(replace(self.fold, test=scorer.test)))
 
     def _scorer(self, data: Dataset) -> Scorer:
-        benchmark, fold = self.benchmark, self.fold
-        own = data is benchmark.data
-        test = fold.test if own else benchmark.test_part(data, self.number)
-        kept = fold.unsteered["test"] if own else None
-        return Scorer(fold.model, test, benchmark.n_answered, benchmark.seed, kept)
+        """The scorer of a task, made once."""
+        if data.name not in self._scorers:
+            benchmark, fold = self.benchmark, self.fold
+            own = data is benchmark.data
+            test = fold.test if own else benchmark.test_part(data, self.number)
+            kept = fold.unsteered["test"] if own else None
+            self._scorers[data.name] = Scorer(fold.model, test, benchmark.n_answered, benchmark.seed, kept)
+        return self._scorers[data.name]
 
     def _choice(self, name: str, arm: SteeringArm) -> Choice:
         """The steerings of an arm: those of the task before, those in the folder, or new ones."""
@@ -227,18 +274,17 @@ class _FoldRun:
         settings = {
             **self._choice_settings(name),
             "n_test": benchmark.n_test,
-            # A draw; of earlier versions the first ones by name.
-            "groups": "drawn",
             "n_answered": benchmark.n_answered,
         }
-        return cell_key(settings if data is benchmark.data else {**settings, "tested": _content(data)})
+        return cell_key(settings if data is benchmark.data else {**settings, "tested": data_fingerprint(data)})
 
     def _choice_settings(self, name: str) -> dict[str, Any]:
         """All that the steerings of an arm depend on."""
         benchmark, arm = self.benchmark, ARMS.get(name)
         return {
-            "model": signature(benchmark.model),
-            "data": _content(benchmark.data),
+            "benchmark": _FORMAT,
+            "model": self._signature,
+            "data": data_fingerprint(benchmark.data),
             "fold": self.number,
             "arm": name,
             "gates": list(arm.gates) if isinstance(arm, SteeringArm) else [],
@@ -247,10 +293,6 @@ class _FoldRun:
             "n_validation": benchmark.n_validation,
             "seed": benchmark.seed,
         }
-
-
-def _content(data: Dataset) -> list[str]:
-    return [data.name, *map(repr, data.statements), *map(repr, data.prompts)]
 
 
 def _drawn(data: Dataset, n_groups: int | None, seed: int) -> Dataset:

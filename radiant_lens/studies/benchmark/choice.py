@@ -12,7 +12,7 @@ from radiant_lens._files import load_json, save_json
 from radiant_lens.analysis.steering import Steering
 from radiant_lens.analysis.strength import KLCurve, desirable_statements, mean_kl
 from radiant_lens.datasets.dataset import Dataset
-from radiant_lens.errors import ConvergenceError, NothingToEditError
+from radiant_lens.errors import ArtefactError, ConvergenceError, NothingToEditError
 from radiant_lens.evaluation.multiple_choice import score_choices
 from radiant_lens.studies.benchmark.arms import Fold, SteeringArm
 
@@ -80,18 +80,25 @@ class Choice:
         if not (folder / _FILE).is_file():
             return None
         content = load_json(folder / _FILE, _KIND)
-        chosen = [
-            Chosen(
-                row["budget"],
-                row["gate"],
-                row["strength"],
-                row["validation_kl"],
-                row["mc2"],
-                Steering.load(folder / _name(row["budget"])),
-            )
-            for row in content["chosen"]
-        ]
-        return cls(tuple(chosen), tuple(content["notes"]), content["seconds"])
+        try:
+            rows = content["chosen"]
+            if not all((folder / _name(row["budget"])).is_dir() for row in rows):
+                # Somebody has moved a steering away: it is chosen anew.
+                return None
+            chosen = [
+                Chosen(
+                    row["budget"],
+                    row["gate"],
+                    row["strength"],
+                    row["validation_kl"],
+                    row["mc2"],
+                    Steering.load(folder / _name(row["budget"])),
+                )
+                for row in rows
+            ]
+            return cls(tuple(chosen), tuple(content["notes"]), content["seconds"])
+        except (KeyError, TypeError) as error:
+            raise ArtefactError(f"The saved {_KIND} at {str(folder)!r} is damaged: {error!r} is missing.") from error
 
 
 def _name(budget: float) -> str:

@@ -25,7 +25,8 @@ class BenchmarkResult:
         questions: one row for each task tested (`data`), fold, arm, budget and test question: `mc1`, `mc2`,
             `swapped_mc2` (under the answers of another question), sums of `kl` and `log_prob` over the `tokens` of its
             desirable statements, `edited` tokens, the `verdict` on a generated answer ("" if none was judged); and the
-            chosen `gate`, `strength` and its `validation_kl`, with `seconds` of fit and choice.
+            chosen `gate`, `strength` and its `validation_kl`, with `seconds` of fit and choice
+            (of scoring, where there is nothing to choose).
         notes: why an arm has no steering under a gate, or does not meet a budget.
     """
 

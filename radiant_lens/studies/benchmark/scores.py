@@ -87,7 +87,8 @@ class Scorer:
         )
         scores: Any = own.assign(swapped_mc2=swapped["mc2"])
         table = scores.groupby("group")[["mc1", "mc2", "swapped_mc2"]].mean()
-        table = table.join(sums.groupby("group").sum()).fillna(0.0).reset_index()
+        # A question without desirable statements has no text to be compared on.
+        table = table.join(sums.groupby("group").sum().reindex(table.index, fill_value=0.0)).reset_index()
         rows: Rows = table.assign(verdict=[verdicts.get(g, "") for g in table["group"]]).to_dict("records")
         return rows
 
@@ -97,6 +98,6 @@ def without_model(scores: pd.DataFrame) -> Rows:
     table: Any = scores
     means = table.groupby("group")[["mc1", "mc2"]].mean().reset_index()
     nothing = dict.fromkeys(("kl", "log_prob", "edited", "tokens"), 0.0)
-    # Nothing changes for it under the answers of other questions: all that it has is style.
+    # It gives the answers of other questions what it gives these: it has nothing but style.
     rows: Rows = means.assign(swapped_mc2=means["mc2"], **nothing, verdict="").to_dict("records")
     return rows

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from radiant_lens.datasets.dataset import Dataset
+from radiant_lens.errors import DataError
 from radiant_lens.evaluation.multiple_choice import choices, mc1_and_mc2
 
 OFFSET = 7
@@ -20,19 +21,27 @@ def with_swapped_answers(data: Dataset, *, offset: int = OFFSET) -> Dataset:
     """Return the prompts with the answers of the prompt `offset` places further on, around the end.
 
     No answer fits its question, so a steering that makes the correct ones more probable here does so by their style.
+    Prompts without both kinds of answers have nothing to swap: they stay as they are, and nothing is taken from them.
+
+    Raises:
+        DataError: all prompts with answers are of one group.
     """
-    prompts = data.prompts
-    swapped = [
-        replace(
-            prompt,
+    prompts = list(data.prompts)
+    answered = [i for i, prompt in enumerate(prompts) if prompt.has_choices]
+    if len({prompts[i].group for i in answered}) == 1:
+        raise DataError(f"Data set {data.name!r} has one group: answers of another question are needed for its style.")
+    for place, i in enumerate(answered):
+        later = (data.prompts[answered[(place + offset + k) % len(answered)]] for k in range(len(answered)))
+        # Several prompts of one group may ask the same.
+        other = next(prompt for prompt in later if prompt.group != data.prompts[i].group)
+        prompts[i] = replace(
+            prompts[i],
             correct_answers=other.correct_answers,
             incorrect_answers=other.incorrect_answers,
             best_answer=other.best_answer,
             mc1_incorrect=other.mc1_incorrect,
         )
-        for prompt, other in zip(prompts, [prompts[(i + offset) % len(prompts)] for i in range(len(prompts))])
-    ]
-    return replace(data, atoms=(), bare_prompts=tuple(swapped), contexts=None, few_shot=None)
+    return replace(data, atoms=(), bare_prompts=tuple(prompts), contexts=None, few_shot=None)
 
 
 def score_answers_alone(train: Dataset, test: Dataset) -> pd.DataFrame:
