@@ -43,9 +43,11 @@ class AblationPolicy(HeadPolicy):
 
     def maps(self, sample: HeadSample) -> HeadMaps:
         """Compute constants, or a bank of activations to draw from."""
+        if self.kind == "zero":
+            return DenseMaps.constant(torch.zeros(sample.rows.shape[1:], dtype=torch.float64))
         mean = torch.stack([z.mean(0) for z in sample.rows.each_head()])
-        if self.kind != "resample":
-            return DenseMaps.constant(mean if self.kind == "mean" else torch.zeros_like(mean))
+        if self.kind == "mean":
+            return DenseMaps.constant(mean)
         # One generator for bank and planes: the seed fixes both, whatever else the process draws.
         generator = torch.Generator().manual_seed(self.seed)
         drawn = torch.randperm(len(sample.undesirable), generator=generator)[:MAX_BANK]

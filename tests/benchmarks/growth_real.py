@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from random import Random
 
 import torch
 
@@ -64,6 +65,9 @@ def one(name: str, sources: list[str], n: int) -> Growth:
     for number, source in enumerate(sources):
         for statement in rl.load_dataset(source, model=model.tokenizer).statements:
             statements.append(replace(statement, group=f"{number}:{statement.group}"))
+    # Every size holds a share of each source, and whole groups.
+    order = {group: Random(group).random() for group in {s.group for s in statements}}
+    statements.sort(key=lambda s: order[s.group])
     if len(statements) < n:
         raise SystemExit(f"There are {len(statements)} statements in {sources}; {n} were asked for.")
     parts = statements[: 4 * n // 5], statements[4 * n // 5 : n]

@@ -1,0 +1,146 @@
+"""Speed on a real model: `python tests/benchmarks/real_speed.py [--model smollm2-135m-instruct]`.
+
+On one thread, in processor seconds, each beside its reference in turns; medians of the ratios, with 95% intervals:
+collecting against bare passes over the same batches; generation at batch 8 with gated edits of one layer and of all
+heads; scoring with a steering; effects of all heads against a bare forward and backward pass over the same batches.
+Then, once, detectors and a policy of all heads on as many examples as half of TruthfulQA gives (`--examples`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from capture import batches
+from detectors import synthetic
+from generation import median_interval
+from plain_models import random_steering
+
+import radiant_lens as rl
+from radiant_lens.evaluation import score_choices
+from radiant_lens.models.identity import signature
+from radiant_lens.models.tokens import encode
+
+N_NEW = 24
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def compare(what: str, ours: Callable[[], object], reference: Callable[[], object], n_rounds: int) -> None:
+    """Print the seconds of ours over those of the reference."""
+    for run in (ours, reference):
+        run()
+    ratios = []
+    for i in range(n_rounds):
+        pair = {i: seconds((ours, reference)[i]) for i in ((0, 1) if i % 2 else (1, 0))}
+        ratios.append(pair[0] / pair[1])
+    low, high = median_interval(ratios)
+    print(f"| {what} | {statistics.median(ratios):.3f} | [{low:.3f}, {high:.3f}] |", flush=True)
+
+
+def gated(model: object, layers: list[int]) -> rl.Steering:
+    """Random detectors and maps of all heads of some layers, under the head's own gate."""
+    config = model.cfg
+    sites = [(layer, head) for layer in layers for head in range(config.n_heads)]
+    steering = random_steering(config.n_layers, config.n_heads, config.d_head, gate="head", sites=sites)
+    steering.meta["model"] = signature(model)
+    return steering
+
+
+def in_turns(model, data: rl.Dataset, n_rounds: int) -> None:
+    config = model.cfg
+    every = gated(model, list(range(config.n_layers)))
+    one = gated(model, [config.n_layers // 2])
+    # Texts without a prompt: each has a row of its own, as in a bare pass.
+    texts = [rl.Statement(s.text, s.label, s.group) for s in data.statements[:60]]
+    rows = [e.ids for e in encode(model, [s.text for s in texts])]
+
+    def bare() -> None:
+        with torch.no_grad():
+            for tokens, mask in batches(model, rows):
+                model(tokens, attention_mask=mask.long())
+
+    def backward() -> None:
+        for tokens, mask in batches(model, answers):
+            with torch.enable_grad():
+                embedded = model.original_model.get_input_embeddings()(tokens).detach().requires_grad_()
+                logits = model.original_model(inputs_embeds=embedded, attention_mask=mask.long()).logits
+                scored = logits[:, :-1].float().log_softmax(-1).gather(2, tokens[:, 1:, None]).sum()
+                torch.autograd.grad(scored, [embedded])
+
+    def answer_rows(prompt: rl.Prompt) -> list[list[int]]:
+        answers = (*prompt.correct_answers, *prompt.incorrect_answers)
+        return [e.ids for e in encode(model, [prompt.answered(a).text for a in answers])]
+
+    few = data.only({p.group for p in data.prompts[:8]})
+    answers = [row for prompt in few.prompts for row in answer_rows(prompt)]
+    tokens = torch.randint(5, 1000, (8, 16), generator=torch.Generator().manual_seed(0))
+    settings = {"max_new_tokens": N_NEW, "do_sample": False, "stop_at_eos": False, "verbose": False}
+
+    def generate(steering: rl.Steering | None) -> None:
+        if steering is None:
+            model.generate(tokens, return_type="tokens", **settings)
+            return
+        with rl.steer(model, steering):
+            model.generate(tokens, return_type="tokens", **settings)
+
+    print("| ours over its reference | ratio | 95% |\n|-|-|-|")
+    compare("collect, over bare passes", lambda: rl.collect(model, texts, max_tokens=1024), bare, n_rounds)
+    compare("generation, all heads gated", lambda: generate(every), lambda: generate(None), n_rounds)
+    compare("generation, one layer gated", lambda: generate(one), lambda: generate(None), n_rounds)
+    scored = data.prompts[:10]
+    compare(
+        "scoring with a steering", lambda: score_choices(model, scored, every), lambda: score_choices(model, scored),
+        n_rounds,
+    )  # fmt: skip
+    compare(
+        "head effects, over a forward and backward pass", lambda: rl.head_effects(model, few, every), backward, n_rounds
+    )
+
+
+def fits(model, n: int) -> None:
+    config = model.cfg
+    heads = config.n_layers * config.n_heads
+    train, validation = (
+        synthetic(size, config.n_layers, config.n_heads, config.d_head, i) for i, size in enumerate((n, n // 4))
+    )
+    detector = rl.RiskAwareDetector()
+    print(f"\n{heads} heads, {n:,} examples, {torch.get_num_threads()} threads, wall seconds: ", end="")
+    start = time.perf_counter()
+    detector.fit(train, validation=validation)
+    print(f"detectors {time.perf_counter() - start:.1f}", end="", flush=True)
+    start = time.perf_counter()
+    rl.RadiantPolicy(heads="all").fit(train, detector)
+    print(f", policy {time.perf_counter() - start:.1f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--data", default="misconceptions")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--examples", type=int, default=30_008)
+    parser.add_argument("--threads", type=int, default=2, help="of the fits; all else runs on one")
+    arguments = parser.parse_args()
+    model = rl.load_model(arguments.model, device="cpu")
+    torch.set_num_threads(1)
+    in_turns(model, rl.load_dataset(arguments.data, model=model.tokenizer), arguments.rounds)
+    torch.set_num_threads(arguments.threads)
+    if arguments.examples:
+        fits(model, arguments.examples)
+
+
+if __name__ == "__main__":
+    main()

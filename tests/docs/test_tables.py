@@ -1,0 +1,43 @@
+"""Tables of results are those of the files that the benchmark printed."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def tables():
+    spec = spec_from_file_location("tables", ROOT / ".docs" / "pictures" / "tables.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_table_is_that_of_its_file(tables):
+    pages = [page for page in tables.PAGES if "<!-- table: " in page.read_text()]
+    assert {page.name for page in pages} == {"README.md", "real-models.md"}
+    for page in pages:
+        assert tables.filled(page.read_text()) == page.read_text(), page
+
+
+def test_a_changed_number_is_made_anew(tables):
+    page = (ROOT / "README.md").read_text()
+    value = f"{json.loads((tables.RESULTS / 'truthfulqa-smollm2.json').read_text())['rows'][0]['mc2']:.3f}"
+    assert tables.filled(page.replace(f"| {value} |", "| 0.999 |")) == page
+
+
+def test_an_arm_that_misses_a_fold_says_so_and_is_not_the_best(tables):
+    row = {"arm": "a", "budget": 0.1, "n_folds": 2, "mc2": 0.5}
+    rows = [row, {**row, "arm": "b", "n_folds": 1, "mc2": 0.9}, {**row, "arm": "control: c", "mc2": 0.8}]
+    assert tables.best(rows) == [0]
+
+
+def test_an_unknown_task_is_refused(tables):
+    with pytest.raises(SystemExit, match="has no rows of 'none'"):
+        tables.table("truthfulqa-smollm2", "short", "none")
