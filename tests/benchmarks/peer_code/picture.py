@@ -33,7 +33,7 @@ def panels(rows: dict[str, Any], work: dict[str, Any]) -> list[Panel]:
     peaks = {n: (rows[n]["peaks"]["capture"],) * 3 for n in names if "capture" in rows[n]["peaks"]}
     return [
         Panel("capture, tokens/s", {n: middle_and_range(m["capture"]) for n, m in measured.items()}, 0),
-        Panel("all layers edited: relative speed", {n: middle_and_range(v) for n, v in steered.items()}, 2),
+        Panel("speed, all layers edited", {n: middle_and_range(v) for n, v in steered.items()}, 2),
         Panel("peak memory of capture, MiB", peaks, 0),
     ]
 
