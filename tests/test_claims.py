@@ -84,6 +84,7 @@ def test_shuffled_labels_do_little_under_the_recipes_gate(gains, condition):
     assert gains["shuffled labels, not forced", condition].high < gains["RADIANT", condition].low / 3
 
 
+@pytest.mark.slow
 def test_shuffled_labels_that_are_forced_to_edit(controls, gains):
     """The metric holds the true difference, so a chance direction is largely that difference, with either sign."""
     assert controls.loc[("shuffled labels", "edited_share"), "least"] > 0.5

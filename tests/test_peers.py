@@ -38,6 +38,8 @@ class Inside:
         pass
 
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = argparse.Namespace(
     model="tiny",
     data="tiny-facts",

@@ -71,4 +71,4 @@ def test_what_is_named_twice_is_computed_once(monkeypatch, command_line):
     monkeypatch.setattr(Benchmark, "run", run)
     with pytest.raises(StopRunError):
         command_line("bench", "tiny-facts", "--folds", "1,0,1", "--budgets", "0.2,0.1,0.2")
-    assert (settings[0].folds, settings[0].budgets) == ([0, 1], [0.1, 0.2])
+    assert (settings[0].folds, settings[0].budgets) == ([0, 1], (0.1, 0.2))

@@ -76,6 +76,7 @@ def simulated_coverage(n_seeds: int, fit_spread: float, n_studies: int = 150) ->
     return {name: n / n_studies for name, n in covered.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_seeds", [3, 5])
 @pytest.mark.parametrize("fit_spread", [0.0, 0.12])
 def test_intervals_over_seeds_cover(n_seeds, fit_spread):

@@ -95,7 +95,9 @@ def test_layers_that_were_not_collected_are_blank_or_refused(gaussian_cache):
     figure = rl.viz.head_risk(detector)
     assert list(figure.data[0].z[1]) == [None, None, None]
     assert figure.data[0].zmax < 2
-    assert "Blank: 1 layer that was not" in figure.layout.title.text
+    assert "Blank: 1 layer that was not" in figure.layout.title.text.replace(
+        "</span><br><span style='font-size:12px'>", " "
+    )
     assert rl.viz.layer_risk(detector).data[0].y[1] is None
     assert len(rl.viz.vote_curves(detector, cache(2)).data) == 6
     assert not [t.name for t in rl.viz.roc(detector, cache(2)).data if (t.name or "").startswith("L1")]
