@@ -61,13 +61,13 @@ def run_demo(
     bridge = load()
     say(f"1. collect: {dataset!r}")
     experiment = studies.prepare(bridge, dataset, seed=seed, progress=not quiet)
-    detector = experiment.detector
-    n_significant, n_all = int(detector.head_significant_.sum()), detector.head_significant_.numel()
-    say(f"2. detect: {n_significant} of {n_all} heads tell undesirable text from desirable, beyond chance")
+    significant = experiment.detector.head_significant_.flatten().tolist()
+    say(
+        f"2. detect: {sum(significant)} of {len(significant)} heads tell undesirable text from desirable, beyond chance"
+    )
     recipe = studies.effective(experiment, policy)
     effects = recipe.effects.exact(len(recipe.steering.sites))
-    n_kept = len(recipe.steering.sites)
-    say(f"3. fit: edits of the {n_kept} heads that carry 90% of the effect on answers")
+    say(f"3. fit: edits of the {len(recipe.steering.sites)} heads that carry 90% of the effect on answers")
     held_out = experiment.test_cache()
     certificate = recipe.steering.certify(held_out)
     say(f"4. certify: {certificate}")
@@ -76,9 +76,8 @@ def run_demo(
     comparison = studies.compare(experiment, steerings, n_samples=n_samples, seed=seed)
     path = recipe.steering.save(out)
     heads = _heads(experiment, effects, [str(site) for site in recipe.steering.sites])
-    examples = _examples(
-        experiment.test.prompts, comparison.evaluations[studies.UNSTEERED], comparison.evaluations[RADIANT]
-    )
+    plain, steered = (comparison.evaluations[name] for name in (studies.UNSTEERED, RADIANT))
+    examples = _examples(experiment.test.prompts, plain, steered)
     turned = _turned(comparison.evaluations)
     page = report(
         recipe.steering,

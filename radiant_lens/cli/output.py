@@ -47,13 +47,13 @@ def fit_widths(columns: Sequence[Sequence[str]], space: int) -> list[int | None]
         >>> fit_widths([["one two three", "four"], ["five"]], 12)
         [8, 4]
     """
-    wanted = [max(map(len, texts)) for texts in columns]
+    longest = [max(map(len, texts)) for texts in columns]
     widths = [max((len(word) for text in texts for word in text.split()), default=1) for texts in columns]
-    if sum(wanted) <= space or sum(widths) > space:
+    if sum(longest) <= space or sum(widths) > space:
         return [None] * len(columns)
     for _ in range(space - sum(widths)):
         # To the column whose longest text is broken into the most lines.
-        i = max(range(len(columns)), key=lambda i: wanted[i] / widths[i] if wanted[i] > widths[i] else 0.0)
+        i = max(range(len(columns)), key=lambda i: longest[i] / widths[i] if longest[i] > widths[i] else 0.0)
         widths[i] += 1
     return list(widths)
 

@@ -58,7 +58,7 @@ class PromptTails:
         return prefix if len(prefix) % self._size else ()
 
     def _find_with_tail(self, request: Any) -> Any:
-        """What is computed of a request: with a block that is held, all of its prefix."""
+        """Find the computed blocks of a request: where its last block is held, all of its prefix."""
         computed, n, boundary = self._find(request)
         prefix = self._prefix(request)
         block = self._blocks.get(prefix)

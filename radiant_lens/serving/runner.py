@@ -1,4 +1,4 @@
-"""What a model runner of vLLM tells of each pass: the requests that begin and end, and the rows of the others."""
+"""The news of each pass from a model runner of vLLM: the requests that begin and end, and the rows of the others."""
 
 from __future__ import annotations
 

@@ -188,6 +188,9 @@ def test_questions_that_were_fitted_are_not_tested_in_another_task(model, bare):
     fitted = replace(benchmark.make_fold(0).train, name="the same")
     with pytest.raises(DataError, match="Every question of 'the same' is among those on which 'tiny-facts' is fitted"):
         benchmark.test_part(fitted, 0)
+    # Before anything is fitted or scored.
+    with pytest.raises(DataError, match="Every question of 'the same'"):
+        replace(benchmark, transfer=[fitted], folds=(0,)).run()
 
 
 def test_the_instruction_is_that_of_the_task_that_was_fitted(model, bare):

@@ -166,7 +166,13 @@ class Benchmark:
 
         Args:
             progress: show a progress bar with the time left.
+
+        Raises:
+            DataError: a fold leaves no question of another task to test; before anything is computed.
         """
+        for number in self.folds:
+            for data in self.transfer:
+                self.test_part(data, number)
         rows: Rows = []
         notes: list[str] = []
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
@@ -246,8 +252,8 @@ class _FoldRun:
             benchmark, fold = self.benchmark, self.fold
             own = data is benchmark.data
             test = fold.test if own else benchmark.test_part(data, self.number)
-            kept = fold.unsteered["test"] if own else None
-            self._scorers[data.name] = Scorer(fold.model, test, benchmark.n_answered, benchmark.seed, kept)
+            logits = fold.unsteered["test"] if own else None
+            self._scorers[data.name] = Scorer(fold.model, test, benchmark.n_answered, benchmark.seed, logits)
         return self._scorers[data.name]
 
     def _choice(self, name: str, arm: SteeringArm) -> Choice:
@@ -259,9 +265,9 @@ class _FoldRun:
     def _kept_choice(self, name: str, arm: SteeringArm) -> Choice:
         benchmark, fold = self.benchmark, self.fold
         folder = None if benchmark.out is None else Path(benchmark.out) / cell_key(self._choice_settings(name))
-        kept = None if folder is None else Choice.load(folder)
-        if kept is not None:
-            return kept
+        stored = None if folder is None else Choice.load(folder)
+        if stored is not None:
+            return stored
         validation = _drawn(fold.validation, benchmark.n_validation, benchmark.seed)
         choice = choose(fold, arm, benchmark.budgets, validation)
         if folder is not None:

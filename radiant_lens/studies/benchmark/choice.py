@@ -40,7 +40,7 @@ class Chosen:
     steering: Steering
 
     def row(self) -> dict[str, Any]:
-        """What the rows of a benchmark say of it."""
+        """The columns that every row of a benchmark has of it."""
         return {"budget": self.budget, "gate": self.gate, "strength": self.strength, "validation_kl": self.kl}
 
 
@@ -98,7 +98,7 @@ class Choice:
             ]
             return cls(tuple(chosen), tuple(content["notes"]), content["seconds"])
         except (KeyError, TypeError) as error:
-            raise ArtefactError(f"The saved {_KIND} at {str(folder)!r} is damaged: {error!r} is missing.") from error
+            raise ArtefactError(f"The saved {_KIND} at {str(folder)!r} is damaged ({error!r}).") from error
 
 
 def _name(budget: float) -> str:

@@ -1,4 +1,4 @@
-"""How to make a report again: shell commands and Python code, from the settings of its inputs."""
+"""Instructions to make a report again: shell commands and Python code, from the settings of its inputs."""
 
 from __future__ import annotations
 
