@@ -14,7 +14,7 @@ from radiant_lens.caches import HeadCache
 from radiant_lens.capture.examples import POSITIONS as POSITIONS
 from radiant_lens.capture.examples import Examples, check_arguments, read_examples
 from radiant_lens.capture.run import Run
-from radiant_lens.capture.store import CacheStore, may_share_rows
+from radiant_lens.capture.store import CacheStore, rows_of
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import Statement
 from radiant_lens.distributed import Rank, this_rank
@@ -99,7 +99,7 @@ def collect(
         hooks.require_runs()
         columns = {name: torch.cat(list(chunks())) for name, chunks in examples.columns.items()}
         return HeadCache(z=z, **columns, **examples.fields)
-    return _collect_to_store(store, replace(run, share=may_share_rows(store)), examples, progress)
+    return _collect_to_store(store, replace(run, rows=rows_of(store)), examples, progress)
 
 
 def _collect_to_store(store: str | Path, run: Run, examples: Examples, progress: bool) -> HeadCache:

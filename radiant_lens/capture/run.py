@@ -17,16 +17,17 @@ from radiant_lens import _checks
 from radiant_lens._files import sha256
 from radiant_lens._typing import HookFunction
 from radiant_lens.capture.shards import ShardedRun
-from radiant_lens.capture.store import TRANSFORMERS
+from radiant_lens.capture.store import SEPARATE_ROWS, SHORT_ROWS, TRANSFORMERS
 from radiant_lens.capture.tokenized import TokenizedTexts
 from radiant_lens.models.packing import (
     PackedRow,
+    RowLimit,
     fill_rows,
     forward,
     join_rows,
-    longest_row,
     make_pass,
     may_share,
+    row_limit,
     separate_rows,
 )
 from radiant_lens.models.tokens import AnswerRow, batch_rows, pad_token
@@ -61,7 +62,9 @@ class Run(ShardedRun):
         max_tokens: tokens in one forward pass, padding included.
         steering: applied from each answer's first edited position on, after a layer's activations are kept.
         before: hooks that run before activations are kept; with them passes run to their end.
-        share: let answers to one prompt share its tokens, where the model allows it and nothing acts on the passes.
+        rows: "short" lets answers to one prompt share its tokens where that saves time, the model allows it, and
+            nothing acts on the passes; "shared" wherever they fit a pass, and "separate" nowhere, as in stores that
+            earlier versions have begun.
     """
 
     model: TransformerBridge
@@ -70,15 +73,20 @@ class Run(ShardedRun):
     max_tokens: int
     steering: Steering | None = None
     before: Hooks = ()
-    share: bool = True
+    rows: str = SHORT_ROWS
 
     @cached_property
     def shares(self) -> bool:
         """True if answers to one prompt share its tokens (see `radiant_lens.models.packing`)."""
         acted_on = self.steering is not None or len(self.before) > 0
-        if not self.share or acted_on or self.texts.positions != "answer":
+        if self.rows == SEPARATE_ROWS or acted_on or self.texts.positions != "answer":
             return False
         return may_share(self.model, int(self.texts.lengths.max()))
+
+    @property
+    def _limit(self) -> RowLimit:
+        limit = row_limit(self.model, self.max_tokens)
+        return limit if self.rows == SHORT_ROWS else limit._replace(width=None)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -87,7 +95,7 @@ class Run(ShardedRun):
             "engine": TRANSFORMERS,
             "max_tokens": self.max_tokens,
             "shard_bytes": self.shard_bytes,
-            "rows": "shared" if self.shares else "separate",
+            "rows": self.rows if self.shares else SEPARATE_ROWS,
             "steering": None if self.steering is None else _steering_digest(self.steering),
         }
 
@@ -128,7 +136,7 @@ class Run(ShardedRun):
         for texts in self.texts.by_prompt():
             n_prompt = int(self.texts.starts[texts[0]]) + 1
             answers = (self.texts.lengths[texts] - n_prompt).tolist()
-            for part in fill_rows(n_prompt, answers, longest_row(self.model, self.max_tokens)):
+            for part in fill_rows(n_prompt, answers, self._limit):
                 rows.append([texts[i] for i in part])
                 lengths.append(n_prompt + sum(answers[i] for i in part))
         batches = batch_rows(torch.tensor(lengths), max_tokens=self.max_tokens)
@@ -144,12 +152,12 @@ class Run(ShardedRun):
         config = self.model.cfg
         keeper = _Keeper(z, self.layers, stops=not self.before)
         # Before the hooks are there: with hooks of others on the model, texts share nothing.
-        shares, limit = self.shares, longest_row(self.model, self.max_tokens)
+        shares = self.shares
         # Hooks are added once for all batches: looking their points up takes longer than a short pass.
         with torch.no_grad(), self.model.hooks(fwd_hooks=[*self.before, *keeper.hooks()]):
             for batch in batches:
                 answers = [AnswerRow(list(self.texts.tokens(i)), int(self.texts.starts[i])) for i in batch.tolist()]
-                rows = join_rows(answers, limit) if shares else separate_rows(answers)
+                rows = join_rows(answers, self._limit) if shares else separate_rows(answers)
                 together = make_pass(rows, pad_token(self.model))
                 tokens = self._kept_tokens(batch.tolist(), rows, together.tokens.shape[1])
                 keeper.set_batch(tokens.to(config.device), torch.searchsorted(examples, self._examples(batch)))

@@ -28,6 +28,8 @@ Column = Callable[[], Iterable[Int[Tensor, " _"]]]
 """A column of a head cache, whole numbers (int64) for every example, in chunks that need not be in memory together."""
 
 TRANSFORMERS = "transformers"
+# How texts share rows, which decides the examples of each shard: a new rule for the length of a row needs a new name.
+SEPARATE_ROWS, SHARED_ROWS, SHORT_ROWS = ROWS = ("separate", "shared", "short")
 """Setting "engine" of stores that passes of transformers fill, as all do that do not record it."""
 
 _PLAN, _DONE = "plan.json", "shard-*.done"
@@ -170,14 +172,18 @@ def _bytes(tensor: Tensor) -> memoryview:
     return tensor.contiguous().flatten().view(torch.uint8).numpy().data
 
 
-def may_share_rows(path: str | Path) -> bool:
-    """False for a store in whose shards each text has a row of its own, as in all of version 0.1."""
+def rows_of(path: str | Path) -> str:
+    """How texts share rows in the shards of a store, which hold other examples otherwise.
+
+    Stores that were begun by an earlier version say "shared", or nothing: each text has a row of its own.
+    """
     plan = Path(path) / _PLAN
     try:
-        return json.loads(plan.read_text(encoding="utf-8")).get("rows") == "shared"
+        recorded = json.loads(plan.read_text(encoding="utf-8")).get("rows", SEPARATE_ROWS)
     except (OSError, AttributeError, ValueError):
-        # Not begun yet, or no store, which is refused when it is opened.
-        return True
+        recorded = None
+    # None: not begun yet, or no store, which is refused when it is opened.
+    return recorded if recorded in ROWS else SHORT_ROWS
 
 
 def _require_same_plan(path: Path, plan: Mapping[str, Any]) -> None:

@@ -13,7 +13,8 @@ token.
 `overhead --model FOLDER --steerings FOLDER`: new tokens a second of engines with hooks, against engines without the
 plugin and against a fold, in turns (see `served_overhead.py`).
 
-`soak --model FOLDER --steerings FOLDER --minutes 30`: the memory of a server under mixed requests (`served_soak.py`).
+`soak --model FOLDER --steerings FOLDER --minutes 30`: the memory of a server under mixed requests (`served_soak.py`);
+without `--steerings` that of vLLM's own server, without the plugin.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def collection(model: str, data: str, n: int, rounds: int) -> None:
         runs: dict[str, ShardedRun] = {"transformers": transformers, "vLLM": engine}
         z = {name: timed(run, examples)[2].float() for name, run in runs.items()}
         # What rounding alone does: the same passes with each text in a row of its own, and fewer rows.
-        apart = {**runs, "transformers, other rows": Run(bridge, texts, examples.layers, 256, share=False)}
+        apart = {**runs, "transformers, other rows": Run(bridge, texts, examples.layers, 256, rows="separate")}
         z["transformers, other rows"] = timed(apart["transformers, other rows"], examples)[2].float()
         expected = z["transformers"]
         print(
@@ -252,10 +253,13 @@ def overhead(model: str, folder: Path, n_new: int, rounds: int, dtype: str, only
     compare({base: arm, **{name: other for name, other in others if only in name}}, rows, dtype, n_new, rounds)
 
 
-def soak(model: str, folder: Path, minutes: float) -> None:
-    """Print the memory of a server under mixed requests."""
+def soak(model: str, folder: Path | None, minutes: float) -> None:
+    """Print the memory of a server under mixed requests; without a folder that of vLLM's own."""
     import served_soak
 
+    if folder is None:
+        served_soak.soak(model, {}, minutes)
+        return
     steerings = fitted(model, folder, POLICIES)
     served_soak.soak(model, {f"s{i}": folder / name for i, name in enumerate(steerings)}, minutes)
 

@@ -143,11 +143,16 @@ def answers_of(facts):
     return [s for p in prompts for s in map(p.answered, (*p.correct_answers, *p.incorrect_answers))]
 
 
-@pytest.mark.parametrize("recorded", [{}, {"rows": "separate"}, {"rows": "shared"}], ids=["old", "separate", "shared"])
+@pytest.mark.parametrize(
+    "recorded",
+    [{}, {"rows": "separate"}, {"rows": "shared"}, {"rows": "short"}],
+    ids=lambda plan: plan.get("rows", "old"),
+)
 def test_a_store_goes_on_with_the_rows_that_it_was_begun_with(model, facts, tmp_path, monkeypatch, recorded):
-    """The shards of separate rows hold other examples than those of shared rows."""
+    """The shards of separate rows hold other examples than those of shared rows, long rows others than short ones."""
     statements, seen = answers_of(facts), []
-    monkeypatch.setattr(runs, "may_share", lambda model, longest: recorded.get("rows") == "shared")
+    shares = recorded.get("rows") in ("shared", "short")
+    monkeypatch.setattr(runs, "may_share", lambda model, longest: shares)
     collect(model, statements, store=tmp_path / "s")
     plan = json.loads((tmp_path / "s" / stores._PLAN).read_text())
     plan.pop("rows")
@@ -155,7 +160,8 @@ def test_a_store_goes_on_with_the_rows_that_it_was_begun_with(model, facts, tmp_
     os.remove(tmp_path / "s" / stores.META)
     monkeypatch.setattr(runs, "may_share", lambda model, longest: (seen.append(longest), True)[1])
     again = collect(model, statements, store=tmp_path / "s")
-    assert bool(seen) == (recorded.get("rows") == "shared")
+    assert bool(seen) == shares
+    assert json.loads((tmp_path / "s" / stores._PLAN).read_text()).get("rows") == recorded.get("rows")
     torch.testing.assert_close(again.z, collect(model, statements).z, rtol=1e-4, atol=1e-5)
 
 

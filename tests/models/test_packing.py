@@ -12,8 +12,17 @@ import radiant_lens as rl
 from radiant_lens.analysis.sensitivity import gain_gradient
 from radiant_lens.evaluation import score_choices, score_statements
 from radiant_lens.models import packing
-from radiant_lens.models.packing import PackedRow, answer_passes, make_pass, pack_rows, predict, shares_prompts
-from radiant_lens.models.tokens import answer_rows
+from radiant_lens.models.packing import (
+    PackedRow,
+    RowLimit,
+    answer_passes,
+    fill_rows,
+    make_pass,
+    pack_rows,
+    predict,
+    shares_prompts,
+)
+from radiant_lens.models.tokens import AnswerRow, answer_rows, ordinary_tokens
 from radiant_lens.sites import hook_name
 
 
@@ -50,6 +59,22 @@ def test_a_row_holds_its_prompt_once(model, rows):
             assert row.prompt + answer == rows[i].ids
             assert len(row.prompt) == rows[i].start + 1
     assert sum(row.length for row in packed) < sum(len(row.ids) for row in rows)
+
+
+@pytest.mark.parametrize(("n_prompt", "n_answer", "width"), [(40, 10, 576), (300, 5, 576), (1, 20, 576), (8, 4, 192)])
+def test_a_row_ends_where_more_answers_would_cost_more_than_they_save(n_prompt, n_answer, width):
+    """By trying every number of answers: what an answer costs, of tokens and of their pairs."""
+    lengths = {n: n_prompt + n * n_answer for n in range(1, 400)}
+    best = min(lengths, key=lambda n: (lengths[n] + lengths[n] ** 2 / width) / n)
+    (first, *_) = fill_rows(n_prompt, [n_answer] * 400, RowLimit(10**6, width))
+    assert abs(len(first) - best) <= 1
+
+
+def test_texts_with_only_a_first_token_in_common_share_no_row(model):
+    tokens = ordinary_tokens(model, 40)
+    rows = [AnswerRow([tokens[0], *tokens[i : i + 20]], 0) for i in range(1, 9)]
+    assert len(pack_rows(model, rows, max_tokens=4096)) == 8
+    assert all(batch.attention is None for batch in answer_passes(model, rows, max_tokens=4096))
 
 
 def test_rows_end_at_the_limit(model, rows):
