@@ -309,8 +309,12 @@ def _digests(values: Tensor) -> Digests:
         flat = flat.view(torch.uint8)
     header = f"{tuple(values.shape)}".encode()
     step = _STEP if flat.device.type == "cpu" else _STEP_ON_ACCELERATORS
-    sums = [_checksums(piece.float()) for piece in flat.split(step)]
-    one, other = (torch.cat([pair[i] for pair in sums]).cpu().numpy().tobytes() if sums else b"" for i in (0, 1))
+    # Filled step by step: small tensors that are kept between large ones that are freed would hold the memory of these.
+    sums = torch.empty((2, -(-len(flat) // _BLOCK)), dtype=torch.float64, device=flat.device)
+    for piece, *targets in zip(flat.split(step), *(row.split(step // _BLOCK) for row in sums)):
+        for target, checksums in zip(targets, _checksums(piece.float())):
+            target.copy_(checksums)
+    one, other = (row.tobytes() for row in sums.cpu().numpy())
     return bytes.fromhex(sha256([header, one])), bytes.fromhex(sha256([header, other]))
 
 
