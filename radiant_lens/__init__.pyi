@@ -46,6 +46,7 @@ from .policies import RandomDirectionPolicy as RandomDirectionPolicy
 from .policies import SequentialFit as SequentialFit
 from .policies import fisher_blocks as fisher_blocks
 from .policies import fit_sequential as fit_sequential
+from .policies import vector_steering as vector_steering
 from .sites import HeadSite as HeadSite
 from .studies import Fitted as Fitted
 from .studies import Study as Study

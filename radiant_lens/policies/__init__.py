@@ -20,6 +20,7 @@ from radiant_lens.policies.registry import POLICIES as POLICIES
 from radiant_lens.policies.registry import make_policy as make_policy
 from radiant_lens.policies.sequential import SequentialFit as SequentialFit
 from radiant_lens.policies.sequential import fit_sequential as fit_sequential
+from radiant_lens.policies.template import vector_steering as vector_steering
 from radiant_lens.policies.trained import TrainedShiftPolicy as TrainedShiftPolicy
 from radiant_lens.solvers.procrustes import solve_procrustes as solve_procrustes
 from radiant_lens.solvers.solutions import ProcrustesSolution as ProcrustesSolution

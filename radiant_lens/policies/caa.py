@@ -23,8 +23,8 @@ from radiant_lens.models.identity import require_bridge
 from radiant_lens.models.lengths import within_context
 from radiant_lens.models.packing import answer_passes, forward
 from radiant_lens.models.tokens import answer_rows, pass_tokens
-from radiant_lens.policies.least_kl import LeastKLPolicy
-from radiant_lens.steering.maps import Certificate, RankOneMaps
+from radiant_lens.policies.template import steering_template
+from radiant_lens.steering.maps import RankOneMaps
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -112,13 +112,13 @@ class CAAPolicy:
             desirable_statements(validation)
         layers = range(model.cfg.n_layers) if self.layer is None else [self.layer]
         heads = [(layer, head) for layer in layers for head in range(model.cfg.n_heads)]
-        template = LeastKLPolicy(heads=heads, gate=self.gate).make_family(model, train, detector).template
+        template = steering_template(model, heads, self.gate, detector, "CAA")
         inverses = {layer: _right_inverse(model, layer) for layer in layers}
         train = within_context(model, train)
         vectors = class_mean_differences(model, train, layers, max_tokens=max_tokens)
         by_layer = [(vectors[layer] @ inverses[layer]).unflatten(0, (-1, model.cfg.d_head)) for layer in layers]
         maps = RankOneMaps.translation(self.alpha * torch.cat(by_layer))
-        every = replace(template, head_maps=maps, certificates=tuple(Certificate("CAA") for _ in template.sites))
+        every = replace(template, head_maps=maps)
         seen = {*template.meta["seen_groups"], *train.groups}
         layer = self.layer
         if layer is None:

@@ -26,14 +26,15 @@ from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.evaluation.likelihood import KeptLogits
-from radiant_lens.models.identity import require_bridge, require_fitting, signature
+from radiant_lens.models.identity import require_bridge, require_fitting
 from radiant_lens.models.lengths import fit_context
 from radiant_lens.policies.head_sample import HeadRows
-from radiant_lens.policies.heads import HeadChoice, choose_heads, heads_of_shape
+from radiant_lens.policies.heads import HeadChoice
 from radiant_lens.policies.measurements import KIND, Measurements, fit_settings, map_tensors
+from radiant_lens.policies.template import steering_template
 from radiant_lens.solvers.least_kl import LeastKLSolution, Sample, choose_regularisation, solve_least_kl
-from radiant_lens.steering.gates import GATES, HeadScores
-from radiant_lens.steering.maps import Certificate, RankOneMaps
+from radiant_lens.steering.gates import GATES
+from radiant_lens.steering.maps import Certificate
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -220,37 +221,11 @@ class LeastKLPolicy:
         if base is not None:
             require_fitting(base, model)
             return Family("strength", base)
-        if self.gate != "none" and detector is None:
-            raise InvalidArgumentError(f"`gate` {self.gate!r} needs a detector: give `fit(..., detector=...)`.")
-        config = model.cfg
-        if detector is None:
-            sites = heads_of_shape(self.heads, config.n_layers, config.n_heads)
-            # No head ever flags, and the gate "none" does not ask.
-            biases = torch.full((config.n_layers, config.n_heads), -1.0)
-            weights = torch.zeros((*biases.shape, config.d_head))
-            scores = HeadScores(weights, biases, torch.ones(config.n_layers, dtype=torch.long))
-        else:
-            sites = choose_heads(detector, self.heads)
-            scores = HeadScores(detector.weights_, detector.biases_, detector.vote_thresholds_)
-        nothing = RankOneMaps.translation(torch.zeros((len(sites), config.d_head), dtype=torch.float64))
-        groups = set(detector.training_groups_) | set(detector.validation_groups_) if detector is not None else set()
-        template = Steering(
-            sites,
-            nothing,
-            scores,
-            self.gate,
-            tuple(Certificate("least KL") for _ in sites),
-            meta={
-                "model": signature(model),
-                "positions": "answer",
-                "seen_groups": sorted(groups),
-                **({} if detector is None else {"detector": detector.get_params()}),
-            },
-        )
+        template = steering_template(model, self.heads, self.gate, detector, "least KL")
         if self.family == "constant":
             return Family("constant", template)
         cache = collect(model, train.sample(_N_MOMENT_GROUPS, seed=self.seed), max_tokens=max_tokens)
-        layers, heads = (torch.tensor(numbers) for numbers in zip(*sites))
+        layers, heads = (torch.tensor(numbers) for numbers in zip(*template.sites))
         moments = [(z.mean(0), z.std(0)) for z in HeadRows(cache.z, layers, heads).each_head()]
         mean, spread = (torch.stack(parts) for parts in zip(*moments))
         return Family("affine", template, mean, spread.clamp_min(1e-6))

@@ -1,0 +1,116 @@
+"""Steerings whose maps come from elsewhere: empty ones that policies fill, and those of vectors of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from radiant_lens import _checks
+from radiant_lens.analysis.steering import Steering
+from radiant_lens.errors import InvalidArgumentError
+from radiant_lens.models.identity import require_bridge, signature
+from radiant_lens.policies.heads import HeadChoice, choose_heads, heads_of_shape
+from radiant_lens.sites import HeadSite, as_sites
+from radiant_lens.steering.gates import GATES, HeadScores
+from radiant_lens.steering.maps import Certificate, RankOneMaps
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from radiant_lens.detectors.detector import RiskAwareDetector
+
+
+def steering_template(
+    model: TransformerBridge, heads: HeadChoice, gate: str, detector: RiskAwareDetector | None, method: str
+) -> Steering:
+    """A steering that moves no head yet.
+
+    Args:
+        model: from `load_model`.
+        heads: those to move; without a detector "all", "layer:I", heads by name, or pairs `(layer, head)`.
+        gate: "head", "vote", "layer" or "none".
+        detector: fitted; needed for every gate but "none".
+        method: for the certificates.
+
+    Raises:
+        InvalidArgumentError: a gate without a detector, or heads that the model does not have.
+    """
+    if gate != "none" and detector is None:
+        raise InvalidArgumentError(f"`gate` {gate!r} needs a detector: give `detector=...`.")
+    config = model.cfg
+    if detector is None:
+        sites = heads_of_shape(heads, config.n_layers, config.n_heads)
+        # No head ever flags, and the gate "none" does not ask.
+        biases = torch.full((config.n_layers, config.n_heads), -1.0)
+        weights = torch.zeros((*biases.shape, config.d_head))
+        scores = HeadScores(weights, biases, torch.ones(config.n_layers, dtype=torch.long))
+    else:
+        sites = choose_heads(detector, heads)
+        scores = HeadScores(detector.weights_, detector.biases_, detector.vote_thresholds_)
+    groups = set(detector.training_groups_) | set(detector.validation_groups_) if detector is not None else set()
+    meta = {
+        "model": signature(model),
+        "positions": "answer",
+        "seen_groups": sorted(groups),
+        **({} if detector is None else {"detector": detector.get_params()}),
+    }
+    nothing = RankOneMaps.translation(torch.zeros((len(sites), config.d_head), dtype=torch.float64))
+    return Steering(sites, nothing, scores, gate, tuple(Certificate(method) for _ in sites), meta=meta)
+
+
+def vector_steering(
+    model: TransformerBridge,
+    vectors: Mapping[str | tuple[int, int], Float[Tensor, " d_head"] | Sequence[float]],
+    *,
+    gate: str = "none",
+    detector: RiskAwareDetector | None = None,
+) -> Steering:
+    """A steering that adds vectors of your own to the activations of heads, as `hook_z` has them.
+
+    The result is like any other: scale it (`scaled`, `at_kl`), put it under a gate, save it, measure and serve it.
+
+    Args:
+        model: from `load_model`.
+        vectors: `d_head` finite numbers for each head, by name ("L12H3") or by pair `(layer, head)`.
+        gate: "none" adds them everywhere; "head", "vote" and "layer" where the detector flags.
+        detector: fitted; needed for every gate but "none".
+
+    Raises:
+        InvalidArgumentError: no vector, a head that the model does not have or that has two, a vector of another
+            length, or a gate without a detector.
+        DataError: a vector that is not finite.
+
+    Example:
+        >>> steering = vector_steering(model, {"L2H5": direction})  # doctest: +SKIP
+        >>> with radiant_lens.steer(model, steering, strength=2.0):  # doctest: +SKIP
+        ...     model.generate("Q: What do bees make? A:")
+    """
+    require_bridge(model)
+    _checks.choice("gate", gate, GATES)
+    _checks.instance("vectors", vectors, Mapping, hint='such as {"L2H5": vector}')
+    by_site: dict[HeadSite, Tensor] = {}
+    for head, vector in vectors.items():
+        (site,) = as_sites([head])
+        if site in by_site:
+            raise InvalidArgumentError(f"`vectors` must have one vector for each head; got two for {site}.")
+        by_site[site] = _vector(site, vector, model.cfg.d_head)
+    template = steering_template(model, list(by_site), gate, detector, "given")
+    shifts = torch.stack([by_site[site] for site in template.sites])
+    policy = {"name": "given vectors", "gate": gate, "heads": [list(site) for site in template.sites]}
+    return replace(template, head_maps=RankOneMaps.translation(shifts), meta={**template.meta, "policy": policy})
+
+
+def _vector(site: HeadSite, values: Any, d_head: int) -> Float[Tensor, " d_head"]:
+    try:
+        vector = torch.as_tensor(values).detach().to("cpu", torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidArgumentError(f"The vector of {site} must be {d_head} numbers; got {values!r:.60}.") from error
+    if vector.shape != (d_head,):
+        raise InvalidArgumentError(f"The vector of {site} must have shape ({d_head},); got {tuple(vector.shape)}.")
+    _checks.finite(f"the vector of {site}", vector)
+    return vector
