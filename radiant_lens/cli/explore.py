@@ -24,6 +24,10 @@ def explore(
     port: Annotated[int, typer.Option(help="Port of this machine; 0 for any that is free.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
     max_new_tokens: o.NewTokens = 20,
+    effects: Annotated[
+        int | None,
+        typer.Option(help="Measure the effect of each head first, on this many groups of the data.", min=1),
+    ] = None,
     *,
     reading: o.Reading,
     loading: o.Loading,
@@ -36,18 +40,27 @@ def explore(
     """
     import radiant_lens as rl
     from radiant_lens import _checks
+    from radiant_lens.analysis.sensitivity import require_gain
+    from radiant_lens.errors import InvalidArgumentError
     from radiant_lens.viz.explorer import Explorer, Source, serving
     from radiant_lens.viz.explorer.settings import MOST_NEW_TOKENS
 
     # Everything that can be refused is refused before the model is loaded.
     _checks.whole("port", port, 0, 65535)
     _checks.whole("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS)
+    if effects is not None and data is None:
+        raise InvalidArgumentError(f"`--effects {effects}` needs `--data` with correct and incorrect answers.")
     loaded = rl.Steering.load(steering)
     name = o.model_name(loaded, model)
     dataset = None if data is None else reading.load(data, model=name)
+    if effects is not None and dataset is not None:
+        require_gain(dataset.prompts)
     bridge = loading.load_for(loaded, model)
     source = Source(name, str(steering), _options(loading, bool(bridge.cfg.default_prepend_bos)))
-    explorer = Explorer(bridge, loaded, dataset, max_new_tokens=max_new_tokens, source=source)
+    measured = None
+    if effects is not None and dataset is not None:
+        measured = rl.head_effects(bridge, dataset.sample(effects), loaded, progress=True)
+    explorer = Explorer(bridge, loaded, dataset, effects=measured, max_new_tokens=max_new_tokens, source=source)
     with serving(explorer, port=port) as server:
         console.print(f"Explorer of {loaded!r}", soft_wrap=True)
         console.print(f"Open {server.address}", soft_wrap=True)

@@ -56,6 +56,22 @@ def test_without_a_browser_nothing_is_opened(command_line, folder, served):
     assert status == 0 and opened == [] and "Open http://127.0.0.1:" in out
 
 
+def test_effects_are_measured_first(command_line, folder, served):
+    status, _, _ = command_line("explore", "--steering", folder, "--data", "tiny-facts", "--effects", 3)
+    assert status == 0
+    effects = served[0][0]._engine.explorer._measured
+    assert [str(site) for site in effects.sites] == ["L0H3", "L2H2"] and len(effects.group_names) == 3
+
+
+def test_effects_need_data_with_answers(command_line, folder, served, tmp_path):
+    status, _, err = command_line("explore", "--steering", folder, "--effects", 3)
+    assert status == 2 and "`--effects 3` needs `--data`" in err
+    file = tmp_path / "texts.csv"
+    file.write_text("text,label\na,0\nb,1\n")
+    status, _, err = command_line("explore", "--steering", folder, "--data", file, "--effects", 3)
+    assert status == 1 and "both correct and incorrect answers" in err and served[0] == []
+
+
 def test_another_signal_is_reported_as_for_all_commands(command_line, folder, monkeypatch):
     def run(server):
         raise Stopped(signal.SIGTERM)

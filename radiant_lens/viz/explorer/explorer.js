@@ -504,7 +504,7 @@ class View {
     const lines = [
       ["Risk", rates(h.risk) ?? "not recorded", "On the detector's validation data: share of desirable tokens flagged, plus the weighted share of undesirable ones missed"],
       h.data_risk && ["Risk on these texts", rates(h.data_risk), this.state.texts],
-      ["Effect", h.effect ? `${number(h.effect[0])} nats [${number(h.effect[1])}, ${number(h.effect[2])}]` : "not measured: effects=rl.head_effects(…)",
+      ["Effect", h.effect ? `${number(h.effect[0])} nats [${number(h.effect[1])}, ${number(h.effect[2])}]` : "not measured: --effects 40, or effects=rl.head_effects(…)",
         "Of editing this head alone, on the log-odds of correct answers"],
       h.edited && ["Votes", `plain ${share("plain")}, steered ${share("steered")} tokens`, "Tokens of the answers at which the head flags"],
     ].filter(Boolean);
