@@ -165,6 +165,77 @@ def masked_mean(
     return workers.sum(total) / mask.sum(0).clamp_min(1)[..., None]
 
 
+def class_means(
+    x: Rows, second: Bool[Tensor, " example"], *, workers: Workers = ONE_PROCESS
+) -> Float[Tensor, "2 *batch d"]:
+    """Compute the means of two classes of rows in float64, in one pass; zeros for a class without rows."""
+    members = torch.stack([~second, second]).double()
+    total = torch.zeros((2, math.prod(x.shape[1:])), dtype=torch.float64, device=second.device)
+    for rows in workers.part(list(row_slices(x.shape))):
+        total += members[:, rows] @ x[rows].double().flatten(1)
+    return (workers.sum(total) / members.sum(1, keepdim=True).clamp_min(1)).view(2, *x.shape[1:])
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Sums over some rows around their mean, one set for each batch entry.
+
+    Attributes:
+        count: of the rows.
+        mean: zeros where there is no row.
+        products: sum of the outer products of the centred rows.
+        fourth: sum of the fourth powers of their lengths.
+    """
+
+    count: Float[Tensor, "*batch"]
+    mean: Float[Tensor, "*batch d"]
+    products: Float[Tensor, "*batch d d"]
+    fourth: Float[Tensor, "*batch"]
+
+    def covariance(self, *, shrink_below: float = 0.0) -> Float[Tensor, "*batch d d"]:
+        """The products divided by the count.
+
+        Entries with fewer rows per dimension than `shrink_below` are shrunk with the coefficient of Ledoit and Wolf
+        (2004), as in `sklearn.covariance.ledoit_wolf`.
+        """
+        safe = self.count.clamp_min(1)
+        covariance = self.products / safe[..., None, None]
+        few = self.count < shrink_below * self.mean.shape[-1]
+        if not bool(few.any()):
+            return covariance
+        return torch.where(few[..., None, None], _ledoit_wolf(self.fourth / safe, covariance, safe), covariance)
+
+    def moments(self, *, shrink_below: float = 0.0) -> Moments:
+        """Count, mean and covariance."""
+        return Moments(self.count, self.mean, self.covariance(shrink_below=shrink_below))
+
+    def pooled(self, other: Scatter) -> Scatter:
+        """Both sets of rows, each around its own mean; the mean, which both have not, is 0."""
+        return Scatter(
+            self.count + other.count,
+            torch.zeros_like(self.mean),
+            self.products + other.products,
+            self.fourth + other.fourth,
+        )
+
+
+def class_scatters(
+    x: Rows, second: Bool[Tensor, " example"], means: Float[Tensor, "2 *batch d"], *, workers: Workers = ONE_PROCESS
+) -> tuple[Scatter, Scatter]:
+    """Compute the scatters of two classes of rows around their `class_means`, in one pass."""
+    batch, d = x.shape[1:-1], x.shape[-1]
+    products = torch.zeros((2, *batch, d, d), dtype=torch.float64, device=second.device)
+    fourth = torch.zeros((2, *batch), dtype=torch.float64, device=second.device)
+    for rows in workers.part(list(row_slices(x.shape))):
+        values = x[rows].double()
+        for number, members in enumerate((~second[rows], second[rows])):
+            _add_centred(values[members] - means[number], products[number], fourth[number])
+    products, fourth = workers.sum(products), workers.sum(fourth)
+    counts = [members.sum().double().expand(*batch) for members in (~second, second)]
+    one, other = (Scatter(counts[i], means[i], products[i], fourth[i]) for i in (0, 1))
+    return one, other
+
+
 def masked_moments(
     x: Rows, mask: Bool[Tensor, " example *batch"], *, shrink_below: float = 0.0, workers: Workers = ONE_PROCESS
 ) -> Moments:
@@ -173,8 +244,7 @@ def masked_moments(
     Args:
         x: rows, axes `example *batch d`.
         mask: rows that count, for each batch entry; an entry with none gets zeros.
-        shrink_below: entries with fewer rows per dimension than this are shrunk with the coefficient of Ledoit and
-            Wolf (2004), as in `sklearn.covariance.ledoit_wolf`.
+        shrink_below: as in `Scatter.covariance`.
         workers: processes that share the rows; each of them must make this call, and each gets all moments.
     """
     # Two passes over the rows, one for the means and one around them, for three reasons: (1) memory holds one chunk,
@@ -182,20 +252,19 @@ def masked_moments(
     # origin would lose their digits; (3) a single row gets a covariance of exactly 0. The order of the chunks changes
     # the last bits of a sum, so all workers take the summed moments, never their own.
     count, mean = mask.sum(0).double(), masked_mean(x, mask, workers=workers)
-    safe = count.clamp_min(1)
-    covariance = torch.zeros((*mean.shape, mean.shape[-1]), dtype=torch.float64, device=mean.device)
+    products = torch.zeros((*mean.shape, mean.shape[-1]), dtype=torch.float64, device=mean.device)
     fourth = torch.zeros_like(count)
     for rows in workers.part(list(row_slices(x.shape))):
-        centred = (x[rows].double() - mean) * mask[rows].double()[..., None]
-        covariance += torch.einsum("n...i,n...j->...ij", centred, centred)
-        fourth += centred.square().sum(-1).square().sum(0)
-    covariance = workers.sum(covariance) / safe[..., None, None]
-    if shrink_below > 0:
-        # For every entry, so that all workers take part in the same sums; those with enough rows ignore it.
-        shrunk = _ledoit_wolf(workers.sum(fourth) / safe, covariance, safe)
-        few = count < shrink_below * x.shape[-1]
-        covariance = torch.where(few[..., None, None], shrunk, covariance)
-    return Moments(count, mean, covariance)
+        _add_centred((x[rows].double() - mean) * mask[rows].double()[..., None], products, fourth)
+    return Scatter(count, mean, workers.sum(products), workers.sum(fourth)).moments(shrink_below=shrink_below)
+
+
+def _add_centred(
+    centred: Float[Tensor, "row *batch d"], products: Float[Tensor, "*batch d d"], fourth: Float[Tensor, "*batch"]
+) -> None:
+    """Add some centred rows to sums of a `Scatter`."""
+    products += torch.einsum("n...i,n...j->...ij", centred, centred)
+    fourth += torch.linalg.vector_norm(centred, dim=-1).pow(4).sum(0)
 
 
 def _ledoit_wolf(fourth: Tensor, covariance: Tensor, count: Tensor) -> Tensor:

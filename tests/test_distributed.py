@@ -230,16 +230,29 @@ def test_moments_are_sums_over_what_each_rank_has_read(monkeypatch, shrink_below
         met.wait()
         return total
 
+    second = mask[:, 0]
+
+    def by_class(workers):
+        means = linalg.class_means(x, second, workers=workers)
+        scatters = linalg.class_scatters(x, second, means, workers=workers)
+        return [scatter.moments(shrink_below=shrink_below) for scatter in scatters]
+
+    of_classes = by_class(linalg.ONE_PROCESS)
+
     def turn(number):
-        return linalg.masked_moments(x, mask, shrink_below=shrink_below, workers=Rank(number, 3))
+        workers = Rank(number, 3)
+        return linalg.masked_moments(x, mask, shrink_below=shrink_below, workers=workers), by_class(workers)
 
     monkeypatch.setattr(Rank, "sum", add)
     with ThreadPoolExecutor(3) as pool:
-        for moments in pool.map(turn, range(3)):
-            torch.testing.assert_close(moments.mean, expected.mean)
-            torch.testing.assert_close(moments.covariance, expected.covariance)
+        for masked, classes in pool.map(turn, range(3)):
+            for moments, wanted in zip([masked, *classes], [expected, *of_classes]):
+                torch.testing.assert_close(moments.mean, wanted.mean)
+                torch.testing.assert_close(moments.covariance, wanted.covariance)
     monkeypatch.setattr(Rank, "sum", lambda self, mine: mine)
-    assert not torch.allclose(turn(1).mean, expected.mean)
+    masked, classes = turn(1)
+    assert not torch.allclose(masked.mean, expected.mean)
+    assert not torch.allclose(classes[0].mean, of_classes[0].mean)
 
 
 def test_a_problem_that_a_rank_cannot_solve_has_its_place_among_all(monkeypatch):

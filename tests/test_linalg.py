@@ -14,6 +14,8 @@ from sklearn.covariance import ledoit_wolf
 from radiant_lens import linalg
 from radiant_lens.linalg import (
     Moments,
+    class_means,
+    class_scatters,
     gaussian_distance,
     gaussian_transport,
     masked_moments,
@@ -96,6 +98,25 @@ def test_masked_moments_equal_numpy(seed):
         assert float(moments.count[i]) == len(rows)
         np.testing.assert_allclose(moments.mean[i], rows.mean(0), rtol=1e-9)
         np.testing.assert_allclose(moments.covariance[i], np.cov(rows.T, bias=True), rtol=1e-6, atol=1e-12)
+
+
+@quick
+@given(seeds, st.sampled_from([0, 1000]))
+def test_scatters_of_two_classes_equal_the_moments_of_each(seed, shrink_below):
+    x = torch.tensor(sample(seed)[0])
+    second = torch.rand(len(x), generator=torch.Generator().manual_seed(seed)) < 0.3
+    means = class_means(x, second)
+    scatters = class_scatters(x, second, means)
+    for scatter, members in zip(scatters, (~second, second)):
+        expected = masked_moments(x, members[:, None, None].expand(x.shape[:-1]), shrink_below=shrink_below)
+        moments = scatter.moments(shrink_below=shrink_below)
+        for name in ("count", "mean", "covariance"):
+            torch.testing.assert_close(getattr(moments, name), getattr(expected, name), rtol=1e-9, atol=1e-12)
+    around = x - torch.where(second[:, None, None, None], means[1], means[0])
+    every = torch.ones(x.shape[:-1], dtype=torch.bool)
+    pooled = scatters[0].pooled(scatters[1]).moments(shrink_below=shrink_below).covariance
+    expected = masked_moments(around, every, shrink_below=shrink_below).covariance
+    torch.testing.assert_close(pooled, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_rows_outside_the_mask_do_not_matter_and_those_inside_do():

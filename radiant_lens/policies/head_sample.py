@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, groupby
 from typing import Any
 
@@ -18,11 +19,14 @@ from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.distributed import fitting_rank
 from radiant_lens.errors import NotFittedError
-from radiant_lens.linalg import Moments, Rows, masked_mean, masked_moments
+from radiant_lens.linalg import Moments, Scatter, class_means, class_scatters, masked_moments
 from radiant_lens.policies.heads import require_collected
 from radiant_lens.sites import HeadSite
 from radiant_lens.steering.gates import GATES, HeadScores, opens
 from radiant_lens.steering.maps import Certificate, HeadMaps
+
+# Covariances of fewer activations than this for each dimension are shrunk.
+SHRINK_BELOW = 10.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,11 @@ class HeadRows:
 
     def __getitem__(self, index: slice | Int[Tensor, " some"]) -> Float[Tensor, "some site d_head"]:
         """Activations of some examples."""
-        return self.z[index][:, self.layers, self.heads]
+        # One number for each head: an index of two axes takes three times as long, and all heads in order take none.
+        every, numbers = self.z[index].flatten(1, 2), self.layers * self.z.shape[2] + self.heads
+        if torch.equal(numbers, torch.arange(every.shape[1])):
+            return every
+        return every.index_select(1, numbers)
 
     def each_head(self) -> Iterator[Float[Tensor, "example d_head"]]:
         """All activations of one head after the other, in float64; only one layer is in memory at a time."""
@@ -54,23 +62,6 @@ class HeadRows:
 
 
 @dataclass(frozen=True)
-class _Around:
-    """Rows minus the mean of their class."""
-
-    rows: HeadRows
-    undesirable: Bool[Tensor, " example"]
-    means: tuple[Tensor, Tensor]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.rows.shape
-
-    def __getitem__(self, index: slice) -> Tensor:
-        mean = torch.where(self.undesirable[index, None, None], self.means[1], self.means[0])
-        return self.rows[index].double() - mean
-
-
-@dataclass(frozen=True)
 class HeadSample:
     """Activations of the chosen heads, the examples' classes, and marks of what the gate passes."""
 
@@ -81,38 +72,34 @@ class HeadSample:
     weights: Float[Tensor, "site d_head"]
     biases: Float[Tensor, " site"]
 
-    def class_moments(self, undesirable: bool, *, shrink_below: float = 10.0) -> Moments:
+    @cached_property
+    def _class_means(self) -> Float[Tensor, "2 site d_head"]:
+        """Means of the desirable and of the undesirable activations."""
+        return class_means(self.rows, self.undesirable, workers=fitting_rank())
+
+    @cached_property
+    def _scatters(self) -> tuple[Scatter, Scatter]:
+        """Desirable and undesirable activations around their means."""
+        return class_scatters(self.rows, self.undesirable, self._class_means, workers=fitting_rank())
+
+    def class_moments(self, undesirable: bool) -> Moments:
         """Compute the moments of one class, with a ridge; covariances of few examples are shrunk."""
-        return masked_moments(
-            self.rows, self._of_class(undesirable), shrink_below=shrink_below, workers=fitting_rank()
-        ).ridged()
+        return self._scatters[int(undesirable)].moments(shrink_below=SHRINK_BELOW).ridged()
 
     def mean_difference(self) -> Float[Tensor, "site d_head"]:
         """Compute the vectors from the undesirable to the desirable mean."""
-        desirable, undesirable = self._class_means()
+        desirable, undesirable = self._class_means
         return desirable - undesirable
 
     def within_class_covariance(self) -> Float[Tensor, "site d_head d_head"]:
         """Compute the pooled covariance around the class means, with a ridge; that of few examples is shrunk."""
-        return self._covariance(_Around(self.rows, self.undesirable, self._class_means()))
+        desirable, undesirable = self._scatters
+        return desirable.pooled(undesirable).moments(shrink_below=SHRINK_BELOW).ridged().covariance
 
     def total_covariance(self) -> Float[Tensor, "site d_head d_head"]:
         """Compute the covariance of all activations, with a ridge; that of few examples is shrunk."""
-        return self._covariance(self.rows)
-
-    def _covariance(self, rows: Rows) -> Float[Tensor, "site d_head d_head"]:
         every = torch.ones(self.rows.shape[:2], dtype=torch.bool)
-        return masked_moments(rows, every, shrink_below=10.0, workers=fitting_rank()).ridged().covariance
-
-    def _class_means(self) -> tuple[Tensor, Tensor]:
-        """Compute the mean of the desirable and of the undesirable activations."""
-        desirable, undesirable = (
-            masked_mean(self.rows, self._of_class(kind), workers=fitting_rank()) for kind in (False, True)
-        )
-        return desirable, undesirable
-
-    def _of_class(self, undesirable: bool) -> Bool[Tensor, "example site"]:
-        return (self.undesirable == undesirable)[:, None].expand(self.rows.shape[:2])
+        return masked_moments(self.rows, every, shrink_below=SHRINK_BELOW, workers=fitting_rank()).ridged().covariance
 
 
 def prepare(

@@ -21,7 +21,7 @@ from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.distributed import fitting_rank
 from radiant_lens.errors import ConvergenceError, InvalidArgumentError, NothingToEditError
 from radiant_lens.linalg import Moments, masked_moments, quadratic_form, row_slices
-from radiant_lens.policies.head_sample import HeadSample, assemble, prepare
+from radiant_lens.policies.head_sample import SHRINK_BELOW, HeadSample, assemble, prepare
 from radiant_lens.policies.heads import HeadChoice, choose_heads
 from radiant_lens.policies.margin import Calibration, calibrated
 from radiant_lens.policies.sequential import SequentialFit, fit_sequential
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 GEOMETRIES = ("mahalanobis", "wasserstein", "output", "procrustes")
 FLOORS = ("desirable", None)
 TAILS = ("gaussian", "cantelli")
-RIDGE, SHRINK_BELOW = 1e-6, 10.0
+RIDGE = 1e-6
 
 
 @dataclass(frozen=True)
