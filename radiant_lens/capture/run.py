@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,18 +19,16 @@ from radiant_lens import _checks
 from radiant_lens._files import sha256
 from radiant_lens._typing import HookFunction
 from radiant_lens.capture.shards import ShardedRun
-from radiant_lens.capture.store import SEPARATE_ROWS, SHORT_ROWS, TRANSFORMERS
+from radiant_lens.capture.store import SEPARATE_ROWS, SHARED_ROWS, SHORT_ROWS, TRANSFORMERS
 from radiant_lens.capture.tokenized import TokenizedTexts
 from radiant_lens.models.packing import (
     PackedRow,
-    RowLimit,
     fill_rows,
     forward,
-    join_rows,
+    joined_row,
     make_pass,
     may_share,
     row_limit,
-    separate_rows,
 )
 from radiant_lens.models.tokens import AnswerRow, batch_rows, pad_token
 from radiant_lens.sites import hook_name
@@ -84,11 +84,6 @@ class Run(ShardedRun):
         return may_share(self.model, int(self.texts.lengths.max()))
 
     @property
-    def _limit(self) -> RowLimit:
-        limit = row_limit(self.model, self.max_tokens)
-        return limit if self.rows == SHORT_ROWS else limit._replace(width=None)
-
-    @property
     def settings(self) -> dict[str, Any]:
         """Settings of passes and shards, as a store records them."""
         return {
@@ -129,18 +124,38 @@ class Run(ShardedRun):
         _checks.finite("activations", z)
         return z
 
-    def _batches(self) -> list[Int[Tensor, " _"]]:
-        if not self.shares:
-            return batch_rows(self.texts.lengths, max_tokens=self.max_tokens)
-        rows, lengths = [], []
+    @cached_property
+    def _shared_rows(self) -> list[list[int]]:
+        """Numbers of the texts that share a row, for each row; a text with a prompt of its own is alone in one."""
+        limit = row_limit(self.model, self.max_tokens)
+        if self.rows == SHARED_ROWS:
+            limit = limit._replace(width=None)
+        rows: list[list[int]] = []
         for texts in self.texts.by_prompt():
             n_prompt = int(self.texts.starts[texts[0]]) + 1
             answers = (self.texts.lengths[texts] - n_prompt).tolist()
-            for part in fill_rows(n_prompt, answers, self._limit):
-                rows.append([texts[i] for i in part])
-                lengths.append(n_prompt + sum(answers[i] for i in part))
+            rows += [[texts[i] for i in part] for part in fill_rows(n_prompt, answers, limit)]
+        return rows
+
+    @cached_property
+    def _row_of(self) -> Sequence[int]:
+        """Number of each text's row."""
+        if not self.shares:
+            return range(len(self.texts))
+        numbers = array("q", bytes(8 * len(self.texts)))
+        for number, texts in enumerate(self._shared_rows):
+            for text in texts:
+                numbers[text] = number
+        return numbers
+
+    def _batches(self) -> list[Int[Tensor, " _"]]:
+        if not self.shares:
+            return batch_rows(self.texts.lengths, max_tokens=self.max_tokens)
+        starts, ends = self.texts.starts.tolist(), self.texts.lengths.tolist()
+        n_prompts = [starts[texts[0]] + 1 for texts in self._shared_rows]
+        lengths = [n + sum(ends[i] - n for i in texts) for n, texts in zip(n_prompts, self._shared_rows)]
         batches = batch_rows(torch.tensor(lengths), max_tokens=self.max_tokens)
-        return [torch.tensor([text for i in batch.tolist() for text in rows[i]]) for batch in batches]
+        return [torch.tensor([text for i in batch.tolist() for text in self._shared_rows[i]]) for batch in batches]
 
     def _fill(
         self,
@@ -152,12 +167,13 @@ class Run(ShardedRun):
         config = self.model.cfg
         keeper = _Keeper(z, self.layers, stops=not self.before)
         # Before the hooks are there: with hooks of others on the model, texts share nothing.
-        shares = self.shares
+        row_of = self._row_of
         # Hooks are added once for all batches: looking their points up takes longer than a short pass.
         with torch.no_grad(), self.model.hooks(fwd_hooks=[*self.before, *keeper.hooks()]):
             for batch in batches:
                 answers = [AnswerRow(list(self.texts.tokens(i)), int(self.texts.starts[i])) for i in batch.tolist()]
-                rows = join_rows(answers, self._limit) if shares else separate_rows(answers)
+                numbers = [row_of[i] for i in batch.tolist()]
+                rows = [joined_row(answers, list(own)) for _, own in groupby(range(len(batch)), numbers.__getitem__)]
                 together = make_pass(rows, pad_token(self.model))
                 tokens = self._kept_tokens(batch.tolist(), rows, together.tokens.shape[1])
                 keeper.set_batch(tokens.to(config.device), torch.searchsorted(examples, self._examples(batch)))

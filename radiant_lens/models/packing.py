@@ -162,7 +162,14 @@ def row_limit(model: TransformerBridge, max_tokens: int) -> RowLimit:
 
 def separate_rows(rows: Sequence[AnswerRow]) -> list[PackedRow]:
     """A row for each text."""
-    return [PackedRow(row.ids[: row.start + 1], [i], [row.ids[row.start + 1 :]]) for i, row in enumerate(rows)]
+    return [joined_row(rows, [i]) for i in range(len(rows))]
+
+
+def joined_row(rows: Sequence[AnswerRow], members: Sequence[int]) -> PackedRow:
+    """The row of some texts with the same prompt, by their numbers."""
+    first = rows[members[0]]
+    prompt = first.ids[: first.start + 1]
+    return PackedRow(prompt, list(members), [rows[i].ids[len(prompt) :] for i in members])
 
 
 def join_rows(rows: Sequence[AnswerRow], limit: RowLimit, together: Sequence[int] | None = None) -> list[PackedRow]:
@@ -173,11 +180,9 @@ def join_rows(rows: Sequence[AnswerRow], limit: RowLimit, together: Sequence[int
         by_prompt.setdefault((*number, *row.ids[: row.start + 1]), []).append(i)
     packed: list[PackedRow] = []
     for members in by_prompt.values():
-        first = rows[members[0]]
-        prompt = first.ids[: first.start + 1]
-        answers = [rows[i].ids[len(prompt) :] for i in members]
-        for part in fill_rows(len(prompt), [len(answer) for answer in answers], limit):
-            packed.append(PackedRow(prompt, [members[j] for j in part], [answers[j] for j in part]))
+        n_prompt = rows[members[0]].start + 1
+        for part in fill_rows(n_prompt, [len(rows[i].ids) - n_prompt for i in members], limit):
+            packed.append(joined_row(rows, [members[j] for j in part]))
     return packed
 
 

@@ -52,6 +52,22 @@ def test_answer_positions_run_from_the_predicting_token_to_the_last(model):
     assert positions == list(range(positions[0], len(ids)))
 
 
+@pytest.mark.parametrize("max_tokens", [48, 90, 1024])
+def test_passes_keep_to_their_tokens_where_one_prompt_has_many_rows(model, monkeypatch, max_tokens):
+    """Rows are made once: texts of one pass are not joined anew, which could make rows longer than planned."""
+    prompt = "Q : what is the food of dripreka ? A :"
+    answers = [" " + " ".join(["rozaem"] * (1 + 7 * i % 12)) for i in range(60)]
+    statements = [rl.Statement(prompt + a, i % 2, "g", len(prompt)) for i, a in enumerate(answers)]
+    shapes, passes = [], runs.forward
+    monkeypatch.setattr(runs, "forward", lambda model, batch: (shapes.append(batch.tokens.shape), passes(model, batch)))
+    shared = rl.collect(model, statements, max_tokens=max_tokens)
+    assert all(rows * width <= max_tokens or rows == 1 for rows, width in shapes)
+    n_rows = sum(rows for rows, _ in shapes)
+    assert 1 < n_rows < len(statements)
+    monkeypatch.setattr(runs, "may_share", lambda model, longest: False)
+    torch.testing.assert_close(shared.z, rl.collect(model, statements).z, rtol=1e-4, atol=1e-5)
+
+
 def test_answers_to_one_prompt_share_a_row_and_keep_their_own_tokens(model, facts, monkeypatch):
     statements = [
         s for p in facts.bare_prompts[:12] for s in map(p.answered, (*p.correct_answers, *p.incorrect_answers))
