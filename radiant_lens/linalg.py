@@ -192,8 +192,8 @@ class Scatter:
     products: Float[Tensor, "*batch d d"]
     fourth: Float[Tensor, "*batch"]
 
-    def covariance(self, *, shrink_below: float = 0.0) -> Float[Tensor, "*batch d d"]:
-        """The products divided by the count.
+    def moments(self, *, shrink_below: float = 0.0) -> Moments:
+        """Count, mean and covariance, which is the products divided by the count.
 
         Entries with fewer rows per dimension than `shrink_below` are shrunk with the coefficient of Ledoit and Wolf
         (2004), as in `sklearn.covariance.ledoit_wolf`.
@@ -201,13 +201,10 @@ class Scatter:
         safe = self.count.clamp_min(1)
         covariance = self.products / safe[..., None, None]
         few = self.count < shrink_below * self.mean.shape[-1]
-        if not bool(few.any()):
-            return covariance
-        return torch.where(few[..., None, None], _ledoit_wolf(self.fourth / safe, covariance, safe), covariance)
-
-    def moments(self, *, shrink_below: float = 0.0) -> Moments:
-        """Count, mean and covariance."""
-        return Moments(self.count, self.mean, self.covariance(shrink_below=shrink_below))
+        if bool(few.any()):
+            shrunk = _ledoit_wolf(self.fourth / safe, covariance, safe)
+            covariance = torch.where(few[..., None, None], shrunk, covariance)
+        return Moments(self.count, self.mean, covariance)
 
     def pooled(self, other: Scatter) -> Scatter:
         """Both sets of rows, each around its own mean; the mean, which both have not, is 0."""
@@ -231,7 +228,7 @@ def class_scatters(
         for number, members in enumerate((~second[rows], second[rows])):
             _add_centred(values[members] - means[number], products[number], fourth[number])
     products, fourth = workers.sum(products), workers.sum(fourth)
-    counts = [members.sum().double().expand(*batch) for members in (~second, second)]
+    counts = [members.sum().double().expand(batch) for members in (~second, second)]
     one, other = (Scatter(counts[i], means[i], products[i], fourth[i]) for i in (0, 1))
     return one, other
 
@@ -244,7 +241,7 @@ def masked_moments(
     Args:
         x: rows, axes `example *batch d`.
         mask: rows that count, for each batch entry; an entry with none gets zeros.
-        shrink_below: as in `Scatter.covariance`.
+        shrink_below: as in `Scatter.moments`.
         workers: processes that share the rows; each of them must make this call, and each gets all moments.
     """
     # Two passes over the rows, one for the means and one around them, for three reasons: (1) memory holds one chunk,

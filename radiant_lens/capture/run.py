@@ -124,7 +124,6 @@ class Run(ShardedRun):
         _checks.finite("activations", z)
         return z
 
-    @cached_property
     def _shared_rows(self) -> list[list[int]]:
         """Numbers of the texts that share a row, for each row; a text with a prompt of its own is alone in one."""
         limit = row_limit(self.model, self.max_tokens)
@@ -143,7 +142,7 @@ class Run(ShardedRun):
         if not self.shares:
             return range(len(self.texts))
         numbers = array("q", bytes(8 * len(self.texts)))
-        for number, texts in enumerate(self._shared_rows):
+        for number, texts in enumerate(self._shared_rows()):
             for text in texts:
                 numbers[text] = number
         return numbers
@@ -151,11 +150,11 @@ class Run(ShardedRun):
     def _batches(self) -> list[Int[Tensor, " _"]]:
         if not self.shares:
             return batch_rows(self.texts.lengths, max_tokens=self.max_tokens)
-        starts, ends = self.texts.starts.tolist(), self.texts.lengths.tolist()
-        n_prompts = [starts[texts[0]] + 1 for texts in self._shared_rows]
-        lengths = [n + sum(ends[i] - n for i in texts) for n, texts in zip(n_prompts, self._shared_rows)]
+        rows, starts, ends = self._shared_rows(), self.texts.starts.tolist(), self.texts.lengths.tolist()
+        n_prompts = [starts[texts[0]] + 1 for texts in rows]
+        lengths = [n + sum(ends[i] - n for i in texts) for n, texts in zip(n_prompts, rows)]
         batches = batch_rows(torch.tensor(lengths), max_tokens=self.max_tokens)
-        return [torch.tensor([text for i in batch.tolist() for text in self._shared_rows[i]]) for batch in batches]
+        return [torch.tensor([text for i in batch.tolist() for text in rows[i]]) for batch in batches]
 
     def _fill(
         self,

@@ -28,9 +28,10 @@ Column = Callable[[], Iterable[Int[Tensor, " _"]]]
 """A column of a head cache, whole numbers (int64) for every example, in chunks that need not be in memory together."""
 
 TRANSFORMERS = "transformers"
-# How texts share rows, which decides the examples of each shard: a new rule for the length of a row needs a new name.
-SEPARATE_ROWS, SHARED_ROWS, SHORT_ROWS = ROWS = ("separate", "shared", "short")
 """Setting "engine" of stores that passes of transformers fill, as all do that do not record it."""
+
+SEPARATE_ROWS, SHARED_ROWS, SHORT_ROWS = ROWS = ("separate", "shared", "short")
+"""How texts share rows, which decides the examples of each shard: a new rule for rows needs a new name."""
 
 _PLAN, _DONE = "plan.json", "shard-*.done"
 _KIND = "head cache"

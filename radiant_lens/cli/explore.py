@@ -26,7 +26,7 @@ def explore(
     max_new_tokens: o.NewTokens = 20,
     effects: Annotated[
         int | None,
-        typer.Option(help="Measure the effect of each head first, on this many groups of the data.", min=1),
+        typer.Option(help="Estimate the effect of each head first, on this many groups of the data.", min=2),
     ] = None,
     *,
     reading: o.Reading,
@@ -53,14 +53,13 @@ def explore(
     loaded = rl.Steering.load(steering)
     name = o.model_name(loaded, model)
     dataset = None if data is None else reading.load(data, model=name)
+    asked = None
     if effects is not None and dataset is not None:
-        require_gain(dataset.prompts)
+        asked = dataset.only({prompt.group for prompt in require_gain(dataset.prompts)}).sample(effects)
     bridge = loading.load_for(loaded, model)
     source = Source(name, str(steering), _options(loading, bool(bridge.cfg.default_prepend_bos)))
-    measured = None
-    if effects is not None and dataset is not None:
-        measured = rl.head_effects(bridge, dataset.sample(effects), loaded, progress=True)
-    explorer = Explorer(bridge, loaded, dataset, effects=measured, max_new_tokens=max_new_tokens, source=source)
+    estimated = None if asked is None else rl.head_effects(bridge, asked, loaded, progress=True)
+    explorer = Explorer(bridge, loaded, dataset, effects=estimated, max_new_tokens=max_new_tokens, source=source)
     with serving(explorer, port=port) as server:
         console.print(f"Explorer of {loaded!r}", soft_wrap=True)
         console.print(f"Open {server.address}", soft_wrap=True)

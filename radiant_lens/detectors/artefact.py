@@ -9,8 +9,8 @@ import torch
 
 from radiant_lens import _checks
 from radiant_lens._files import load_folder, save_folder
-from radiant_lens.detectors.detector import RiskAwareDetector
-from radiant_lens.errors import ArtefactError, NotFittedError, RadiantError
+from radiant_lens.detectors.detector import RiskAwareDetector, require_fitted
+from radiant_lens.errors import ArtefactError, RadiantError
 
 KIND = "detector"
 # Attributes of a fitted detector by their type. The axes of tensors are checked against those of the weights.
@@ -36,8 +36,7 @@ def save_detector(detector: RiskAwareDetector, path: str | Path) -> Path:
         ArtefactError: `path` exists and is not a saved detector.
         OutputError: the folder cannot be written.
     """
-    if not hasattr(detector, "weights_"):
-        raise NotFittedError("This RiskAwareDetector is not fitted yet: call `fit(cache, validation=...)` first.")
+    require_fitted(detector)
     tensors = {name: getattr(detector, name) for name in _TENSORS}
     fitted = {name: getattr(detector, name) for name in (*_NUMBERS, *_TUPLES)}
     return save_folder(path, KIND, tensors, {"parameters": detector.get_params(), "fitted": fitted})

@@ -151,7 +151,7 @@ class RiskAwareDetector(BaseEstimator):
             InvalidArgumentError: a cache of another shape, or of other layers.
             DataError: no example of a class, or activations that are not finite.
         """
-        self._require_fitted()
+        require_fitted(self)
         _checks.both_classes(cache.labels, "`cache`")
         _checks.finite("cache.z", cache.z)
         flags = self.flags(cache)
@@ -255,14 +255,14 @@ class RiskAwareDetector(BaseEstimator):
             NotFittedError: before `fit`.
             InvalidArgumentError: a cache of another shape.
         """
-        self._require_fitted()
+        require_fitted(self)
         _checks.instance("cache", cache, HeadCache)
         _checks.shape("cache.z", cache.z, (None, *self.weights_.shape), "example layer head d_head")
         return torch.cat(list(Part.whole(cache).scores(self.weights_, self.biases_)))
 
     def flags(self, cache: HeadCache) -> Bool[Tensor, "example layer head"]:
         """Flag where `decision_function` is at or above 0, without holding all scores in memory."""
-        self._require_fitted()
+        require_fitted(self)
         _checks.shape("cache.z", cache.z, (None, *self.weights_.shape), "example layer head d_head")
         return Part.whole(cache).flags(self.weights_, self.biases_)
 
@@ -280,7 +280,7 @@ class RiskAwareDetector(BaseEstimator):
         Raises:
             InvalidArgumentError: a layer out of range, or one that was not collected.
         """
-        self._require_fitted()
+        require_fitted(self)
         layer = self.best_layer_ if layer is None else layer
         _checks.whole("layer", layer, 0, len(self.vote_thresholds_) - 1)
         _require_collected("layer", layer, tuple(i for i in self.collected_layers_ if i in cache.collected_layers))
@@ -297,7 +297,7 @@ class RiskAwareDetector(BaseEstimator):
             InvalidArgumentError: a recorder that cannot be called, or (in a pass) a layer or shape of another model.
             UnknownNameError: (in a pass) a hook that is not a `hook_z`.
         """
-        self._require_fitted()
+        require_fitted(self)
         if not callable(recorder):
             raise InvalidArgumentError(f"`recorder` must be callable, such as a list's `append`; got {recorder!r}.")
 
@@ -322,7 +322,7 @@ class RiskAwareDetector(BaseEstimator):
         Raises:
             NotFittedError: before `fit`.
         """
-        self._require_fitted()
+        require_fitted(self)
         rates = {"fpr": self.head_fpr_, "fnr": self.head_fnr_, "risk": self.head_risk_}
         return heads_table({**rates, "p_value": self.head_p_value_, "significant": self.head_significant_})
 
@@ -346,10 +346,6 @@ class RiskAwareDetector(BaseEstimator):
             f"risk of its vote {float(self.vote_risk_[self.best_layer_]):.2f}"
             f"{too_few if self.least_p_value_ > LEVEL else ''}"
         )
-
-    def _require_fitted(self) -> None:
-        if not hasattr(self, "weights_"):
-            raise NotFittedError("This RiskAwareDetector is not fitted yet: call `fit(cache, validation=...)` first.")
 
     def _check_parameters(self, n_layers: int, layers: tuple[int, ...]) -> None:
         _checks.between("fnr_weight", self.fnr_weight, 0)
@@ -393,3 +389,15 @@ def _without(values: Tensor, layers: list[int], filler: float) -> Tensor:
     values = values.clone()
     values[layers] = filler
     return values
+
+
+def require_fitted(detector: object, *, hint: str = "") -> None:
+    """Raise unless `detector` is a fitted detector; `hint` tells how to get one.
+
+    Raises:
+        InvalidArgumentError: another object in the detector's place.
+        NotFittedError: before `fit`.
+    """
+    _checks.instance("detector", detector, RiskAwareDetector, hint=hint)
+    if not hasattr(detector, "weights_"):
+        raise NotFittedError("This RiskAwareDetector is not fitted yet: call `fit(cache, validation=...)` first.")

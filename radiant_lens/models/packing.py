@@ -89,7 +89,9 @@ def answer_passes(
     together: Sequence[int] | None = None,
     share: bool = True,
 ) -> Iterator[AnswerPass]:
-    """Yield passes of at most `max_tokens` tokens, padding included, or of one row.
+    """Yield passes of at most `max_tokens` tokens, padding included, or of what cannot be divided.
+
+    That is a row, and all rows of one number in `together`.
 
     Args:
         model: from `load_model`.
@@ -153,9 +155,9 @@ class RowLimit(NamedTuple):
 def row_limit(model: TransformerBridge, max_tokens: int) -> RowLimit:
     """Return the limit for rows of passes of at most `max_tokens` tokens.
 
-    Measured on one core with TransformerLens' attention, SmolLM2 (`d_model` 576) has a width of 340 in bfloat16 and 630
-    in float32, the embedded model (192) one of 1,000. A larger model has a larger one, since what is not attention
-    grows with the square of `d_model`, which is taken here.
+    The width is `d_model`, a rule of thumb: the cost of attention grows with `d_model`, that of the rest with its
+    square. Measured on one core with TransformerLens' attention, SmolLM2 (`d_model` 576) has 340 in bfloat16 and 630 in
+    float32, the embedded model (192) has 1,000. Near the best length the cost hardly depends on it.
     """
     return RowLimit(min(max_tokens, model.cfg.n_ctx or max_tokens), model.cfg.d_model)
 
@@ -165,11 +167,11 @@ def separate_rows(rows: Sequence[AnswerRow]) -> list[PackedRow]:
     return [joined_row(rows, [i]) for i in range(len(rows))]
 
 
-def joined_row(rows: Sequence[AnswerRow], members: Sequence[int]) -> PackedRow:
+def joined_row(rows: Sequence[AnswerRow], members: list[int]) -> PackedRow:
     """The row of some texts with the same prompt, by their numbers."""
     first = rows[members[0]]
     prompt = first.ids[: first.start + 1]
-    return PackedRow(prompt, list(members), [rows[i].ids[len(prompt) :] for i in members])
+    return PackedRow(prompt, members, [rows[i].ids[len(prompt) :] for i in members])
 
 
 def join_rows(rows: Sequence[AnswerRow], limit: RowLimit, together: Sequence[int] | None = None) -> list[PackedRow]:
@@ -188,8 +190,17 @@ def join_rows(rows: Sequence[AnswerRow], limit: RowLimit, together: Sequence[int
 
 def fill_rows(n_prompt: int, lengths: Sequence[int], limit: RowLimit) -> list[list[int]]:
     """Divide answers of these lengths, in their order, into rows within the limit, each with their prompt."""
-    parts: list[list[int]] = []
     room = limit.tokens(n_prompt) - n_prompt
+    parts = _fill(lengths, room)
+    if limit.width is None or len(parts) == 1:
+        return parts
+    # As many rows of one length: a short last one would be padded. A row is closed when the next answer does not fit,
+    # so each of them has at least the mean, and no more rows are needed.
+    return _fill(lengths, min(room, -(-sum(lengths) // len(parts)) + max(lengths) - 1))
+
+
+def _fill(lengths: Sequence[int], room: int) -> list[list[int]]:
+    parts: list[list[int]] = []
     free = 0
     for i, length in enumerate(lengths):
         if not parts or length > free:
@@ -276,12 +287,10 @@ def shares_prompts(model: TransformerBridge) -> bool:
 def _compare_rows(model: TransformerBridge) -> bool:
     tokens = ordinary_tokens(model, 14)
     rows = [AnswerRow(tokens[:5] + answer, 4) for answer in (tokens[5:8], tokens[8:10], tokens[10:])]
-    one = PackedRow(tokens[:5], [0, 1, 2], [row.ids[5:] for row in rows])
-    pad = pad_token(model)
-    separate = make_pass([PackedRow(tokens[:5], [i], [row.ids[5:]]) for i, row in enumerate(rows)], pad)
+    passes = [make_pass(packed, pad_token(model)) for packed in ([joined_row(rows, [0, 1, 2])], separate_rows(rows))]
     try:
         with torch.no_grad():
-            shared, alone = (predict(model, p).float().log_softmax(-1) for p in (make_pass([one], pad), separate))
+            shared, alone = (predict(model, p).float().log_softmax(-1) for p in passes)
     # Any error means the same here: this model takes no mask or no positions of this kind.
     except Exception:
         return False

@@ -16,9 +16,8 @@ from radiant_lens import _checks
 from radiant_lens._files import sha256
 from radiant_lens.analysis.steering import Steering
 from radiant_lens.caches import HeadCache
-from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.detectors.detector import RiskAwareDetector, require_fitted
 from radiant_lens.distributed import fitting_rank
-from radiant_lens.errors import NotFittedError
 from radiant_lens.linalg import Moments, Scatter, class_means, class_scatters, masked_moments
 from radiant_lens.policies.heads import require_collected
 from radiant_lens.sites import HeadSite
@@ -45,8 +44,8 @@ class HeadRows:
     def __getitem__(self, index: slice | Int[Tensor, " some"]) -> Float[Tensor, "some site d_head"]:
         """Activations of some examples."""
         # One number for each head: an index of two axes takes three times as long, and all heads in order take none.
-        every, numbers = self.z[index].flatten(1, 2), self.layers * self.z.shape[2] + self.heads
-        if torch.equal(numbers, torch.arange(every.shape[1])):
+        every, numbers = self.z[index].flatten(1, 2), (self.layers * self.z.shape[2] + self.heads).to(self.z.device)
+        if torch.equal(numbers, torch.arange(every.shape[1], device=every.device)):
             return every
         return every.index_select(1, numbers)
 
@@ -125,9 +124,7 @@ def prepare(
     """
     _checks.choice("gate", gate, GATES)
     _checks.instance("cache", cache, HeadCache)
-    _checks.instance("detector", detector, RiskAwareDetector)
-    if not hasattr(detector, "weights_"):
-        raise NotFittedError("The detector is not fitted yet: call `detector.fit(cache, validation=...)` first.")
+    require_fitted(detector)
     _checks.both_classes(cache.labels, "the training data")
     _checks.finite("cache.z", cache.z)
     sites = choose(detector)

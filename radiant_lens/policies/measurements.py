@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 KIND = "measurement"
 # Part of every key: a new number makes all measurements of older formats unknown.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)

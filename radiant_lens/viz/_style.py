@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 
 from radiant_lens import _checks
-from radiant_lens.detectors.detector import RiskAwareDetector
-from radiant_lens.errors import NotFittedError
+from radiant_lens.detectors.detector import RiskAwareDetector, require_fitted
 
 # Okabe and Ito (2008), safe for colour-blind readers. Traces differ in symbol or dash as well, for print in grey.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F")
@@ -159,7 +158,7 @@ def token_label(token: str) -> str:
     return escaped(token.replace("\n", "⏎").replace(" ", "␣") if not token.strip() else token.strip())
 
 
-def require_fitted(detector: RiskAwareDetector) -> None:
+def require_risks(detector: RiskAwareDetector) -> None:
     """Raise unless `detector` is a fitted detector with finite risks.
 
     Raises:
@@ -168,9 +167,7 @@ def require_fitted(detector: RiskAwareDetector) -> None:
         DataError: risks that are not finite.
     """
     hint = "the detector comes first, as in `head_risk(detector, steering)`"
-    _checks.instance("detector", detector, RiskAwareDetector, hint=hint)
-    if not hasattr(detector, "head_risk_"):
-        raise NotFittedError("The detector is not fitted yet: call `detector.fit(cache, validation=...)` first.")
+    require_fitted(detector, hint=hint)
     # Layers that were not collected have infinite risk by definition; figures leave them blank.
     _checks.finite("detector.head_risk_", detector.head_risk_[list(detector.collected_layers_)])
 

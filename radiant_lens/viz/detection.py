@@ -38,7 +38,7 @@ def layer_risk(detector: RiskAwareDetector, *, width: int | None = None, height:
     Example:
         >>> layer_risk(detector).show()  # doctest: +SKIP
     """
-    style.require_fitted(detector)
+    style.require_risks(detector)
     risk, mean = detector.head_risk_, detector.layer_risk_
     layers = list(range(len(risk)))
     spread = {
@@ -102,7 +102,7 @@ def error_rates(
     if not detectors:
         raise InvalidArgumentError("`detectors` must hold at least one; got none.")
     for detector in detectors:
-        style.require_fitted(detector)
+        style.require_risks(detector)
     fitted = sorted(detectors, key=lambda detector: detector.fnr_weight)
     words = [f"layer {d.best_layer_}, {int(d.vote_thresholds_[d.best_layer_])} heads must flag" for d in fitted]
     figure = go.Figure()
@@ -264,7 +264,7 @@ def roc(
 
 
 def _require_pair(detector: RiskAwareDetector, cache: HeadCache) -> None:
-    style.require_fitted(detector)
+    style.require_risks(detector)
     _checks.instance("cache", cache, HeadCache, hint="`radiant_lens.collect` returns one")
 
 

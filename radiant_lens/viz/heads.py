@@ -40,7 +40,7 @@ def head_risk(
     Example:
         >>> head_risk(detector, steering).show()  # doctest: +SKIP
     """
-    style.require_fitted(detector)
+    style.require_risks(detector)
     if steering is not None:
         _checks.instance("steering", steering, Steering, hint="a policy's `fit` returns one")
     n_layers, n_heads = detector.head_risk_.shape
@@ -108,7 +108,7 @@ def head_effects(
     _checks.instance("effects", effects, HeadEffects, hint="`radiant_lens.head_effects` returns them")
     _checks.finite("effects.estimated", effects.estimated)
     if detector is not None:
-        style.require_fitted(detector)
+        style.require_risks(detector)
     # Ranks are of the estimates, which every head has; only some heads are measured.
     order = effects.estimated.argsort(descending=True, stable=True).tolist()
     x = {i: rank if detector is None else float(detector.head_risk_[effects.sites[i]]) for rank, i in enumerate(order)}

@@ -41,7 +41,7 @@ POLICIES = [
     Wrong("more layers than there are", lambda w: policy(w, heads="layer", n_layers=9),
           InvalidArgumentError, "`n_layers` must be a whole number between 1 and 2; got 9"),
     Wrong("an unfitted detector", lambda w: rl.RadiantPolicy().fit(w.cache, rl.RiskAwareDetector()),
-          NotFittedError, "The detector is not fitted yet: call `detector.fit"),
+          NotFittedError, "This RiskAwareDetector is not fitted yet: call `fit("),
     Wrong("no detector", lambda w: rl.MeanShiftPolicy().fit(w.cache, None),
           InvalidArgumentError, "`detector` must be a RiskAwareDetector; got NoneType"),
     Wrong("activations that are not numbers", lambda w: rl.LEACEPolicy().fit(w.nan, w.detector),

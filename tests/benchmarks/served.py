@@ -257,11 +257,8 @@ def soak(model: str, folder: Path | None, minutes: float) -> None:
     """Print the memory of a server under mixed requests; without a folder that of vLLM's own."""
     import served_soak
 
-    if folder is None:
-        served_soak.soak(model, {}, minutes)
-        return
-    steerings = fitted(model, folder, POLICIES)
-    served_soak.soak(model, {f"s{i}": folder / name for i, name in enumerate(steerings)}, minutes)
+    steerings = {} if folder is None else {name: folder / name for name in fitted(model, folder, POLICIES)}
+    served_soak.soak(model, {f"s{i}": path for i, path in enumerate(steerings.values())}, minutes)
 
 
 def main() -> None:

@@ -175,16 +175,19 @@ def soak(model: str, steerings: Mapping[str, Path], minutes: float) -> None:
         lines = traces.read_text().splitlines() if traces.exists() else []
         traced = {json.loads(line)["request"] for line in lines}
         after = server.status({"prompt": [5, 6, 7], "max_tokens": 1})
-    print_growth([reading for reading in readings if reading.minute > minutes / 4])
     print(f"{len(traced)} traces; an answer after the end has status {after}")
     print("| request | status | answers |\n|---|---|---|")
     for (kind, status), n in sorted(statuses.items()):
         print(f"| {kind} | {status} | {n} |")
+    print_growth([reading for reading in readings if reading.minute > minutes / 4])
 
 
 def print_growth(readings: Sequence[Reading]) -> None:
-    """Print by how much the memory of each process grows with the answers, and with the minutes."""
+    """Print by how much the memory of processes of each name grows with the answers, and with the minutes."""
     answers, minutes = [r.answers for r in readings], [r.minute for r in readings]
+    if len(set(answers)) < 2:
+        print("No growth can be told: too few readings, or no answer between them.")
+        return
     print("| process | first, MB | last, MB | kB an answer | MB a minute |\n|---|---|---|---|---|")
     for name in sorted({name for reading in readings for name in reading.megabytes}):
         sizes = [reading.megabytes.get(name, 0.0) for reading in readings]

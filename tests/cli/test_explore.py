@@ -56,7 +56,7 @@ def test_without_a_browser_nothing_is_opened(command_line, folder, served):
     assert status == 0 and opened == [] and "Open http://127.0.0.1:" in out
 
 
-def test_effects_are_measured_first(command_line, folder, served):
+def test_effects_are_estimated_first(command_line, folder, served):
     status, _, _ = command_line("explore", "--steering", folder, "--data", "tiny-facts", "--effects", 3)
     assert status == 0
     effects = served[0][0]._engine.explorer._measured

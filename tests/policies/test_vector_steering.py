@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
 import radiant_lens as rl
-from radiant_lens.errors import DataError, InvalidArgumentError
+from radiant_lens.errors import DataError, InvalidArgumentError, NotFittedError
 from radiant_lens.sites import hook_name
 
 
@@ -63,11 +66,15 @@ def test_under_a_gate_it_acts_where_the_head_flags(model, experiment):
         ([1.0], "must be a Mapping"),
         ({"L0H3": [1.0, 2.0]}, r"L0H3 must have shape"),
         ({"L0H3": "up"}, "L0H3 must be"),
-        ({"L0H99": None}, "got 99"),
-        ({"head": None}, "names such as"),
+        ({"L0H3": torch.ones(24, dtype=torch.complex64)}, "24 real numbers"),
+        ({"L0H3": torch.ones(24, dtype=torch.bool)}, "24 real numbers"),
+        ({"L0H99": None}, "`vectors` must have heads of this model as keys.*got 'L0H99'"),
+        ({"head": None}, "`vectors` must have heads.*got 'head'"),
+        ({"L0H3 L1H2": None}, "`vectors` must have heads.*got 'L0H3 L1H2'"),
+        ({3: None}, "`vectors` must have heads.*got 3"),
         ({"L0H3": None, (0, 3): None}, "two for L0H3"),
     ],
-    ids=["none", "no heads", "short", "text", "unknown head", "no name", "twice"],
+    ids=["none", "no heads", "short", "text", "complex", "truth", "unknown head", "no name", "two", "number", "twice"],
 )
 def test_bad_vectors_are_named(model, vectors, message):
     if isinstance(vectors, dict):
@@ -79,6 +86,38 @@ def test_bad_vectors_are_named(model, vectors, message):
 def test_a_vector_must_be_finite(model):
     with pytest.raises(DataError, match="the vector of L0H3"):
         rl.vector_steering(model, {"L0H3": torch.full((model.cfg.d_head,), torch.nan)})
+
+
+def test_numbers_of_any_kind_are_taken(model):
+    numbers = np.arange(24.0)[::-1]
+    expected = torch.tensor(numbers.copy())
+    for vector in (numbers, numbers.tolist(), expected.to_sparse(), expected.half()):
+        steering = rl.vector_steering(model, {"L0H3": vector})
+        torch.testing.assert_close(steering.maps()[0, 3].g, expected)
+
+
+def test_a_detector_must_be_fitted_on_these_heads(model, experiment):
+    vectors = {"L0H3": torch.ones(24)}
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        rl.vector_steering(model, vectors, gate="head", detector=rl.RiskAwareDetector())
+    with pytest.raises(InvalidArgumentError, match="`detector` must be a RiskAwareDetector"):
+        rl.vector_steering(model, vectors, gate="head", detector="mine")
+    z = experiment.train_cache.z[:, :, :4]
+    caches = [
+        replace(experiment.train_cache, z=z),
+        replace(experiment.validation_cache, z=experiment.validation_cache.z[:, :, :4]),
+    ]
+    narrow = rl.RiskAwareDetector().fit(caches[0], validation=caches[1])
+    with pytest.raises(InvalidArgumentError, match="for 4 layers of 4 heads of 24, and the model has 4 of 8 of 24"):
+        rl.vector_steering(model, vectors, gate="head", detector=narrow)
+
+
+def test_a_gate_is_not_open_where_the_detector_has_seen_nothing(model, experiment):
+    train, validation = (rl.collect(model, part, layers=[1]) for part in (experiment.train, experiment.validation))
+    detector = rl.RiskAwareDetector().fit(train, validation=validation)
+    with pytest.raises(InvalidArgumentError, match="Layer 0 was not collected"):
+        rl.vector_steering(model, {"L0H3": torch.ones(24)}, gate="head", detector=detector)
+    assert rl.vector_steering(model, {"L0H3": torch.ones(24)}, detector=detector).gate == "none"
 
 
 def test_a_gate_needs_a_detector(model):

@@ -104,7 +104,7 @@ class Explorer:
         _checks.instance("data", data, (Dataset, type(None)), hint="`load_dataset` makes one")
         _checks.instance("effects", effects, (HeadEffects, type(None)), hint="`head_effects` returns them")
         if detector is not None:
-            style.require_fitted(detector)
+            style.require_risks(detector)
         self.model, self.original, self.data, self.detector = model, steering, data, detector
         self._source = source
         self._reader = prompt_reader(model, data)
