@@ -210,6 +210,7 @@ PUBLIC = [
     "steer",
     "studies",
     "trace_answer",
+    "vector_steering",
     "viz",
 ]
 

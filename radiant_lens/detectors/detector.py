@@ -392,12 +392,7 @@ def _without(values: Tensor, layers: list[int], filler: float) -> Tensor:
 
 
 def require_fitted(detector: object, *, hint: str = "") -> None:
-    """Raise unless `detector` is a fitted detector; `hint` tells how to get one.
-
-    Raises:
-        InvalidArgumentError: another object in the detector's place.
-        NotFittedError: before `fit`.
-    """
+    """Raise `NotFittedError` before `fit`, `InvalidArgumentError` for another object; `hint` tells how to get one."""
     _checks.instance("detector", detector, RiskAwareDetector, hint=hint)
     if not hasattr(detector, "weights_"):
         raise NotFittedError("This RiskAwareDetector is not fitted yet: call `fit(cache, validation=...)` first.")

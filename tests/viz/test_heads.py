@@ -46,9 +46,9 @@ def test_head_effects_draws_estimated_and_measured_effects(experiment, recipe):
 
 
 def test_an_unfitted_detector_is_refused():
-    with pytest.raises(NotFittedError, match="call `detector.fit"):
+    with pytest.raises(NotFittedError, match="not fitted yet: call `fit"):
         rl.viz.head_risk(rl.RiskAwareDetector())
-    with pytest.raises(NotFittedError, match="call `detector.fit"):
+    with pytest.raises(NotFittedError, match="not fitted yet: call `fit"):
         rl.viz.layer_risk(rl.RiskAwareDetector())
 
 
