@@ -41,13 +41,13 @@ def test_texts_are_tokenized_as_the_chat_template_does_it(model, data):
     assert int(first.positions.min()) == len(expected) - 1
 
 
-def test_shared_rows_collect_what_separate_rows_collect(model, data):
-    statements = [s for s in data.statements if s.group in sorted(data.groups)[:8]]
-    shared = rl.collect(model, statements)
-    alone = [rl.collect(model, [statement]).z for statement in statements]
-    # In bfloat16 the two orders of sums differ in the last digits.
-    difference = (shared.z.float() - torch.cat(alone).float()).norm() / torch.cat(alone).float().norm()
-    assert 0 <= float(difference) < 0.02
+def test_shared_rows_collect_what_separate_rows_collect(data):
+    """In single precision: in bfloat16 the order of a sum alone changes activations by two percent."""
+    model = rl.load_model(NAME, dtype="float32")
+    statements = [s for s in data.statements if s.group in sorted(data.groups)[:4]]
+    shared = rl.collect(model, statements).z
+    alone = torch.cat([rl.collect(model, [statement]).z for statement in statements])
+    assert float((shared - alone).norm() / alone.norm()) < 1e-5
 
 
 def test_a_steering_changes_what_it_says_within_its_budget(model, data):
