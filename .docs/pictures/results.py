@@ -58,6 +58,8 @@ def draw(points: list[Point], label: str) -> str:
     by_name = {name: list(rows) for name, rows in groupby(sorted(points), lambda p: p.name)}
     parts = list(axes(place, most_kl, most, label))
     names = sorted(by_name, key=lambda name: -by_name[name][-1].gain)
+    # Names stand right of all points, each below the one before: ends that meet would write one over the other.
+    right, free = place(most_kl / 1.08, 0)[0] + 7 * len(names) + 8, 0.0
     for i, name in enumerate(names):
         # Intervals at one KL would hide each other, so each steering is moved aside a little.
         aside = 7 * (i - (len(names) - 1) / 2)
@@ -67,8 +69,9 @@ def draw(points: list[Point], label: str) -> str:
             low, high = place(point.kl, point.low)[1], place(point.kl, point.high)[1]
             parts.append(f'<path class="bar c{i}" d="M{x} {low}V{high}"/>')
             parts.append(f'<circle class="dot c{i}" cx="{x}" cy="{y}" r="4.5"/>')
-        x, y = places[-1]
-        parts.append(f'<text class="name c{i}" x="{x + 16}" y="{y + 5}">{escape(name)}</text>')
+        free = max(free, places[-1][1] + 5)
+        parts.append(f'<text class="name c{i}" x="{right:.1f}" y="{free:.1f}">{escape(name)}</text>')
+        free += 18
     return "\n".join(frame(parts))
 
 

@@ -31,7 +31,7 @@ TRANSFORMERS = "transformers"
 """Setting "engine" of stores that passes of transformers fill, as all do that do not record it."""
 
 SEPARATE_ROWS, SHARED_ROWS, SHORT_ROWS = ROWS = ("separate", "shared", "short")
-"""How texts share rows, which decides the examples of each shard: a new rule for rows needs a new name."""
+"""Rules by which texts share rows, which decide the examples of each shard: a new rule needs a new name."""
 
 _PLAN, _DONE = "plan.json", "shard-*.done"
 _KIND = "head cache"
@@ -174,7 +174,7 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 def rows_of(path: str | Path) -> str:
-    """How texts share rows in the shards of a store, which hold other examples otherwise.
+    """Name of the rule by which texts share rows in a store: it decides the examples of each shard.
 
     Stores that were begun by an earlier version say "shared", or nothing: each text has a row of its own.
     """

@@ -53,12 +53,14 @@ def explore(
     loaded = rl.Steering.load(steering)
     name = o.model_name(loaded, model)
     dataset = None if data is None else reading.load(data, model=name)
-    asked = None
+    groups_with_answers = None
     if effects is not None and dataset is not None:
-        asked = dataset.only({prompt.group for prompt in require_gain(dataset.prompts)}).sample(effects)
+        groups_with_answers = dataset.only({prompt.group for prompt in require_gain(dataset.prompts)}).sample(effects)
     bridge = loading.load_for(loaded, model)
     source = Source(name, str(steering), _options(loading, bool(bridge.cfg.default_prepend_bos)))
-    estimated = None if asked is None else rl.head_effects(bridge, asked, loaded, progress=True)
+    estimated = (
+        None if groups_with_answers is None else rl.head_effects(bridge, groups_with_answers, loaded, progress=True)
+    )
     explorer = Explorer(bridge, loaded, dataset, effects=estimated, max_new_tokens=max_new_tokens, source=source)
     with serving(explorer, port=port) as server:
         console.print(f"Explorer of {loaded!r}", soft_wrap=True)

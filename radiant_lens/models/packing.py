@@ -131,7 +131,7 @@ def pack_rows(
 
 
 class RowLimit(NamedTuple):
-    """How long a row of several answers may be.
+    """Limit for the length of a row of several answers.
 
     A row of L tokens costs about L + L^2 / width: all but attention grows with the tokens, attention with their pairs.
     Of rows with a prompt of n tokens and m answers of a tokens each, an answer costs least where

@@ -2,9 +2,10 @@
 
 FOLDER holds the published files TruthfulQA.csv, NQOpen.csv and TriviaQA.csv. The tokens that the protocol reads and
 writes are counted in them, with the tokenizer of SmolLM2. A GPU reads at 1.6e14 floating-point operations a second, two
-for each parameter and token, and writes a token of each of 16 answers in the time in which its memory is read once
-(3.35e12 bytes a second, two bytes a parameter): what an H100 is said to reach, and not measured here. The two judges of
-TruthfulQA, of 7 billion parameters each, read every answer. Time of fits, of loading and of other metrics is left out.
+for each parameter and token, and writes a token of each of 16 answers in the time in which all parameters are read once
+(3.35e12 bytes a second, two bytes a parameter). Both are assumed, for a large GPU of today; none was measured. The two
+judges of TruthfulQA, of 7 billion parameters each, read every answer. Time of fits, of loading and of other metrics is
+left out.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the published files")
     parser.add_argument("--model", default="smollm2-135m-instruct", help="whose tokenizer counts")
     arguments = parser.parse_args()
-    print("A lower bound: the docstring says what is left out.\n")
+    print("An estimate: the docstring says what is assumed, and what is left out.\n")
     print("| table | tokens read, million | written, million | minutes on one GPU |\n|-|-|-|-|")
     for name, table in PAPER_TABLES.items():
         if table.data not in FILES:

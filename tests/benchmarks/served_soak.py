@@ -145,6 +145,8 @@ class Reading(NamedTuple):
 
 def soak(model: str, steerings: Mapping[str, Path], minutes: float) -> None:
     """Print memory over time, its growth after the first quarter, and the statuses of each kind of request."""
+    # A run that is terminated ends its server, too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     names, statuses, lock = list(steerings), Counter[tuple[str, int]](), threading.Lock()
     kinds = KINDS if steerings else ("not steered",)
     with tempfile.TemporaryDirectory() as place, Server(model, steerings, Path(place)) as server:

@@ -44,9 +44,13 @@ def test_it_is_saved_and_used_like_any_other(model, tmp_path):
     steering = rl.vector_steering(model, {"L0H3": torch.ones(model.cfg.d_head)})
     again = rl.Steering.load(steering.save(tmp_path / "s"))
     assert again.sites == steering.sites and again.meta["policy"]["name"] == "given vectors"
-    with rl.steer(model, again) as trace:
-        model.generate("Q: What do bees make? A:", max_new_tokens=2, verbose=False)
-    assert trace is not None
+    z = torch.randn((5, model.cfg.n_heads, model.cfg.d_head), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again.edit(z, 0), steering.edit(z, 0)) and not torch.equal(again.edit(z, 0), z)
+    tokens = model.to_tokens("Bees make honey.")
+    with torch.no_grad():
+        plain = model(tokens)
+        with rl.steer(model, again, strength=5.0):
+            assert not torch.allclose(model(tokens), plain)
 
 
 def test_under_a_gate_it_acts_where_the_head_flags(model, experiment):
