@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from rich.progress import track
 from torch import Tensor
 
 from radiant_lens import _checks
-from radiant_lens._typing import HookFunction
+from radiant_lens.analysis.families import Family
+from radiant_lens.analysis.sensitivity import log_odds_gradient
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.errors import DataError
 from radiant_lens.evaluation.likelihood import score_statements
 from radiant_lens.models.identity import require_fitting
 from radiant_lens.models.lengths import fit_context, long_rule
-from radiant_lens.models.tokens import AnswerBatch, answer_batches, answer_rows, pad_token, pass_tokens
+from radiant_lens.models.tokens import pass_tokens
 from radiant_lens.notebook import card, html_table
-from radiant_lens.sites import HeadSite, hook_name
+from radiant_lens.sites import HeadSite
 from radiant_lens.statistics.bounds import Interval, bootstrap_ratio, group_sums
 from radiant_lens.steering.steering import Steering
 
@@ -35,7 +36,8 @@ class _Answers(NamedTuple):
 
     statements: list[Statement]
     weights: Float[Tensor, " answer"]
-    groups: Int[Tensor, " answer"]
+    prompts: Int[Tensor, " answer"]
+    groups: Int[Tensor, " prompt"]
     n_prompts: Float[Tensor, " group"]
     names: tuple[str, ...]
 
@@ -137,17 +139,23 @@ def head_effects(
     max_tokens = pass_tokens(model, max_tokens)
     prompts = [p for p in data.prompts if p.has_choices]
     answers = _answers(fit_context(model, prompts, long_rule(data, on_long), answers=True).records, data.name)
-    # First-order estimate: d log p(answer) = gradient . displacement, one number for each answer and head.
-    by_answer = _first_order(model, answers, steering, max_tokens, progress)
-    sums = group_sums(by_answer * answers.weights[:, None], answers.groups)
+    # First-order estimate: the log-odds as a linear function of the strength of each head's edit.
+    slopes = log_odds_gradient(
+        model, answers.statements, answers.weights, answers.prompts, Family("strength", steering),
+        max_tokens=max_tokens, progress=progress,
+    )[..., 0]  # fmt: skip
+    sums = group_sums(slopes, answers.groups)
     intervals = tuple(bootstrap_ratio(sums[:, i], answers.n_prompts) for i in range(len(steering.sites)))
-    plain = score_statements(model, answers.statements, max_tokens=max_tokens).log_prob
+
+    @cache
+    def plain() -> Tensor:
+        return score_statements(model, answers.statements, max_tokens=max_tokens).log_prob
 
     def measure(site: HeadSite) -> float:
         edited = score_statements(
             model, answers.statements, steering.select([site]), compare=False, max_tokens=max_tokens
         )
-        return float(((edited.log_prob - plain) * answers.weights).sum() / answers.n_prompts.sum())
+        return float(((edited.log_prob - plain()) * answers.weights).sum() / answers.n_prompts.sum())
 
     estimated = torch.tensor([interval.value for interval in intervals], dtype=torch.float64)
     unmeasured = torch.full_like(estimated, torch.nan)
@@ -159,52 +167,21 @@ def _answers(prompts: Sequence[Prompt], name: str) -> _Answers:
         raise DataError(f"Data set {name!r} has no prompt with both correct and incorrect answers.")
     statements: list[Statement] = []
     weights: list[float] = []
-    for prompt in prompts:
+    prompt_of: list[int] = []
+    for i, prompt in enumerate(prompts):
         for answers, sign in ((prompt.correct_answers, 1.0), (prompt.incorrect_answers, -1.0)):
             statements += [prompt.answered(answer) for answer in answers]
             weights += [sign / len(answers)] * len(answers)
+            prompt_of += [i] * len(answers)
     names = sorted({p.group for p in prompts})
     code = {group: i for i, group in enumerate(names)}
-    n_prompts = torch.bincount(torch.tensor([code[p.group] for p in prompts]), minlength=len(names)).double()
-    groups = torch.tensor([code[s.group] for s in statements])
-    return _Answers(statements, torch.tensor(weights, dtype=torch.float64), groups, n_prompts, tuple(names))
-
-
-def _first_order(
-    model: TransformerBridge, answers: _Answers, steering: Steering, max_tokens: int, progress: bool
-) -> Float[Tensor, "answer site"]:
-    rows = list(answer_rows(model, answers.statements))
-    effects = torch.zeros((len(rows), len(steering.sites)), dtype=torch.float64)
-    batches = list(answer_batches(rows, pad_token(model), max_tokens=max_tokens))
-    for batch in track(batches, description="estimating effects", disable=not progress, transient=True):
-        effects[batch.rows] = _batch_effects(model, batch, steering)
-    return effects
-
-
-def _batch_effects(model: TransformerBridge, batch: AnswerBatch, steering: Steering) -> Float[Tensor, "batch site"]:
-    device = model.cfg.device
-    captured: dict[int, Tensor] = {}
-    hooks = [(hook_name(layer), _capturing(captured, layer)) for layer in steering.layers]
-    tokens, mask, answer = (rows.to(device) for rows in (batch.tokens, batch.mask, batch.edited))
-    with torch.enable_grad(), model.hooks(fwd_hooks=hooks):
-        log_probs = model(tokens, attention_mask=mask.long())[:, :-1].float().log_softmax(-1)
-        # Rows of a batch do not see each other, so the gradient of the sum has the gradient of each row.
-        scored = log_probs.gather(2, tokens[:, 1:, None])[..., 0] * (answer[:, :-1] & mask[:, 1:])
-        gradients = torch.autograd.grad(scored.sum(), [captured[layer] for layer in steering.layers])
-    columns = []
-    for layer, gradient in zip(steering.layers, gradients):
-        # The edit of each head alone: its gate and displacement are those on unsteered activations.
-        edit = steering.displace(captured[layer].detach(), layer)
-        moved = edit.displacement * answer[:, :, None, None]
-        columns.append((gradient[:, :, edit.heads].to(moved) * moved).sum((1, 3)))
-    return torch.cat(columns, dim=1).double().cpu()
-
-
-def _capturing(captured: dict[int, Tensor], layer: int) -> HookFunction:
-    def capture(z: Tensor, hook: object) -> Tensor:
-        # With frozen weights no tensor before the first hook needs a gradient, and autograd would have nothing to
-        # differentiate: the graph then begins here.
-        captured[layer] = z if z.requires_grad else z.detach().requires_grad_()
-        return captured[layer]
-
-    return capture
+    groups = torch.tensor([code[p.group] for p in prompts])
+    n_prompts = torch.bincount(groups, minlength=len(names)).double()
+    return _Answers(
+        statements,
+        torch.tensor(weights, dtype=torch.float64),
+        torch.tensor(prompt_of),
+        groups,
+        n_prompts,
+        tuple(names),
+    )

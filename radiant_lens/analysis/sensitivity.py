@@ -19,6 +19,7 @@ from torch import Tensor
 from radiant_lens.analysis.families import Family
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.errors import DataError
+from radiant_lens.evaluation.generation import are_numbers, require_numbers
 from radiant_lens.evaluation.likelihood import token_kl
 from radiant_lens.hooks._steer import steer
 from radiant_lens.models.packing import AnswerPass, answer_passes, predict
@@ -104,6 +105,42 @@ def gain_gradient(
             value, mc2 = value + float(share.log_share.sum()), mc2 + float(share.log_share.exp().sum())
             bar.advance(task, len(batch.texts.unique()))
     return GainGradient(total / len(used), value / len(used), mc2 / len(used), len(used))
+
+
+def log_odds_gradient(
+    model: TransformerBridge,
+    statements: Sequence[Statement],
+    weights: Float[Tensor, " text"],
+    prompts: Int[Tensor, " text"],
+    family: Family,
+    *,
+    max_tokens: int | None = None,
+    progress: bool = False,
+) -> Float[Tensor, "prompt site parameter"]:
+    """Differentiate, for each prompt, the weighted sum of the log-probabilities of its answers.
+
+    Args:
+        model: from `load_model`.
+        statements: prompts with answers.
+        weights: of the answers.
+        prompts: number of the prompt that each answer belongs to, from 0 without gaps.
+        family: displacements, in whose parameters the gradients are taken, at the unsteered model.
+        max_tokens: tokens in one pass, padding included; a prompt's answers always go together.
+        progress: show a progress bar.
+    """
+    total = torch.zeros((int(prompts.max()) + 1, len(family.sites), family.n_parameters), dtype=torch.float64)
+    rows = list(answer_rows(model, statements))
+    passes = answer_passes(model, rows, max_tokens=pass_tokens(model, max_tokens), together=prompts.tolist())
+    with Progress(transient=True, disable=not progress) as bar:
+        task = bar.add_task("estimating effects", total=len(rows))
+        for batch in passes:
+            weighted = _WeightedTargets(batch.targets, weights[batch.texts])
+            # Answers that share a row are those of one prompt.
+            owners = torch.empty(len(batch.tokens), dtype=torch.long)
+            owners[batch.rows] = prompts[batch.texts]
+            total.index_add_(0, owners, next(_gradients(model, batch, weighted, family, None)).double())
+            bar.advance(task, len(batch.texts.unique()))
+    return total
 
 
 def require_gain(prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -257,6 +294,17 @@ class _LogShare:
         return (right - every).sum()
 
 
+class _WeightedTargets:
+    """Weighted sum of the log-probabilities of the answers' tokens."""
+
+    def __init__(self, targets: Int[Tensor, " predicted"], weights: Float[Tensor, " predicted"]) -> None:
+        self._targets, self._weights = targets, weights
+
+    def __call__(self, log_probs: Float[Tensor, "predicted vocab"]) -> Tensor:
+        chosen = log_probs.gather(1, self._targets.to(log_probs.device)[:, None])[:, 0]
+        return (chosen * self._weights.to(chosen)).sum()
+
+
 class _DrawnTokens:
     """Sum of the log-probabilities of tokens that are drawn from the model at each answer position."""
 
@@ -299,7 +347,9 @@ def _gradients(
     # Hooks act in the order in which they are set: gates and bases read activations before the edits.
     watching, capturing = ([(hook_name(layer), function) for layer in layers] for function in (watch, capture))
     with torch.enable_grad(), model.hooks(fwd_hooks=watching), edits, model.hooks(fwd_hooks=capturing):
-        log_probs = predict(model, batch).float().log_softmax(-1)
+        logits = predict(model, batch)
+        require_numbers(are_numbers(logits.detach()))
+        log_probs = logits.float().log_softmax(-1)
     for i in range(n_times):
         with torch.enable_grad():
             gradients = torch.autograd.grad(objective(log_probs), after, retain_graph=i + 1 < n_times)
