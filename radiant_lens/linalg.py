@@ -184,52 +184,63 @@ class Scatter:
         count: of the rows.
         mean: zeros where there is no row.
         products: sum of the outer products of the centred rows.
-        fourth: sum of the fourth powers of their lengths.
+        enough: rows from which on a covariance is not shrunk.
+        fourth: sum of the fourth powers of the centred rows' lengths; None where every entry has enough rows.
     """
 
     count: Float[Tensor, "*batch"]
     mean: Float[Tensor, "*batch d"]
     products: Float[Tensor, "*batch d d"]
-    fourth: Float[Tensor, "*batch"]
+    enough: float
+    fourth: Float[Tensor, "*batch"] | None
 
-    def moments(self, *, shrink_below: float = 0.0) -> Moments:
+    def moments(self) -> Moments:
         """Count, mean and covariance, which is the products divided by the count.
 
-        Entries with fewer rows per dimension than `shrink_below` are shrunk with the coefficient of Ledoit and Wolf
-        (2004), as in `sklearn.covariance.ledoit_wolf`.
+        Covariances of fewer rows than `enough` are shrunk with the coefficient of Ledoit and Wolf (2004), as in
+        `sklearn.covariance.ledoit_wolf`.
         """
         safe = self.count.clamp_min(1)
         covariance = self.products / safe[..., None, None]
-        few = self.count < shrink_below * self.mean.shape[-1]
-        if bool(few.any()):
+        if self.fourth is not None:
+            few = self.count < self.enough
             shrunk = _ledoit_wolf(self.fourth / safe, covariance, safe)
             covariance = torch.where(few[..., None, None], shrunk, covariance)
         return Moments(self.count, self.mean, covariance)
 
     def pooled(self, other: Scatter) -> Scatter:
         """Both sets of rows, each around its own mean; the mean, which both have not, is 0."""
+        # Where one set has enough rows, both together have.
+        fourth = None if self.fourth is None or other.fourth is None else self.fourth + other.fourth
         return Scatter(
             self.count + other.count,
             torch.zeros_like(self.mean),
             self.products + other.products,
-            self.fourth + other.fourth,
+            self.enough,
+            fourth,
         )
 
 
 def class_scatters(
-    x: Rows, second: Bool[Tensor, " example"], means: Float[Tensor, "2 *batch d"], *, workers: Workers = ONE_PROCESS
+    x: Rows,
+    second: Bool[Tensor, " example"],
+    means: Float[Tensor, "2 *batch d"],
+    *,
+    shrink_below: float = 0.0,
+    workers: Workers = ONE_PROCESS,
 ) -> tuple[Scatter, Scatter]:
-    """Compute the scatters of two classes of rows around their `class_means`, in one pass."""
-    batch, d = x.shape[1:-1], x.shape[-1]
-    products = torch.zeros((2, *batch, d, d), dtype=torch.float64, device=second.device)
-    fourth = torch.zeros((2, *batch), dtype=torch.float64, device=second.device)
+    """Compute the scatters of two classes of rows around their `class_means`, in one pass.
+
+    Covariances of fewer rows per dimension than `shrink_below` are shrunk.
+    """
+    batch, members = x.shape[1:-1], (~second, second)
+    sums = [_Sums(mask.sum().double().expand(batch), mean, shrink_below) for mask, mean in zip(members, means)]
     for rows in workers.part(list(row_slices(x.shape))):
-        values = x[rows].double()
-        for number, members in enumerate((~second[rows], second[rows])):
-            _add_centred(values[members] - means[number], products[number], fourth[number])
-    products, fourth = workers.sum(products), workers.sum(fourth)
-    counts = [members.sum().double().expand(batch) for members in (~second, second)]
-    one, other = (Scatter(counts[i], means[i], products[i], fourth[i]) for i in (0, 1))
+        values = x[rows]
+        for mask, mean, of_class in zip(members, means, sums):
+            # In float64, as the mean is.
+            of_class.add(values[mask[rows]] - mean)
+    one, other = (of_class.scatter(workers) for of_class in sums)
     return one, other
 
 
@@ -241,27 +252,41 @@ def masked_moments(
     Args:
         x: rows, axes `example *batch d`.
         mask: rows that count, for each batch entry; an entry with none gets zeros.
-        shrink_below: as in `Scatter.moments`.
+        shrink_below: covariances of fewer rows per dimension are shrunk, as in `Scatter.moments`.
         workers: processes that share the rows; each of them must make this call, and each gets all moments.
     """
     # Two passes over the rows, one for the means and one around them, for three reasons: (1) memory holds one chunk,
     # never a centred copy of `x`; (2) the formula E[x x'] - m m' of a single pass cancels, and rows far from the
     # origin would lose their digits; (3) a single row gets a covariance of exactly 0. The order of the chunks changes
     # the last bits of a sum, so all workers take the summed moments, never their own.
-    count, mean = mask.sum(0).double(), masked_mean(x, mask, workers=workers)
-    products = torch.zeros((*mean.shape, mean.shape[-1]), dtype=torch.float64, device=mean.device)
-    fourth = torch.zeros_like(count)
+    mean = masked_mean(x, mask, workers=workers)
+    sums = _Sums(mask.sum(0).double(), mean, shrink_below)
     for rows in workers.part(list(row_slices(x.shape))):
-        _add_centred((x[rows].double() - mean) * mask[rows].double()[..., None], products, fourth)
-    return Scatter(count, mean, workers.sum(products), workers.sum(fourth)).moments(shrink_below=shrink_below)
+        # In float64, as the mean is.
+        sums.add((x[rows] - mean).mul_(mask[rows][..., None]))
+    return sums.scatter(workers).moments()
 
 
-def _add_centred(
-    centred: Float[Tensor, "row *batch d"], products: Float[Tensor, "*batch d d"], fourth: Float[Tensor, "*batch"]
-) -> None:
-    """Add some centred rows to sums of a `Scatter`."""
-    products += torch.einsum("n...i,n...j->...ij", centred, centred)
-    fourth += torch.linalg.vector_norm(centred, dim=-1).pow(4).sum(0)
+class _Sums:
+    """The sums of a `Scatter` while rows are read."""
+
+    def __init__(self, count: Float[Tensor, "*batch"], mean: Float[Tensor, "*batch d"], shrink_below: float) -> None:
+        d = mean.shape[-1]
+        self._count, self._mean, self._enough = count, mean, shrink_below * d
+        self._products = mean.new_zeros((*mean.shape, d))
+        # A fourteenth of the time, and only shrinkage needs it.
+        self._fourth = torch.zeros_like(count) if bool((count < self._enough).any()) else None
+
+    def add(self, centred: Float[Tensor, "row *batch d"]) -> None:
+        """Add some centred rows."""
+        self._products += torch.einsum("n...i,n...j->...ij", centred, centred)
+        if self._fourth is not None:
+            self._fourth += torch.linalg.vector_norm(centred, dim=-1).pow(4).sum(0)
+
+    def scatter(self, workers: Workers) -> Scatter:
+        """The sums over the rows of all processes."""
+        fourth = None if self._fourth is None else workers.sum(self._fourth)
+        return Scatter(self._count, self._mean, workers.sum(self._products), self._enough, fourth)
 
 
 def _ledoit_wolf(fourth: Tensor, covariance: Tensor, count: Tensor) -> Tensor:

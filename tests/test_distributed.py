@@ -234,8 +234,8 @@ def test_moments_are_sums_over_what_each_rank_has_read(monkeypatch, shrink_below
 
     def by_class(workers):
         means = linalg.class_means(x, second, workers=workers)
-        scatters = linalg.class_scatters(x, second, means, workers=workers)
-        return [scatter.moments(shrink_below=shrink_below) for scatter in scatters]
+        scatters = linalg.class_scatters(x, second, means, shrink_below=shrink_below, workers=workers)
+        return [scatter.moments() for scatter in scatters]
 
     of_classes = by_class(linalg.ONE_PROCESS)
 

@@ -106,15 +106,15 @@ def test_scatters_of_two_classes_equal_the_moments_of_each(seed, shrink_below):
     x = torch.tensor(sample(seed)[0])
     second = torch.rand(len(x), generator=torch.Generator().manual_seed(seed)) < 0.3
     means = class_means(x, second)
-    scatters = class_scatters(x, second, means)
+    scatters = class_scatters(x, second, means, shrink_below=shrink_below)
     for scatter, members in zip(scatters, (~second, second)):
         expected = masked_moments(x, members[:, None, None].expand(x.shape[:-1]), shrink_below=shrink_below)
-        moments = scatter.moments(shrink_below=shrink_below)
+        moments = scatter.moments()
         for name in ("count", "mean", "covariance"):
             torch.testing.assert_close(getattr(moments, name), getattr(expected, name), rtol=1e-9, atol=1e-12)
     around = x - torch.where(second[:, None, None, None], means[1], means[0])
     every = torch.ones(x.shape[:-1], dtype=torch.bool)
-    pooled = scatters[0].pooled(scatters[1]).moments(shrink_below=shrink_below).covariance
+    pooled = scatters[0].pooled(scatters[1]).moments().covariance
     expected = masked_moments(around, every, shrink_below=shrink_below).covariance
     torch.testing.assert_close(pooled, expected, rtol=1e-9, atol=1e-12)
 

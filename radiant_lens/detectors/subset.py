@@ -70,8 +70,10 @@ class Part:
         self, weights: Float[Tensor, "layer head d_head"], biases: Float[Tensor, "layer head"]
     ) -> Iterator[Float[Tensor, "some layer head"]]:
         """Yield `bias + weight . a` of every head, a few examples at a time."""
+        # Slices of all examples are read where they lie; those of a part are copied together.
+        every = len(self.index) == len(self.cache.z) and torch.equal(self.index, torch.arange(len(self.index)))
         for rows in row_slices((len(self.index), *self.cache.z.shape[1:])):
-            z = self.cache.z[self.index[rows]].to(weights)
+            z = self.cache.z[rows if every else self.index[rows]].to(weights)
             yield torch.einsum("nlhd,lhd->nlh", z, weights) + biases
 
     def flags(

@@ -79,11 +79,13 @@ class HeadSample:
     @cached_property
     def _scatters(self) -> tuple[Scatter, Scatter]:
         """Desirable and undesirable activations around their means."""
-        return class_scatters(self.rows, self.undesirable, self._class_means, workers=fitting_rank())
+        return class_scatters(
+            self.rows, self.undesirable, self._class_means, shrink_below=SHRINK_BELOW, workers=fitting_rank()
+        )
 
     def class_moments(self, undesirable: bool) -> Moments:
         """Compute the moments of one class, with a ridge; covariances of few examples are shrunk."""
-        return self._scatters[int(undesirable)].moments(shrink_below=SHRINK_BELOW).ridged()
+        return self._scatters[int(undesirable)].moments().ridged()
 
     def mean_difference(self) -> Float[Tensor, "site d_head"]:
         """Compute the vectors from the undesirable to the desirable mean."""
@@ -93,7 +95,7 @@ class HeadSample:
     def within_class_covariance(self) -> Float[Tensor, "site d_head d_head"]:
         """Compute the pooled covariance around the class means, with a ridge; that of few examples is shrunk."""
         desirable, undesirable = self._scatters
-        return desirable.pooled(undesirable).moments(shrink_below=SHRINK_BELOW).ridged().covariance
+        return desirable.pooled(undesirable).moments().ridged().covariance
 
     def total_covariance(self) -> Float[Tensor, "site d_head d_head"]:
         """Compute the covariance of all activations, with a ridge; that of few examples is shrunk."""
