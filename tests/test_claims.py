@@ -93,12 +93,14 @@ def test_shuffled_labels_that_are_forced_to_edit(controls, gains):
     assert misled["difference"] < gains["RADIANT", MISLED].value / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["mahalanobis", "total"])
 def test_random_directions_do_little(controls, gains, metric):
     for condition in (BARE, MISLED):
         assert controls.loc[(metric, f"correct/{condition}"), "difference"] < gains["RADIANT", condition].value / 3
 
 
+@pytest.mark.slow
 def test_a_quarter_of_the_cost_of_iti(experiment, comparison):
     steered = comparison.evaluations["RADIANT"].metrics
     points = []

@@ -62,6 +62,8 @@ def test_an_example_runs(line, folder, facts, command_line, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda name, **o: cut if name == "tiny-facts" else load(name, **o))
     if "smollm2" in line:
         pytest.skip("needs the weights of a real model; test_demo_model.py and test_benchmark.py run the same commands")
+    if line == "radiant-lens demo":
+        pytest.skip("test_cli.py runs it")
     if line.split()[1] == "serve" or "--engine vllm" in line:
         pytest.importorskip("vllm", reason="needs vLLM: .ci/serving runs tests/serving in an environment with it")
     if " lm-eval " in line:

@@ -86,9 +86,10 @@ def test_an_affine_family_moves_each_activation_by_its_own_value(model, parts):
 @pytest.mark.parametrize("gate", ["head", "vote"])
 def test_under_a_gate_only_flagged_heads_are_moved(model, experiment, gate):
     policy = rl.LeastKLPolicy(budget=0.01, gate=gate, heads="significant")
-    steering = policy.fit(model, experiment.train, validation=experiment.validation, detector=experiment.detector)
+    train, validation = experiment.train.head(24), experiment.validation.head(12)
+    steering = policy.fit(model, train, validation=validation, detector=experiment.detector)
     assert steering.gate == gate
-    assert kl(model, experiment.validation, steering) == pytest.approx(0.01, rel=0.05)
+    assert kl(model, validation, steering) == pytest.approx(0.01, rel=0.05)
     edit = steering.displace(experiment.train_cache.z[:200, steering.layers[0]], steering.layers[0])
     assert bool(edit.gated.any())
     assert not bool(edit.gated.all())
@@ -97,14 +98,15 @@ def test_under_a_gate_only_flagged_heads_are_moved(model, experiment, gate):
 
 def test_strengths_are_factors_of_another_steering(model, experiment, steering):
     policy = rl.LeastKLPolicy(budget=0.02, family="strength")
-    scaled = policy.fit(model, experiment.train, validation=experiment.validation, base=steering)
+    train, validation = experiment.train.head(24), experiment.validation.head(12)
+    scaled = policy.fit(model, train, validation=validation, base=steering)
     assert (scaled.sites, scaled.gate) == (steering.sites, steering.gate)
     z = experiment.train_cache.z[:50, steering.layers[0]].double()
     own, base = (s.displace(z, steering.layers[0]) for s in (scaled, steering))
     factors = own.displacement[own.gated] / base.displacement[own.gated]
     assert torch.equal(own.gated, base.gated)
     assert float(factors.std()) > 0
-    assert kl(model, experiment.validation, scaled) == pytest.approx(0.02, rel=0.05)
+    assert kl(model, validation, scaled) == pytest.approx(0.02, rel=0.05)
 
 
 def test_with_a_guarantee_the_strength_is_lower(model, parts, fitted):

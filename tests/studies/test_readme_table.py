@@ -41,6 +41,7 @@ def agrees(measured: dict[str, float], printed: dict[str, float]) -> bool:
     return near and abs(measured["kl"] - printed["kl"]) <= KL * max(printed["kl"], 0.01)
 
 
+@pytest.mark.slow
 def test_a_reduced_run_agrees_with_the_table(result):
     table = rows("tiny-facts, shares of true answers:")
     measured = {
