@@ -87,8 +87,9 @@ def until(condition, seconds: float = 120.0) -> bool:
     ("how", "whom", "status"),
     [
         (signal.SIGTERM, "parent", 143),
-        (signal.SIGINT, "parent", 130),
-        (signal.SIGINT, "all", 130),
+        # As SIGTERM; each takes a quarter of a minute.
+        pytest.param(signal.SIGINT, "parent", 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, "all", 130, marks=pytest.mark.slow),
         (signal.SIGKILL, "parent", -signal.SIGKILL),
         (signal.SIGKILL, "child", 1),
     ],
