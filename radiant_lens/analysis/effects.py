@@ -121,8 +121,8 @@ def head_effects(
         model: from `load_model`.
         data: with prompts that have both kinds of answers.
         steering: from a policy's `fit`.
-        max_tokens: tokens in one forward pass, padding included, or of one prompt with all of its answers; None: 1024 on
-            the CPU, else 4096.
+        max_tokens: tokens in one forward pass, padding included, or of one prompt with all of its answers; None: 1024
+            on the CPU, else 4096.
         progress: show a progress bar.
         on_long: for prompts that leave the model's context no room for one of their answers: "skip" leaves them out
             with a warning, "error" raises ("cut" leaves them out, too: a prompt cannot end before its answer); None
