@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from radiant_lens.analysis.effects import head_effects
+from radiant_lens.analysis.steering import Steering
 from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import Prompt, Statement
@@ -26,7 +27,6 @@ from radiant_lens.models.precision import TOLERANCES
 from radiant_lens.models.tokens import ordinary_tokens, pad_rows, pad_token
 from radiant_lens.policies.iti import ITIPolicy
 from radiant_lens.sites import PROJECTION_PATHS, hook_name
-from radiant_lens.steering.steering import Steering
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

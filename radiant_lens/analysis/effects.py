@@ -15,6 +15,7 @@ from torch import Tensor
 from radiant_lens import _checks
 from radiant_lens.analysis.families import Family
 from radiant_lens.analysis.sensitivity import log_odds_gradient
+from radiant_lens.analysis.steering import Steering
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.errors import DataError
@@ -25,7 +26,6 @@ from radiant_lens.models.tokens import pass_tokens
 from radiant_lens.notebook import card, html_table
 from radiant_lens.sites import HeadSite
 from radiant_lens.statistics.bounds import Interval, bootstrap_ratio, group_sums
-from radiant_lens.steering.steering import Steering
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
