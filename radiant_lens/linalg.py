@@ -274,7 +274,7 @@ class _Sums:
         d = mean.shape[-1]
         self._count, self._mean, self._enough = count, mean, shrink_below * d
         self._products = mean.new_zeros((*mean.shape, d))
-        # A fourteenth of the time, and only shrinkage needs it.
+        # Only shrinkage needs it.
         self._fourth = torch.zeros_like(count) if bool((count < self._enough).any()) else None
 
     def add(self, centred: Float[Tensor, "row *batch d"]) -> None:
