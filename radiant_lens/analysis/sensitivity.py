@@ -20,9 +20,9 @@ from radiant_lens.analysis.families import Family
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.errors import DataError
 from radiant_lens.evaluation.generation import are_numbers, require_numbers
-from radiant_lens.evaluation.likelihood import token_kl
 from radiant_lens.hooks._steer import steer
 from radiant_lens.models.packing import AnswerPass, answer_passes, predict
+from radiant_lens.models.predictions import Predictions, token_kl
 from radiant_lens.models.tokens import answer_rows, pass_tokens
 from radiant_lens.sites import hook_name
 from radiant_lens.steering.steering import Steering
@@ -30,8 +30,8 @@ from radiant_lens.steering.steering import Steering
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-Objective = Callable[[Float[Tensor, "predicted vocab"]], Tensor]
-"""From log-probabilities at the positions that predict answers' tokens to a number to differentiate."""
+Objectives = Callable[[Predictions], Sequence[Tensor]]
+"""From what a pass predicts of answers to numbers to differentiate, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def score_batches(
         task = bar.add_task("Fisher information", total=len(rows))
         for batch in passes:
             lengths = torch.bincount(batch.rows, minlength=len(batch.tokens))
-            for scores in _gradients(model, batch, _DrawnTokens(generator), family, steering, n_times=n_draws):
+            for scores in _gradients(model, batch, _DrawnTokens(generator, n_draws), family, steering):
                 yield FisherScores(scores, lengths)
             bar.advance(task, len(batch.texts.unique()))
 
@@ -252,7 +252,7 @@ def kl_gradient(
     value, n_tokens = 0.0, 0
     for batch in answer_passes(model, rows, max_tokens=pass_tokens(model, max_tokens)):
         with torch.no_grad():
-            plain = predict(model, batch).float().log_softmax(-1)
+            plain = predict(model, batch).log_probs()
         kl = _KLTo(plain)
         total += next(_gradients(model, batch, kl, family, steering)).sum(0)
         value, n_tokens = value + kl.value, n_tokens + len(batch.targets)
@@ -265,10 +265,10 @@ class _KLTo:
     def __init__(self, plain: Float[Tensor, "predicted vocab"]) -> None:
         self._plain, self.value = plain, 0.0
 
-    def __call__(self, log_probs: Float[Tensor, "predicted vocab"]) -> Tensor:
-        kl = token_kl(self._plain, log_probs).sum()
+    def __call__(self, predictions: Predictions) -> Sequence[Tensor]:
+        kl = token_kl(self._plain, predictions.log_probs()).sum()
         self.value = float(kl.detach())
-        return kl
+        return [kl]
 
 
 class _LogShare:
@@ -283,15 +283,15 @@ class _LogShare:
         self._correct = correct[texts]
         self.log_share = torch.zeros(0)
 
-    def __call__(self, log_probs: Float[Tensor, "predicted vocab"]) -> Tensor:
-        chosen = log_probs.gather(1, self._target.to(log_probs.device)[:, None])[:, 0].cpu()
+    def __call__(self, predictions: Predictions) -> Sequence[Tensor]:
+        chosen = predictions.log_prob(self._target).cpu()
         answers = torch.zeros(len(self._correct)).index_add(0, self._text, chosen)
         every, right = (
             answers.expand_as(self._own).masked_fill(~mask, -torch.inf).logsumexp(1)
             for mask in (self._own, self._own & self._correct)
         )
         self.log_share = (right - every).detach()
-        return (right - every).sum()
+        return [(right - every).sum()]
 
 
 class _WeightedTargets:
@@ -300,34 +300,31 @@ class _WeightedTargets:
     def __init__(self, targets: Int[Tensor, " predicted"], weights: Float[Tensor, " predicted"]) -> None:
         self._targets, self._weights = targets, weights
 
-    def __call__(self, log_probs: Float[Tensor, "predicted vocab"]) -> Tensor:
-        chosen = log_probs.gather(1, self._targets.to(log_probs.device)[:, None])[:, 0]
-        return (chosen * self._weights.to(chosen)).sum()
+    def __call__(self, predictions: Predictions) -> Sequence[Tensor]:
+        chosen = predictions.log_prob(self._targets)
+        return [(chosen * self._weights.to(chosen)).sum()]
 
 
 class _DrawnTokens:
-    """Sum of the log-probabilities of tokens that are drawn from the model at each answer position."""
+    """Sums of the log-probabilities of tokens that are drawn from the model at each answer position, a sum a draw."""
 
-    def __init__(self, generator: torch.Generator) -> None:
-        self._generator = generator
+    def __init__(self, generator: torch.Generator, n_draws: int) -> None:
+        self._generator, self._n_draws = generator, n_draws
 
-    def __call__(self, log_probs: Float[Tensor, "predicted vocab"]) -> Tensor:
-        uniform = torch.rand((len(log_probs), 1), generator=self._generator).to(log_probs.device)
-        heights = log_probs.detach().exp().cumsum(-1)
-        drawn = torch.searchsorted(heights, uniform * heights[:, -1:], right=True).clamp_max(heights.shape[1] - 1)
-        return log_probs.gather(1, drawn).sum()
+    def __call__(self, predictions: Predictions) -> Sequence[Tensor]:
+        n = len(predictions.place)
+        uniform = torch.stack([torch.rand(n, generator=self._generator) for _ in range(self._n_draws)])
+        return [predictions.log_prob(tokens).sum() for tokens in predictions.draw(uniform)]
 
 
 def _gradients(
     model: TransformerBridge,
     batch: AnswerPass,
-    objective: Objective,
+    objectives: Objectives,
     family: Family,
     steering: Steering | None,
-    *,
-    n_times: int = 1,
 ) -> Iterator[Float[Tensor, "batch site parameter"]]:
-    """Yield the gradient of the objective in the parameters of the family, for each row, `n_times` from one pass."""
+    """Yield the gradient of each objective in the parameters of the family, for each row; all are from one pass."""
     layers = family.template.layers
     before: list[Tensor] = []
     after: list[Tensor] = []
@@ -347,12 +344,12 @@ def _gradients(
     # Hooks act in the order in which they are set: gates and bases read activations before the edits.
     watching, capturing = ([(hook_name(layer), function) for layer in layers] for function in (watch, capture))
     with torch.enable_grad(), model.hooks(fwd_hooks=watching), edits, model.hooks(fwd_hooks=capturing):
-        logits = predict(model, batch)
-        require_numbers(are_numbers(logits.detach()))
-        log_probs = logits.float().log_softmax(-1)
-    for i in range(n_times):
+        predictions = predict(model, batch)
+        require_numbers(are_numbers(predictions.logits.detach()))
+        numbers = objectives(predictions)
+    for i, number in enumerate(numbers, start=1):
         with torch.enable_grad():
-            gradients = torch.autograd.grad(objective(log_probs), after, retain_graph=i + 1 < n_times)
+            gradients = torch.autograd.grad(number, after, retain_graph=i < len(numbers))
         with torch.no_grad():
             projected = [family.project(*values, edited).cpu() for values in zip(layers, gradients, before)]
         yield torch.cat(projected, dim=1)

@@ -18,8 +18,9 @@ from radiant_lens import _checks
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import DESIRABLE, Statement
 from radiant_lens.errors import ConvergenceError, DataError
-from radiant_lens.evaluation.likelihood import KeptLogits, score_statements, token_kl
+from radiant_lens.evaluation.likelihood import KeptLogits, score_statements
 from radiant_lens.models.packing import answer_passes, predict
+from radiant_lens.models.predictions import token_kl
 from radiant_lens.models.tokens import answer_rows, pass_tokens
 from radiant_lens.statistics.bounds import group_sums, ratio_upper
 from radiant_lens.steering.steering import Steering
@@ -225,7 +226,7 @@ def _by_text(
     rows = list(answer_rows(model, statements))
     for batch in answer_passes(model, rows, max_tokens=max_tokens):
         with torch.no_grad():
-            log_probs = predict(model, batch).float().log_softmax(-1).cpu()
+            log_probs = predict(model, batch).log_probs().cpu()
         for text in batch.texts.unique().tolist():
             result[text].append(log_probs[batch.texts == text])
     return [torch.cat(pieces) for pieces in result]

@@ -17,6 +17,7 @@ from radiant_lens.evaluation.generation import are_numbers, require_numbers
 from radiant_lens.hooks._steer import steer
 from radiant_lens.hooks.trace import Trace
 from radiant_lens.models.packing import AnswerPass, answer_passes, predict
+from radiant_lens.models.predictions import Predictions
 from radiant_lens.models.tokens import AnswerRow, answer_rows, pass_tokens
 from radiant_lens.steering.steering import Steering
 
@@ -115,40 +116,31 @@ def _sums(
     changed = (steering is not None or len(fwd_hooks) > 0) and compare
     for number, batch in enumerate(answer_passes(model, rows, max_tokens=max_tokens, share=not fwd_hooks)):
         with model.hooks(fwd_hooks=list(fwd_hooks)):
-            logits, trace = _logits(model, batch, steering, trace=changed and count_edits)
-        steered = logits.float().log_softmax(-1)
+            predictions, trace = _predict(model, batch, steering, trace=changed and count_edits)
         values = torch.zeros((len(sums), len(batch.targets)), dtype=torch.float64)
-        values[0] = steered.gather(1, batch.targets[:, None])[:, 0]
+        values[0] = predictions.log_prob(batch.targets)
         values[3] = 1
         if changed:
-            plain = kept.get(number, lambda: _logits(model, batch, None)[0]).float().log_softmax(-1)  # noqa: B023 (called at once)
-            values[1] = token_kl(plain, steered)
+            plain = kept.get(number, lambda: _predict(model, batch, None)[0].logits.cpu())  # noqa: B023 (called at once)
+            values[1] = predictions.kl_from(plain)
             n_edits, lengths = _edits(trace, batch)
             values[2], values[4], values[5] = n_edits > 0, lengths, n_edits
         sums.index_add_(1, batch.texts, values)
     return sums
 
 
-def token_kl(
-    plain: Float[Tensor, "predicted vocab"], steered: Float[Tensor, "predicted vocab"]
-) -> Float[Tensor, " predicted"]:
-    """KL from the plain to the steered distribution, of log-probabilities, in nats."""
-    # A token of probability 0 adds 0 to the KL, but -inf - -inf is NaN.
-    return (plain.exp() * (plain - steered)).masked_fill(plain.isneginf(), 0).sum(-1)
-
-
-def _logits(
+def _predict(
     model: TransformerBridge, batch: AnswerPass, steering: Steering | None, *, trace: bool = False
-) -> tuple[Float[Tensor, "predicted vocab"], Trace | None]:
-    """Logits at the positions that predict the answers, in the model's precision, and the trace of the edits."""
+) -> tuple[Predictions, Trace | None]:
+    """What a pass predicts of the answers, and the trace of the edits."""
     context: AbstractContextManager[Trace | None] = nullcontext()
     if steering is not None:
         # The public calls have checked the steering against the model; hashing the weights in each batch would be slow.
         context = steer(model, steering, start=batch.starts, trace=trace, allow_mismatch=True)
     with torch.no_grad(), context as record:
-        logits = predict(model, batch)
-    require_numbers(are_numbers(logits))
-    return logits.cpu(), record
+        predictions = predict(model, batch)
+    require_numbers(are_numbers(predictions.logits))
+    return predictions, record
 
 
 def _edits(trace: Trace | None, batch: AnswerPass) -> tuple[Float[Tensor, " predicted"], Float[Tensor, " predicted"]]:

@@ -14,14 +14,14 @@ ones, once for each model, and models that differ get a row for each text. So do
 that reads positions, such as one at `z[:, -1]`, means those of a text.
 
 Logits are computed at the positions that predict an answer alone: over a vocabulary of 262,144 they cost more than all
-layers. `selects_columns` tries that once for each model, too.
+layers. `selects_places` tries that once for each model, too.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -30,6 +30,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from radiant_lens.models.identity import plain_model
+from radiant_lens.models.predictions import Predictions, token_kl
 from radiant_lens.models.tokens import AnswerRow, batch_rows, ordinary_tokens, pad_rows, pad_token
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class AnswerPass(NamedTuple):
         texts: number of the text that each prediction belongs to.
         rows, columns: position that makes each prediction.
         targets: token to be predicted.
-        with_logits: columns whose logits are computed; None for all.
+        selects: whether logits are computed where a prediction is made alone; else everywhere.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -60,7 +61,12 @@ class AnswerPass(NamedTuple):
     rows: Int[Tensor, " predicted"]
     columns: Int[Tensor, " predicted"]
     targets: Int[Tensor, " predicted"]
-    with_logits: Int[Tensor, " column"] | None = None
+    selects: bool = False
+
+    @property
+    def places(self) -> tuple[Int[Tensor, "place axis"], Int[Tensor, " predicted"]]:
+        """Row and column of every place that makes predictions, once each, and each prediction's number of its own."""
+        return torch.stack((self.rows, self.columns), dim=1).unique(dim=0, return_inverse=True)
 
     @property
     def edited(self) -> Bool[Tensor, "batch pos"]:
@@ -101,14 +107,14 @@ def answer_passes(
         share: let answers share their prompt, and leave out logits that predict no answer, where the model and the
             hooks that act on it allow.
     """
-    selects = share and not _is_hooked(model) and selects_columns(model)
+    selects = share and not _is_hooked(model) and selects_places(model)
     packed = pack_rows(model, rows, max_tokens=max_tokens, together=together, share=share)
     clusters = _clusters(packed, together)
     # A cluster takes as many rows as it has, each of the length of its longest.
     lengths = torch.tensor([len(cluster) * max(row.length for row in cluster) for cluster in clusters])
     for batch in batch_rows(lengths, max_tokens=max_tokens):
         whole = make_pass([row for i in batch.tolist() for row in clusters[i]], pad_token(model))
-        yield whole._replace(with_logits=whole.columns.unique()) if selects else whole
+        yield whole._replace(selects=selects)
 
 
 def pack_rows(
@@ -242,16 +248,18 @@ def make_pass(packed: Sequence[PackedRow], pad_id: int) -> AnswerPass:
         torch.tensor([len(row.prompt) - 1 for row in packed]),
         positions if shared else None,
         attention,
-        *(torch.tensor(values, dtype=torch.long) for values in (texts, rows, columns, targets)),
+        torch.tensor(texts, dtype=torch.long),
+        torch.tensor(rows, dtype=torch.long),
+        torch.tensor(columns, dtype=torch.long),
+        torch.tensor(targets, dtype=torch.long),
     )
 
 
-def forward(model: TransformerBridge, batch: AnswerPass) -> Float[Tensor, "batch column vocab"]:
-    """Run a pass; returns the logits of `with_logits`, or of all columns."""
+def forward(model: TransformerBridge, batch: AnswerPass) -> Float[Tensor, "batch pos vocab"]:
+    """Run a pass; returns the logits of all positions."""
     device = model.cfg.device
-    options = {} if batch.with_logits is None else {"logits_to_keep": batch.with_logits.to(device)}
     if batch.attention is None:
-        return model(batch.tokens.to(device), attention_mask=batch.mask.long().to(device), **options)
+        return model(batch.tokens.to(device), attention_mask=batch.mask.long().to(device))
     assert batch.position_ids is not None
     # Added to the scores, since eager attention knows no other mask of this shape.
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
@@ -260,17 +268,35 @@ def forward(model: TransformerBridge, batch: AnswerPass) -> Float[Tensor, "batch
         batch.tokens.to(device),
         attention_mask=hidden[:, None].to(device),
         position_ids=batch.position_ids.to(device),
-        **options,
     )
 
 
-def predict(model: TransformerBridge, batch: AnswerPass) -> Float[Tensor, "predicted vocab"]:
-    """Run a pass; returns the logits at the positions that predict the answers' tokens, in the model's precision."""
-    logits = forward(model, batch)
-    columns = batch.columns
-    if batch.with_logits is not None:
-        columns = torch.searchsorted(batch.with_logits, columns)
-    return logits[batch.rows.to(logits.device), columns.to(logits.device)]
+def predict(model: TransformerBridge, batch: AnswerPass) -> Predictions:
+    """Run a pass; returns what it predicts at the positions that predict the answers' tokens."""
+    places, place = batch.places
+    if batch.selects:
+        with _logits_at(model, places):
+            (logits,) = forward(model, batch)
+    else:
+        logits = forward(model, batch)[tuple(places.to(model.cfg.device).T)]
+    return Predictions(logits, place)
+
+
+@contextmanager
+def _logits_at(model: TransformerBridge, places: Int[Tensor, "place axis"]) -> Generator[None]:
+    """Let the model compute logits at some rows and columns alone, as one row of them."""
+    unembedding = plain_model(model).get_output_embeddings()
+    assert unembedding is not None
+
+    def select(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden, *others = inputs
+        return hidden[tuple(places.to(hidden.device).T)][None], *others
+
+    handle = unembedding.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 _SHARES: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -290,35 +316,36 @@ def _compare_rows(model: TransformerBridge) -> bool:
     passes = [make_pass(packed, pad_token(model)) for packed in ([joined_row(rows, [0, 1, 2])], separate_rows(rows))]
     try:
         with torch.no_grad():
-            shared, alone = (predict(model, p).float().log_softmax(-1) for p in passes)
+            shared, alone = (predict(model, p) for p in passes)
     # Any error means the same here: this model takes no mask or no positions of this kind.
     except Exception:
         return False
     # In nats; rounding in bfloat16 gives some 1e-4, an answer that sees another one or sits elsewhere far more.
-    kl = (alone.exp() * (alone - shared)).nan_to_num(nan=torch.inf).sum(-1)
+    kl = token_kl(alone.log_probs(), shared.log_probs()).nan_to_num(nan=torch.inf)
     return bool(kl.abs().max() < 0.01)
 
 
-def selects_columns(model: TransformerBridge) -> bool:
+def selects_places(model: TransformerBridge) -> bool:
     """True if the model can leave logits out; tried once for each model."""
     if model not in _SELECTS:
-        _SELECTS[model] = _compare_columns(model)
+        _SELECTS[model] = _compare_places(model)
     return _SELECTS[model]
 
 
-def _compare_columns(model: TransformerBridge) -> bool:
-    # Parameters are looked at first: a model that takes any keyword may take this one and ignore it.
-    if "logits_to_keep" not in inspect.signature(plain_model(model).forward).parameters:
+def _compare_places(model: TransformerBridge) -> bool:
+    if plain_model(model).get_output_embeddings() is None:
         return False
-    tokens = torch.tensor([ordinary_tokens(model, 6)], device=model.cfg.device)
-    columns = torch.tensor([1, 4], device=model.cfg.device)
+    tokens = torch.tensor(ordinary_tokens(model, 12), device=model.cfg.device).view(2, 6)
+    places = torch.tensor([[0, 1], [0, 4], [1, 2]])
     try:
         with torch.no_grad():
-            every, some = model(tokens), model(tokens, logits_to_keep=columns)
+            every = model(tokens)[tuple(places.T)]
+            with _logits_at(model, places):
+                (some,) = model(tokens)
     # As above: whatever the error, logits of all columns are right.
     except Exception:
         return False
-    return some.shape[1] == 2 and torch.allclose(every[:, columns].float(), some.float(), rtol=1e-2, atol=1e-2)
+    return some.shape == every.shape and torch.allclose(every.float(), some.float(), rtol=1e-2, atol=1e-2)
 
 
 def may_share(model: TransformerBridge, longest: int) -> bool:

@@ -47,7 +47,7 @@ def log_probs(model, rows, **options) -> torch.Tensor:
     total = torch.zeros(len(rows))
     with torch.no_grad():
         for batch in answer_passes(model, rows, **options):
-            scored = predict(model, batch).log_softmax(-1).gather(1, batch.targets[:, None])[:, 0]
+            scored = predict(model, batch).log_prob(batch.targets)
             total.index_add_(0, batch.texts, scored)
     return total
 
@@ -249,41 +249,54 @@ def test_texts_beyond_a_sliding_window_get_separate_rows(rows, monkeypatch):
     assert len(pack_rows(model, rows, max_tokens=4096)) == len(rows)
 
 
-def test_logits_are_computed_where_an_answer_is_predicted_alone(model, rows, monkeypatch):
+def test_logits_are_computed_where_an_answer_is_predicted_alone(model, rows):
     (batch,) = answer_passes(model, rows, max_tokens=4096)
-    assert batch.with_logits is not None
-    assert set(batch.with_logits.tolist()) == set(batch.columns.tolist())
-    widths: list[int] = []
+    assert batch.selects
+    places, place = batch.places
+    assert [tuple(pair) for pair in places[place].tolist()] == list(zip(batch.rows.tolist(), batch.columns.tolist()))
+    shapes: list[tuple[int, int]] = []
     handle = model.original_model.get_output_embeddings().register_forward_hook(
-        lambda module, inputs, output: widths.append(output.shape[1])
+        lambda module, inputs, output: shapes.append(tuple(output.shape[:2]))
     )
     try:
         with torch.no_grad():
-            some, every = predict(model, batch), predict(model, batch._replace(with_logits=None))
+            some, every = predict(model, batch), predict(model, batch._replace(selects=False))
     finally:
         handle.remove()
-    assert widths == [len(batch.with_logits), batch.tokens.shape[1]]
-    assert widths[0] < widths[1]
-    torch.testing.assert_close(some, every)
-    # Not the logits of other columns.
-    assert (some - every.roll(1, 0)).abs().max() > 1
+    # Answers to one prompt share the place of their first tokens.
+    assert len(places) == len(batch.targets) - len(rows) + len(batch.tokens)
+    assert shapes == [(1, len(places)), tuple(batch.tokens.shape)]
+    torch.testing.assert_close(some.logits, every.logits)
+    assert torch.equal(some.place, every.place)
+    # Not the logits of other places.
+    assert (some.logits - every.logits.roll(1, 0)).abs().max() > 1
 
 
-def test_a_model_that_ignores_the_request_computes_all_logits(model, rows, monkeypatch):
+def test_a_model_that_does_not_keep_to_places_computes_all_logits(model, rows, monkeypatch):
     plain = type(model.original_model)
     whole = plain.forward
 
-    def forward(self, *args, logits_to_keep=0, **options):
-        return whole(self, *args, **options)
+    def forward(self, *args, **options):
+        output = whole(self, *args, **options)
+        # A model of a fixed shape of logits.
+        output.logits = output.logits.expand(2, -1, -1) if len(output.logits) == 1 else output.logits
+        return output
 
     monkeypatch.setattr(plain, "forward", forward)
     monkeypatch.setattr(packing, "_SELECTS", {})
     (batch,) = answer_passes(model, rows, max_tokens=4096)
-    assert batch.with_logits is None
+    assert not batch.selects
+
+
+def test_a_model_without_an_unembedding_computes_all_logits(model, rows, monkeypatch):
+    monkeypatch.setattr(model.original_model, "get_output_embeddings", lambda: None)
+    monkeypatch.setattr(packing, "_SELECTS", {})
+    (batch,) = answer_passes(model, rows, max_tokens=4096)
+    assert not batch.selects
 
 
 def test_a_hook_of_another_meets_all_logits(model, rows):
     with model.hooks(fwd_hooks=[("unembed.hook_out", lambda logits, hook: logits)]):
         batches = list(answer_passes(model, rows, max_tokens=4096))
-    assert [batch.with_logits for batch in batches] == [None] * len(batches)
-    assert all(batch.with_logits is None for batch in answer_passes(model, rows, max_tokens=4096, share=False))
+    assert not any(batch.selects for batch in batches)
+    assert not any(batch.selects for batch in answer_passes(model, rows, max_tokens=4096, share=False))

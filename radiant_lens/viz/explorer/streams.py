@@ -13,9 +13,9 @@ from torch import Tensor
 
 from radiant_lens.datasets.records import Prompt
 from radiant_lens.evaluation.generation import are_numbers, require_numbers
-from radiant_lens.evaluation.likelihood import token_kl
 from radiant_lens.evaluation.stops import cut_answer, has_ended
 from radiant_lens.hooks._steer import steer
+from radiant_lens.models.predictions import token_kl
 from radiant_lens.models.tokens import encode
 from radiant_lens.sites import HeadSite, head_hook
 from radiant_lens.steering.editor import LayerEdit

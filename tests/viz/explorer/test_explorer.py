@@ -10,7 +10,7 @@ from plain_models import random_steering
 import radiant_lens as rl
 from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentError, UnknownNameError
 from radiant_lens.evaluation import generate_answers
-from radiant_lens.evaluation.likelihood import token_kl
+from radiant_lens.models.predictions import token_kl
 from radiant_lens.models.tokens import encode
 from radiant_lens.viz.explorer import Explorer, Source
 from radiant_lens.viz.explorer.messages import event_message, snapshot
