@@ -21,6 +21,10 @@ COLUMNS = {
         *("steering", "budget of KL", "gate", "KL, tested", "MC1", "MC2", "gain of MC2", "style", "beyond style"),
         *("gain of MC1", "cross entropy", "judged correct", "incorrect", "seconds"),
     ),
+    "continued": (
+        *("steering", "budget of KL", "prompts", "some sample undesirable", "change", "expected maximum"),
+        "change of the maximum",
+    ),
     "transfer": ("steering", "budget of KL", "KL, tested", "MC1", "MC2", "gain of MC2", "style", "beyond style"),
 }
 _BLOCK = re.compile(r"(<!-- table: (\S+) (\S+) ?(\S*) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -46,6 +50,19 @@ def cells(row: dict[str, Any], n_folds: int) -> dict[str, str]:
         "judged correct": number(row["correct"], ".0%"),
         "incorrect": number(row["incorrect"], ".0%"),
         "seconds": number(row["seconds"], ".0f"),
+    }
+
+
+def continued_cells(row: dict[str, Any]) -> dict[str, str]:
+    """A row of the continuations in words."""
+    return {
+        "steering": row["arm"],
+        "budget of KL": f"{row['budget']:g}" if row["budget"] is not None else "",
+        "prompts": str(row["n_groups"]),
+        "some sample undesirable": number(row["undesirable_probability"], ".0%"),
+        "change": interval(row, "undesirable_change"),
+        "expected maximum": number(row["expected_maximum"], ".3f"),
+        "change of the maximum": interval(row, "maximum_change"),
     }
 
 
@@ -76,16 +93,28 @@ def competes(row: dict[str, Any]) -> bool:
 def table(name: str, columns: str, tested: str = "") -> str:
     """One table in Markdown; rows with budgets by budget, in the order of the arms."""
     content = json.loads((RESULTS / f"{name}.json").read_text())
+    if columns == "continued":
+        rows = sorted(content["continuations"], key=budget_of)
+        return markdown(columns, [continued_cells(row) for row in rows])
     task = tested or content["settings"]["data"]
     rows = [row for row in content["rows"] if row["data"] == task]
     if not rows:
         raise SystemExit(f"{name}.json has no rows of {task!r}.")
-    rows.sort(key=lambda row: -1.0 if row["budget"] is None else row["budget"])
+    rows.sort(key=budget_of)
     n_folds = max(row["n_folds"] for row in rows)
     written = [cells(row, n_folds) for row in rows]
     for i in best(rows):
         written[i] |= {column: f"**{written[i][column]}**" for column in ("steering", "MC2")}
-    # What was not measured has no column.
+    return markdown(columns, written)
+
+
+def budget_of(row: dict[str, Any]) -> float:
+    """The budget by which rows are sorted: what has none comes first."""
+    return -1.0 if row["budget"] is None else row["budget"]
+
+
+def markdown(columns: str, written: list[dict[str, str]]) -> str:
+    """The table of rows in words; what was not measured has no column."""
     names = [column for column in COLUMNS[columns] if any(words[column] for words in written)]
     lines = [names, ["-"] * len(names), *([words[column] for column in names] for words in written)]
     return "\n".join("|" + "|".join("-" if cell == "-" else f" {cell} " for cell in line) + "|" for line in lines)

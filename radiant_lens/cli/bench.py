@@ -34,6 +34,12 @@ def bench(
         list[str] | None,
         typer.Option(help="Another task on which the same steerings are tested; repeatable. A name, or a file."),
     ] = None,
+    continuations: Annotated[
+        str | None,
+        typer.Option(help="Prompts to be continued under every steering, such as RealToxicityPrompts. Name or file."),
+    ] = None,
+    judge: o.Judge = None,
+    samples: Annotated[int, typer.Option(min=1, help="Continuations of each prompt.")] = 25,
     seed: o.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for finished arms; a rerun does what is missing.")] = None,
     list_arms: Annotated[bool, typer.Option("--list", help="List the arms.")] = False,
@@ -49,6 +55,7 @@ def bench(
     A real model: radiant-lens bench misconceptions --model smollm2-135m-instruct --out my-bench
     """
     from radiant_lens.cli.doctor import versions
+    from radiant_lens.evaluation import get_judge
     from radiant_lens.studies.benchmark import ARMS, Benchmark
 
     if list_arms:
@@ -69,10 +76,15 @@ def bench(
         seed=seed,
         out=out,
         transfer=others,
+        continuations=None if continuations is None else reading.load(continuations, model=model),
+        judge=None if judge is None else get_judge(judge, device=loading.device),
+        n_samples=samples,
     )
     result = benchmark.run(progress=shows(as_json))
+    continued = result.continued().to_dict("records")
     answer = {
         "rows": result.to_dataframe().to_dict("records"),
+        **({"continuations": continued} if continued else {}),
         "notes": list(result.notes),
         "settings": benchmark.settings(),
         "versions": versions(),

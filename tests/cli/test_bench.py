@@ -19,6 +19,9 @@ MISTAKES = [
     ("bench --arms radiant", 2, "did you mean 'RADIANT'"),
     ("bench --test-groups 0", 2, "for '--test-groups'"),
     ("bench --validation-groups 0", 2, "for '--validation-groups'"),
+    ("bench --samples 0", 2, "for '--samples'"),
+    ("bench --continuations none.txt", 1, "There is no file 'none.txt'"),
+    ("bench --continuations tiny-facts --judge rude", 2, "'rude' is not a known judge"),
     ("bench none.csv", 1, "There is no file 'none.csv'"),
     ("bench --on-long drop", 2, "`on_long` must be one of 'skip', 'cut', 'error'; got 'drop'"),
     ("bench --seed -1", 2, "`seed` must be a whole number between 0 and 4294967295; got -1"),
@@ -56,6 +59,16 @@ def test_a_mistake_is_one_sentence_before_a_model_runs(line, status, words, plac
 def test_arms_are_listed(command_line):
     status, out, _ = command_line("bench", "--list", "--json")
     assert (status, json.loads(out)["arms"]) == (0, list(ARMS))
+
+
+def test_continuations_are_part_of_what_is_printed(command_line):
+    line = "bench tiny-facts --folds 0 --budgets 0.1 --test-groups 8 --answers 5 --continuations tiny-facts --samples 2"
+    status, out, err = command_line(*line.split(), "--arms", "control: shuffled labels", "--json")
+    assert status == 0, err
+    content = json.loads(out)
+    assert [row["arm"] for row in content["continuations"]] == ["none", "control: shuffled labels"]
+    assert content["settings"]["n_samples"] == 2
+    assert content["continuations"][0]["n_groups"] == 5
 
 
 def test_what_is_named_twice_is_computed_once(monkeypatch, command_line):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,10 +19,13 @@ from radiant_lens.analysis.strength import desirable_statements
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.few_shot import question_names
 from radiant_lens.errors import ArtefactError, DataError, InvalidArgumentError, LeakageError
+from radiant_lens.evaluation.judges.judge import Judge, Rule
+from radiant_lens.evaluation.judges.registry import get_judge
 from radiant_lens.models.identity import signature
 from radiant_lens.models.lengths import within_context
 from radiant_lens.studies.benchmark.arms import ARMS, AnswerArm, Fold, SteeringArm, TextArm
 from radiant_lens.studies.benchmark.choice import Choice, choose
+from radiant_lens.studies.benchmark.continuations import N_SAMPLES, Continuer, by_group
 from radiant_lens.studies.benchmark.result import BenchmarkResult
 from radiant_lens.studies.benchmark.scores import Rows, Scorer, without_model
 from radiant_lens.studies.cells import cell_key, data_fingerprint
@@ -54,6 +58,9 @@ class Benchmark:
     The test part is scored once for each arm and budget, with the questions' own answers and with those of other
     questions (what rises there is style, not truth), and greedy answers to its first questions are judged.
 
+    With `continuations` each steering is also tried on prompts of another kind: many samples of each, of which the
+    worst counts, as RealToxicityPrompts asks for.
+
     Args:
         model: from `load_model`.
         data: prompts with correct and incorrect answers, and statements of both classes.
@@ -62,11 +69,15 @@ class Benchmark:
         folds: 0, 1 or both.
         n_validation: validation groups on which strengths and gates are chosen, drawn at random; None for all.
         n_test: test groups that are scored, drawn at random; None for all.
-        n_answered: test groups whose generated answers are judged, drawn at random from these; 0 for none.
+        n_answered: test groups whose generated answers are judged, drawn at random from these; 0 for none. Of
+            `continuations` as many groups for each fold, and 0 for all.
         seed: of the splits and draws.
         out: folder for finished arms and the steerings that they chose (`kl-BUDGET` in a folder for each); a rerun
             computes what is missing. None: nothing is kept.
         transfer: data of other tasks, each with a name of its own.
+        continuations: data with prompts to be continued by every steering, half of them on each fold; None for none.
+        judge: of the continuations, anything that `get_judge` takes; default the data's own.
+        n_samples: continuations of each prompt, at least 1.
     """
 
     model: TransformerBridge
@@ -80,6 +91,9 @@ class Benchmark:
     seed: int = 0
     out: str | Path | None = None
     transfer: Sequence[Dataset] = ()
+    continuations: Dataset | None = None
+    judge: str | Rule | Judge | None = None
+    n_samples: int = N_SAMPLES
 
     def __post_init__(self) -> None:
         """Check all settings before anything is computed."""
@@ -104,7 +118,14 @@ class Benchmark:
             if number is not None:
                 _checks.whole(name, number, 1)
         _checks.whole("n_answered", self.n_answered, 0)
+        _checks.whole("n_samples", self.n_samples, 1)
         _checks.seed(self.seed)
+        if self.continuations is not None:
+            _checks.instance("continuations", self.continuations, Dataset)
+            if len({prompt.group for prompt in self.continuations.prompts}) < 2:
+                raise DataError("`continuations` needs prompts of at least two groups: half are for each fold.")
+            # What it needs may be missing, and is missed before anything is computed.
+            _ = self.continuation_judge
         for data in self._tasks:
             desirable_statements(data)
             require_gain(data.prompts)
@@ -124,7 +145,20 @@ class Benchmark:
         plain = ("budgets", "folds", "n_validation", "n_test", "n_answered", "seed")
         precision = {"dtype": str(self.model.cfg.dtype).removeprefix("torch.")}
         transfer = [data.name for data in self.transfer]
-        return {**names, **precision, **{k: getattr(self, k) for k in plain}, "transfer": transfer}
+        settings = {**names, **precision, **{k: getattr(self, k) for k in plain}, "transfer": transfer}
+        if self.continuations is not None:
+            settings |= {"continuations": self.continuations.name, **self.sampling()}
+        return settings
+
+    def sampling(self) -> dict[str, Any]:
+        """How continuations are made and judged, as JSON."""
+        return {"judge": repr(self.continuation_judge), "n_samples": self.n_samples}
+
+    @cached_property
+    def continuation_judge(self) -> Judge:
+        """The judge of the continuations."""
+        assert self.continuations is not None
+        return get_judge(self.continuations.judge if self.judge is None else self.judge)
 
     @property
     def _tasks(self) -> list[Dataset]:
@@ -161,6 +195,13 @@ class Benchmark:
             half = half.only(half.groups - shared)
         return _drawn(half, self.n_test, self.seed)
 
+    def continuer(self, number: int) -> Continuer:
+        """What samples and judges the continuations of a fold's prompts."""
+        assert self.continuations is not None
+        half = self._half(self.continuations, 1 - number)
+        drawn = _drawn(half, self.n_answered or None, self.seed)
+        return Continuer(self.model, drawn, self.continuation_judge, self.n_samples, self.seed)
+
     def run(self, *, progress: bool = False) -> BenchmarkResult:
         """Compute the missing arms; returns the table of all.
 
@@ -175,6 +216,7 @@ class Benchmark:
                 self.test_part(data, number)
         rows: Rows = []
         notes: list[str] = []
+        continued: Rows = []
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
         with Progress(*columns, transient=True, disable=not progress) as bar:
             task = bar.add_task(self.data.name, total=len(self.folds) * (1 + len(self.names)) * len(self._tasks))
@@ -187,7 +229,11 @@ class Benchmark:
                         rows += [{"data": data.name, **row} for row in finished.rows]
                         notes += [f"{name}, fold {number}: {note}" for note in finished.notes]
                         bar.advance(task)
-        return BenchmarkResult(self.data.name, pd.DataFrame(rows), tuple(dict.fromkeys(notes)))
+                    if self.continuations is not None:
+                        bar.update(task, description=f"{name}, fold {number}, continuations")
+                        continued += run.continued(name).rows
+        result = BenchmarkResult(self.data.name, pd.DataFrame(rows), tuple(dict.fromkeys(notes)))
+        return replace(result, continuations=by_group(continued)) if continued else result
 
 
 class _FoldRun:
@@ -202,15 +248,43 @@ class _FoldRun:
 
     def finished(self, name: str, data: Dataset) -> _Finished:
         """Rows of an arm on one task."""
+        return self._kept(name, data, self._key(name, data), lambda: self._compute(name, data))
+
+    def continued(self, name: str) -> _Finished:
+        """Rows of an arm's continuations; none of an arm that is no steering."""
+        benchmark = self.benchmark
+        data, arm = benchmark.continuations, None if name == UNSTEERED else ARMS[name]
+        assert data is not None
+        if not (arm is None or isinstance(arm, SteeringArm)):
+            return _Finished([], [])
+        settings = {
+            **self._choice_settings(name),
+            **benchmark.sampling(),
+            "n_answered": benchmark.n_answered,
+            "continued": data_fingerprint(data),
+        }
+        return self._kept(name, data, cell_key(settings), lambda: self._continue(name, arm))
+
+    def _continue(self, name: str, arm: SteeringArm | None) -> _Finished:
+        continuer, place = self.benchmark.continuer(self.number), {"fold": self.number, "arm": name}
+        if arm is None:
+            return _Finished([{**place, "budget": None, **row} for row in continuer.rows(None)], [])
+        chosen = self._choice(name, arm).chosen
+        return _Finished(
+            [{**place, "budget": c.budget, **row} for c in chosen for row in continuer.rows(c.steering)], []
+        )
+
+    def _kept(self, name: str, data: Dataset, key: str, compute: Callable[[], _Finished]) -> _Finished:
+        """What was kept under a key, or what is computed now and kept."""
         if self.benchmark.out is None:
-            return self._compute(name, data)
-        path = Path(self.benchmark.out) / f"{self._key(name, data)}.json"
+            return compute()
+        path = Path(self.benchmark.out) / f"{key}.json"
         if path.exists():
             content = load_json(path, _KIND)
             if not isinstance(content.get("rows"), list):
                 raise ArtefactError(f"The saved {_KIND} at {str(path)!r} is damaged: it has no rows.")
             return _Finished(content["rows"], content.get("notes", []))
-        finished = self._compute(name, data)
+        finished = compute()
         path.parent.mkdir(parents=True, exist_ok=True)
         save_json(path, _KIND, {"fold": self.number, "arm": name, "data": data.name, **finished._asdict()})
         return finished

@@ -28,11 +28,15 @@ class BenchmarkResult:
             chosen `gate`, `strength` and its `validation_kl`, with `seconds` of fit and choice
             (of scoring, where there is nothing to choose).
         notes: why an arm has no steering under a gate, or does not meet a budget.
+        continuations: one row for each fold, arm, budget and group of prompts that were continued: `undesirable`, the
+            share of prompts with an undesirable sample, and `worst`, the largest score of a sample (NaN of a judge
+            without scores). None if nothing was continued.
     """
 
     name: str
     questions: pd.DataFrame
     notes: tuple[str, ...] = ()
+    continuations: pd.DataFrame | None = None
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each task, arm and budget, over all folds: values, and gains over the unsteered model.
@@ -42,8 +46,37 @@ class BenchmarkResult:
         """
         return pd.DataFrame(self._table())
 
+    def continued(self) -> pd.DataFrame:
+        """One row for each steering and budget, over all folds, from the continuations.
+
+        `undesirable_probability` and `expected_maximum` as `evaluate` has them, with their changes from the unsteered
+        model (`undesirable_change`, `maximum_change`), each with an interval over groups of prompts.
+        """
+        return pd.DataFrame(self._continued())
+
+    def _continued(self) -> list[dict[str, Any]]:
+        if self.continuations is None:
+            return []
+        # `Any`: the types of pandas do not follow a chain of tables.
+        everything: Any = self.continuations
+        prompts = everything.set_index(_KEY).sort_index()
+        plain = prompts[prompts["arm"] == _UNSTEERED]
+        return [
+            {
+                "arm": arm,
+                "budget": budget,
+                "n_folds": part.index.get_level_values(0).nunique(),
+                "n_groups": len(part),
+                "undesirable_probability": part["undesirable"].mean(),
+                "undesirable_change": _difference(part["undesirable"], plain.loc[part.index, "undesirable"]),
+                "expected_maximum": part["worst"].mean(),
+                "maximum_change": _difference(part["worst"], plain.loc[part.index, "worst"]),
+            }
+            for arm, budget, part in _parts(prompts, everything["arm"].drop_duplicates())
+        ]
+
     def to_markdown(self) -> str:
-        """The table, with intervals as text, and the notes below it."""
+        """The tables, with intervals as text, and the notes below them."""
         rows = [
             {
                 **({"tested on": row["data"]} if self.questions["data"].nunique() > 1 else {}),
@@ -64,10 +97,20 @@ class BenchmarkResult:
             }
             for row in self._table()
         ]
-        names = list(rows[0])
-        lines = [" | ".join(names), "|".join("-" * len(names)), *(" | ".join(row.values()) for row in rows)]
-        table = [f"| {line} |" if "-|" not in line else f"|{line}|" for line in lines]
-        return "\n".join([*table, *([""] if self.notes else []), *(f"- {note}" for note in self.notes)])
+        continued = [
+            {
+                "arm": row["arm"],
+                "budget": "" if pd.isna(row["budget"]) else f"{row['budget']:g}",
+                "prompts": str(row["n_groups"]),
+                "some sample undesirable": f"{row['undesirable_probability']:.0%}",
+                "change": _signed(row["undesirable_change"]),
+                "expected maximum": _number(row["expected_maximum"], ".3f"),
+                "its change": "" if pd.isna(row["expected_maximum"]) else _signed(row["maximum_change"]),
+            }
+            for row in self._continued()
+        ]
+        parts = [_markdown(table) for table in (rows, continued) if table]
+        return "\n\n".join([*parts, *(["\n".join(f"- {note}" for note in self.notes)] if self.notes else [])])
 
     def __repr__(self) -> str:
         """Counts, in one line."""
@@ -86,6 +129,13 @@ class BenchmarkResult:
             for arm, budget, part in _parts(questions, everything["arm"].drop_duplicates()):
                 rows.append({"data": name, **_row(arm, budget, part, plain.loc[part.index])})
         return rows
+
+
+def _markdown(rows: list[dict[str, str]]) -> str:
+    names = list(rows[0])
+    lines = [names, *(list(row.values()) for row in rows)]
+    head, *body = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([head, f"|{'|'.join('-' * len(names))}|", *body])
 
 
 def _parts(questions: Any, arms: Any) -> Iterator[tuple[str, float | None, Any]]:
