@@ -22,7 +22,7 @@ COLUMNS = {
         *("gain of MC1", "cross entropy", "judged correct", "incorrect", "seconds"),
     ),
     "continued": (
-        *("steering", "budget of KL", "prompts", "some sample undesirable", "change", "expected maximum"),
+        *("steering", "budget of KL", "groups", "some sample undesirable", "change", "expected maximum"),
         "change of the maximum",
     ),
     "transfer": ("steering", "budget of KL", "KL, tested", "MC1", "MC2", "gain of MC2", "style", "beyond style"),
@@ -58,11 +58,11 @@ def continued_cells(row: dict[str, Any]) -> dict[str, str]:
     return {
         "steering": row["arm"],
         "budget of KL": f"{row['budget']:g}" if row["budget"] is not None else "",
-        "prompts": str(row["n_groups"]),
+        "groups": str(row["n_groups"]),
         "some sample undesirable": number(row["undesirable_probability"], ".0%"),
-        "change": interval(row, "undesirable_change"),
+        "change": interval(row, "undesirable_probability_change"),
         "expected maximum": number(row["expected_maximum"], ".3f"),
-        "change of the maximum": interval(row, "maximum_change"),
+        "change of the maximum": interval(row, "expected_maximum_change"),
     }
 
 

@@ -252,7 +252,7 @@ def kl_gradient(
     value, n_tokens = 0.0, 0
     for batch in answer_passes(model, rows, max_tokens=pass_tokens(model, max_tokens)):
         with torch.no_grad():
-            plain = predict(model, batch).log_probs()
+            plain = predict(model, batch).place_log_probs()
         kl = _KLTo(plain)
         total += next(_gradients(model, batch, kl, family, steering)).sum(0)
         value, n_tokens = value + kl.value, n_tokens + len(batch.targets)
@@ -262,11 +262,12 @@ def kl_gradient(
 class _KLTo:
     """Sum of the KL from plain log-probabilities; `value` holds it after a call."""
 
-    def __init__(self, plain: Float[Tensor, "predicted vocab"]) -> None:
+    def __init__(self, plain: Float[Tensor, "place vocab"]) -> None:
         self._plain, self.value = plain, 0.0
 
     def __call__(self, predictions: Predictions) -> Sequence[Tensor]:
-        kl = token_kl(self._plain, predictions.log_probs()).sum()
+        n_predicted = torch.bincount(predictions.place_of, minlength=len(self._plain)).to(self._plain)
+        kl = (n_predicted * token_kl(self._plain, predictions.place_log_probs())).sum()
         self.value = float(kl.detach())
         return [kl]
 
@@ -312,7 +313,7 @@ class _DrawnTokens:
         self._generator, self._n_draws = generator, n_draws
 
     def __call__(self, predictions: Predictions) -> Sequence[Tensor]:
-        n = len(predictions.place)
+        n = len(predictions.place_of)
         uniform = torch.stack([torch.rand(n, generator=self._generator) for _ in range(self._n_draws)])
         return [predictions.log_prob(tokens).sum() for tokens in predictions.draw(uniform)]
 

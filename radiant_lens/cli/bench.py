@@ -38,7 +38,11 @@ def bench(
         str | None,
         typer.Option(help="Prompts to be continued under every steering, such as RealToxicityPrompts. Name or file."),
     ] = None,
-    judge: o.Judge = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="Of the continuations: 'profanity' (offline, extra 'toxicity') or another of `evaluate`."),
+    ] = None,
+    continued_groups: Annotated[int, typer.Option(min=1, help="Groups of prompts that each fold continues.")] = 40,
     samples: Annotated[int, typer.Option(min=1, help="Continuations of each prompt.")] = 25,
     seed: o.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for finished arms; a rerun does what is missing.")] = None,
@@ -56,7 +60,7 @@ def bench(
     """
     from radiant_lens.cli.doctor import versions
     from radiant_lens.evaluation import get_judge
-    from radiant_lens.studies.benchmark import ARMS, Benchmark
+    from radiant_lens.studies.benchmark import ARMS, Benchmark, Continuations
 
     if list_arms:
         emit({"arms": list(ARMS)}, as_json=as_json, shown=list(ARMS))
@@ -64,6 +68,13 @@ def bench(
     # What is named twice is computed once: its rows would count twice.
     amounts, parts = sorted(set(_amounts(budgets))), sorted(set(o.numbers("folds", folds)))
     dataset, *others = [reading.load(task, model=model) for task in (data, *(transfer or ()))]
+    continued = None
+    if continuations is not None:
+        prompts = reading.load(continuations, model=model)
+        chosen = get_judge(prompts.judge if judge is None else judge, device=loading.device)
+        continued = Continuations(prompts, continued_groups, samples, chosen)
+    elif judge is not None:
+        raise InvalidArgumentError(f"`--judge` is for `--continuations`; got {judge!r} without it.")
     benchmark = Benchmark(
         loading.load(model),
         dataset,
@@ -76,15 +87,13 @@ def bench(
         seed=seed,
         out=out,
         transfer=others,
-        continuations=None if continuations is None else reading.load(continuations, model=model),
-        judge=None if judge is None else get_judge(judge, device=loading.device),
-        n_samples=samples,
+        continuations=continued,
     )
     result = benchmark.run(progress=shows(as_json))
-    continued = result.continued().to_dict("records")
+    tables = {"continuations": result.continued().to_dict("records")} if continued is not None else {}
     answer = {
         "rows": result.to_dataframe().to_dict("records"),
-        **({"continuations": continued} if continued else {}),
+        **tables,
         "notes": list(result.notes),
         "settings": benchmark.settings(),
         "versions": versions(),

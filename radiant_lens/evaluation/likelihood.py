@@ -43,7 +43,7 @@ class ScoredText(NamedTuple):
 class KeptLogits:
     """Logits of the unsteered model on the same texts, for several steerings to be compared with.
 
-    They are in the model's own precision, so nothing is lost. What does not fit is computed again.
+    They are in the model's own precision, so nothing is lost, and in main memory. What does not fit is computed again.
 
     Args:
         max_bytes: memory for them.
@@ -60,7 +60,7 @@ class KeptLogits:
         logits = compute()
         if logits.nbytes <= self._free:
             self._free -= logits.nbytes
-            self._logits[number] = logits
+            self._logits[number] = logits.cpu()
         return logits
 
 
@@ -121,7 +121,7 @@ def _sums(
         values[0] = predictions.log_prob(batch.targets)
         values[3] = 1
         if changed:
-            plain = kept.get(number, lambda: _predict(model, batch, None)[0].logits.cpu())  # noqa: B023 (called at once)
+            plain = kept.get(number, lambda: _predict(model, batch, None)[0].logits)  # noqa: B023 (called at once)
             values[1] = predictions.kl_from(plain)
             n_edits, lengths = _edits(trace, batch)
             values[2], values[4], values[5] = n_edits > 0, lengths, n_edits

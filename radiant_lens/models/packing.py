@@ -20,6 +20,7 @@ layers. `selects_places` tries that once for each model, too.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -49,7 +50,7 @@ class AnswerPass(NamedTuple):
         texts: number of the text that each prediction belongs to.
         rows, columns: position that makes each prediction.
         targets: token to be predicted.
-        selects: whether logits are computed where a prediction is made alone; else everywhere.
+        selects: whether logits are computed only where a prediction is made; else everywhere.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -256,7 +257,7 @@ def make_pass(packed: Sequence[PackedRow], pad_id: int) -> AnswerPass:
 
 
 def forward(model: TransformerBridge, batch: AnswerPass) -> Float[Tensor, "batch pos vocab"]:
-    """Run a pass; returns the logits of all positions."""
+    """Run a pass; returns the logits of all positions. `predict` computes those that predict answers alone."""
     device = model.cfg.device
     if batch.attention is None:
         return model(batch.tokens.to(device), attention_mask=batch.mask.long().to(device))
@@ -273,24 +274,27 @@ def forward(model: TransformerBridge, batch: AnswerPass) -> Float[Tensor, "batch
 
 def predict(model: TransformerBridge, batch: AnswerPass) -> Predictions:
     """Run a pass; returns what it predicts at the positions that predict the answers' tokens."""
-    places, place = batch.places
+    places, place_of = batch.places
     if batch.selects:
         with _logits_at(model, places):
             (logits,) = forward(model, batch)
     else:
-        logits = forward(model, batch)[tuple(places.to(model.cfg.device).T)]
-    return Predictions(logits, place)
+        logits = forward(model, batch)[tuple(places.T)]
+    return Predictions(logits, place_of)
 
 
 @contextmanager
 def _logits_at(model: TransformerBridge, places: Int[Tensor, "place axis"]) -> Generator[None]:
-    """Let the model compute logits at some rows and columns alone, as one row of them."""
+    """Let the model compute logits at some rows and columns alone, as one row of them, in the passes of this thread."""
     unembedding = plain_model(model).get_output_embeddings()
     assert unembedding is not None
+    thread = threading.get_ident()
 
-    def select(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def select(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if threading.get_ident() != thread:
+            return None
         hidden, *others = inputs
-        return hidden[tuple(places.to(hidden.device).T)][None], *others
+        return hidden[tuple(places.T)][None], *others
 
     handle = unembedding.register_forward_pre_hook(select)
     try:

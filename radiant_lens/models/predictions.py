@@ -29,25 +29,29 @@ class Predictions:
 
     Attributes:
         logits: of each place, in the model's precision.
-        place: number of the place that makes each prediction.
+        place_of: number of the place that makes each prediction.
     """
 
     logits: Float[Tensor, "place vocab"]
-    place: Int[Tensor, " predicted"]
+    place_of: Int[Tensor, " predicted"]
+
+    def place_log_probs(self) -> Float[Tensor, "place vocab"]:
+        """Log-probabilities of all tokens in single precision; all at once, so they take much memory."""
+        return self.logits.float().log_softmax(-1)
 
     def log_probs(self) -> Float[Tensor, "predicted vocab"]:
-        """Log-probabilities of all tokens in single precision; all at once, so they take much memory."""
-        return self.logits.float().log_softmax(-1)[self.place]
+        """The same for each prediction."""
+        return self.place_log_probs()[self.place_of]
 
     def log_prob(self, tokens: Int[Tensor, " predicted"]) -> Float[Tensor, " predicted"]:
         """Log-probability of one token for each prediction, in single precision; it can be differentiated once."""
-        return _LogProb.apply(self.logits, self.place, tokens.to(self.logits.device))
+        return _LogProb.apply(self.logits, self.place_of, tokens.to(self.logits.device))
 
     def draw(self, uniform: Float[Tensor, "draw predicted"]) -> Int[Tensor, "draw predicted"]:
         """Draw tokens: for each prediction those at which its distribution reaches shares in [0, 1)."""
         uniform = uniform.to(self.logits.device)
         drawn = torch.empty(uniform.shape, dtype=torch.long, device=uniform.device)
-        for part in _parts(self.logits.detach(), self.place):
+        for part in _parts(self.logits.detach(), self.place_of):
             heights = part.logits.softmax(-1).cumsum(-1)[part.place]
             below = uniform[:, part.own].T * heights[:, -1:]
             found = torch.searchsorted(heights, below.contiguous(), right=True)
@@ -58,10 +62,10 @@ class Predictions:
         """KL in nats from other logits of the same places to these, for each prediction; not differentiated."""
         with torch.no_grad():
             kl = [
-                token_kl(*(logits[rows].float().log_softmax(-1) for logits in (plain.to(self.logits), self.logits)))
+                token_kl(*(some.to(self.logits).float().log_softmax(-1) for some in (plain[rows], self.logits[rows])))
                 for rows in _slices(self.logits)
             ]
-        return torch.cat(kl)[self.place]
+        return torch.cat(kl)[self.place_of]
 
 
 def token_kl(

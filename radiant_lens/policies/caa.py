@@ -21,7 +21,7 @@ from radiant_lens.errors import ConvergenceError, InvalidArgumentError, NothingT
 from radiant_lens.evaluation.multiple_choice import score_choices
 from radiant_lens.models.identity import require_bridge
 from radiant_lens.models.lengths import within_context
-from radiant_lens.models.packing import answer_passes, forward
+from radiant_lens.models.packing import answer_passes, predict
 from radiant_lens.models.tokens import answer_rows, pass_tokens
 from radiant_lens.policies.template import steering_template
 from radiant_lens.steering.maps import RankOneMaps
@@ -186,7 +186,8 @@ def class_mean_differences(
     rows = list(answer_rows(model, statements))
     for batch in answer_passes(model, rows, max_tokens=pass_tokens(model, max_tokens)):
         with torch.no_grad(), model.hooks(fwd_hooks=[(_hook_name(layer), reader(layer)) for layer in layers]):
-            forward(model, batch)
+            # Of its logits, which nobody reads, `predict` computes the fewest.
+            predict(model, batch)
         label = labels[batch.texts]
         counts += torch.bincount(label, minlength=2)
         for layer, values in stream.items():

@@ -22,6 +22,7 @@ MISTAKES = [
     ("bench --samples 0", 2, "for '--samples'"),
     ("bench --continuations none.txt", 1, "There is no file 'none.txt'"),
     ("bench --continuations tiny-facts --judge rude", 2, "'rude' is not a known judge"),
+    ("bench --judge lexicon", 2, "`--judge` is for `--continuations`; got 'lexicon' without it"),
     ("bench none.csv", 1, "There is no file 'none.csv'"),
     ("bench --on-long drop", 2, "`on_long` must be one of 'skip', 'cut', 'error'; got 'drop'"),
     ("bench --seed -1", 2, "`seed` must be a whole number between 0 and 4294967295; got -1"),
@@ -62,13 +63,14 @@ def test_arms_are_listed(command_line):
 
 
 def test_continuations_are_part_of_what_is_printed(command_line):
-    line = "bench tiny-facts --folds 0 --budgets 0.1 --test-groups 8 --answers 5 --continuations tiny-facts --samples 2"
-    status, out, err = command_line(*line.split(), "--arms", "control: shuffled labels", "--json")
+    line = "bench tiny-facts --folds 0 --budgets 0.1 --test-groups 8 --answers 0 --continuations tiny-facts --samples 2"
+    arms = ("--arms", "control: answers alone", "--continued-groups", "5")
+    status, out, err = command_line(*line.split(), *arms, "--json")
     assert status == 0, err
-    content = json.loads(out)
-    assert [row["arm"] for row in content["continuations"]] == ["none", "control: shuffled labels"]
-    assert content["settings"]["n_samples"] == 2
-    assert content["continuations"][0]["n_groups"] == 5
+    content = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    (row,) = content["continuations"]
+    assert (row["arm"], row["n_groups"]) == ("none", 5)
+    assert content["settings"]["continuations"]["n_samples"] == 2
 
 
 def test_what_is_named_twice_is_computed_once(monkeypatch, command_line):

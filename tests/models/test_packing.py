@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -267,9 +268,29 @@ def test_logits_are_computed_where_an_answer_is_predicted_alone(model, rows):
     assert len(places) == len(batch.targets) - len(rows) + len(batch.tokens)
     assert shapes == [(1, len(places)), tuple(batch.tokens.shape)]
     torch.testing.assert_close(some.logits, every.logits)
-    assert torch.equal(some.place, every.place)
+    assert torch.equal(some.place_of, every.place_of)
     # Not the logits of other places.
     assert (some.logits - every.logits.roll(1, 0)).abs().max() > 1
+
+
+def test_passes_of_other_threads_have_all_their_logits(model, rows):
+    (batch,) = answer_passes(model, rows, max_tokens=4096)
+    tokens = torch.tensor([ordinary_tokens(model, 8)])
+    shapes: list[torch.Size] = []
+    beside = threading.Thread(target=lambda: shapes.append(model(tokens).shape))
+    with torch.no_grad(), packing._logits_at(model, batch.places[0]):
+        beside.start()
+        beside.join()
+    assert shapes[0][:2] == (1, 8)
+
+
+def test_no_hook_is_left_after_an_error(model, rows):
+    unembedding = model.original_model.get_output_embeddings()
+    before = len(unembedding._forward_pre_hooks)
+    (batch,) = answer_passes(model, rows, max_tokens=4096)
+    with pytest.raises(Exception, match="index out of range"), torch.no_grad():
+        predict(model, batch._replace(tokens=batch.tokens + 10**6))
+    assert len(unembedding._forward_pre_hooks) == before
 
 
 def test_a_model_that_does_not_keep_to_places_computes_all_logits(model, rows, monkeypatch):

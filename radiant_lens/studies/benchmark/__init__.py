@@ -2,4 +2,5 @@
 
 from radiant_lens.studies.benchmark.benchmark import ARMS as ARMS
 from radiant_lens.studies.benchmark.benchmark import Benchmark as Benchmark
+from radiant_lens.studies.benchmark.continuations import Continuations as Continuations
 from radiant_lens.studies.benchmark.result import BenchmarkResult as BenchmarkResult

@@ -15,17 +15,17 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from radiant_lens import _checks
 from radiant_lens._files import check_target, load_json, save_json
 from radiant_lens.analysis.sensitivity import require_gain
+from radiant_lens.analysis.steering import Steering
 from radiant_lens.analysis.strength import desirable_statements
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.few_shot import question_names
+from radiant_lens.datasets.records import Prompt
 from radiant_lens.errors import ArtefactError, DataError, InvalidArgumentError, LeakageError
-from radiant_lens.evaluation.judges.judge import Judge, Rule
-from radiant_lens.evaluation.judges.registry import get_judge
 from radiant_lens.models.identity import signature
 from radiant_lens.models.lengths import within_context
 from radiant_lens.studies.benchmark.arms import ARMS, AnswerArm, Fold, SteeringArm, TextArm
 from radiant_lens.studies.benchmark.choice import Choice, choose
-from radiant_lens.studies.benchmark.continuations import N_SAMPLES, Continuer, by_group
+from radiant_lens.studies.benchmark.continuations import Continuations
 from radiant_lens.studies.benchmark.result import BenchmarkResult
 from radiant_lens.studies.benchmark.scores import Rows, Scorer, without_model
 from radiant_lens.studies.cells import cell_key, data_fingerprint
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 BUDGETS = (0.02, 0.08, 0.25)
 UNSTEERED = "none"
-_KIND = "benchmark arm"
+_KIND, _CONTINUED = "benchmark arm", "benchmark continuations"
 # Part of every key: a new number makes all that earlier versions kept unknown.
 _FORMAT = 2
 _NO_BUDGET: dict[str, Any] = {"budget": None, "gate": "", "strength": None, "validation_kl": None}
@@ -69,15 +69,12 @@ class Benchmark:
         folds: 0, 1 or both.
         n_validation: validation groups on which strengths and gates are chosen, drawn at random; None for all.
         n_test: test groups that are scored, drawn at random; None for all.
-        n_answered: test groups whose generated answers are judged, drawn at random from these; 0 for none. Of
-            `continuations` as many groups for each fold, and 0 for all.
+        n_answered: test groups whose generated answers are judged, drawn at random from these; 0 for none.
         seed: of the splits and draws.
         out: folder for finished arms and the steerings that they chose (`kl-BUDGET` in a folder for each); a rerun
             computes what is missing. None: nothing is kept.
         transfer: data of other tasks, each with a name of its own.
-        continuations: data with prompts to be continued by every steering, half of them on each fold; None for none.
-        judge: of the continuations, anything that `get_judge` takes; default the data's own.
-        n_samples: continuations of each prompt, at least 1.
+        continuations: prompts to be continued by every steering, half of them on each fold; None for none.
     """
 
     model: TransformerBridge
@@ -91,9 +88,7 @@ class Benchmark:
     seed: int = 0
     out: str | Path | None = None
     transfer: Sequence[Dataset] = ()
-    continuations: Dataset | None = None
-    judge: str | Rule | Judge | None = None
-    n_samples: int = N_SAMPLES
+    continuations: Continuations | None = None
 
     def __post_init__(self) -> None:
         """Check all settings before anything is computed."""
@@ -118,14 +113,9 @@ class Benchmark:
             if number is not None:
                 _checks.whole(name, number, 1)
         _checks.whole("n_answered", self.n_answered, 0)
-        _checks.whole("n_samples", self.n_samples, 1)
         _checks.seed(self.seed)
         if self.continuations is not None:
-            _checks.instance("continuations", self.continuations, Dataset)
-            if len({prompt.group for prompt in self.continuations.prompts}) < 2:
-                raise DataError("`continuations` needs prompts of at least two groups: half are for each fold.")
-            # What it needs may be missing, and is missed before anything is computed.
-            _ = self.continuation_judge
+            _checks.instance("continuations", self.continuations, Continuations)
         for data in self._tasks:
             desirable_statements(data)
             require_gain(data.prompts)
@@ -147,18 +137,8 @@ class Benchmark:
         transfer = [data.name for data in self.transfer]
         settings = {**names, **precision, **{k: getattr(self, k) for k in plain}, "transfer": transfer}
         if self.continuations is not None:
-            settings |= {"continuations": self.continuations.name, **self.sampling()}
+            settings["continuations"] = self.continuations.settings()
         return settings
-
-    def sampling(self) -> dict[str, Any]:
-        """How continuations are made and judged, as JSON."""
-        return {"judge": repr(self.continuation_judge), "n_samples": self.n_samples}
-
-    @cached_property
-    def continuation_judge(self) -> Judge:
-        """The judge of the continuations."""
-        assert self.continuations is not None
-        return get_judge(self.continuations.judge if self.judge is None else self.judge)
 
     @property
     def _tasks(self) -> list[Dataset]:
@@ -183,24 +163,32 @@ class Benchmark:
             DataError: no question is left.
         """
         half = self._half(data, 1 - number)
-        if data is not self.data:
-            developed = self._half(self.data, number)
-            known = question_names((*developed.prompts, *developed.statements))
-            records = (*half.prompts, *half.statements)
-            shared = {record.group for record in records if question_names([record]) & known}
-            if shared >= half.groups:
-                raise DataError(
-                    f"Every question of {data.name!r} is among those on which {self.data.name!r} is fitted."
-                )
-            half = half.only(half.groups - shared)
-        return _drawn(half, self.n_test, self.seed)
+        return _drawn(half if data is self.data else self._unknown(half, number), self.n_test, self.seed)
 
-    def continuer(self, number: int) -> Continuer:
-        """What samples and judges the continuations of a fold's prompts."""
+    def _unknown(self, data: Dataset, number: int) -> Dataset:
+        """The groups none of whose questions is in training or validation on a fold."""
+        developed = self._half(self.data, number)
+        known = question_names((*developed.prompts, *developed.statements))
+        records = (*data.prompts, *data.statements)
+        shared = {record.group for record in records if question_names([record]) & known}
+        if shared >= data.groups:
+            raise DataError(f"Every question of {data.name!r} is among those on which {self.data.name!r} is fitted.")
+        return data.only(data.groups - shared)
+
+    def continued(self, number: int) -> Sequence[Prompt]:
+        """The prompts that are continued on a fold; none of them is a question of its training or validation part.
+
+        Raises:
+            DataError: no prompt is left.
+        """
         assert self.continuations is not None
-        half = self._half(self.continuations, 1 - number)
-        drawn = _drawn(half, self.n_answered or None, self.seed)
-        return Continuer(self.model, drawn, self.continuation_judge, self.n_samples, self.seed)
+        half = self._half(self._prompts, 1 - number)
+        return _drawn(self._unknown(half, number), self.continuations.n_groups, self.seed).prompts
+
+    @cached_property
+    def _prompts(self) -> Dataset:
+        assert self.continuations is not None
+        return self.continuations.fitting(self.model)
 
     def run(self, *, progress: bool = False) -> BenchmarkResult:
         """Compute the missing arms; returns the table of all.
@@ -209,17 +197,21 @@ class Benchmark:
             progress: show a progress bar with the time left.
 
         Raises:
-            DataError: a fold leaves no question of another task to test; before anything is computed.
+            DataError: a fold leaves no question of another task to test, or no prompt to continue; before anything is
+                computed.
         """
         for number in self.folds:
             for data in self.transfer:
                 self.test_part(data, number)
+            if self.continuations is not None:
+                self.continued(number)
         rows: Rows = []
         notes: list[str] = []
-        continued: Rows = []
+        continued: list[pd.DataFrame] = []
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
         with Progress(*columns, transient=True, disable=not progress) as bar:
-            task = bar.add_task(self.data.name, total=len(self.folds) * (1 + len(self.names)) * len(self._tasks))
+            n_tasks = len(self._tasks) + (self.continuations is not None)
+            task = bar.add_task(self.data.name, total=len(self.folds) * (1 + len(self.names)) * n_tasks)
             for number in self.folds:
                 run = _FoldRun(self, number)
                 for name in (UNSTEERED, *self.names):
@@ -231,9 +223,10 @@ class Benchmark:
                         bar.advance(task)
                     if self.continuations is not None:
                         bar.update(task, description=f"{name}, fold {number}, continuations")
-                        continued += run.continued(name).rows
-        result = BenchmarkResult(self.data.name, pd.DataFrame(rows), tuple(dict.fromkeys(notes)))
-        return replace(result, continuations=by_group(continued)) if continued else result
+                        continued += run.continued(name)
+                        bar.advance(task)
+        table = pd.concat(continued, ignore_index=True) if continued else None
+        return BenchmarkResult(self.data.name, pd.DataFrame(rows), tuple(dict.fromkeys(notes)), table)
 
 
 class _FoldRun:
@@ -248,45 +241,53 @@ class _FoldRun:
 
     def finished(self, name: str, data: Dataset) -> _Finished:
         """Rows of an arm on one task."""
-        return self._kept(name, data, self._key(name, data), lambda: self._compute(name, data))
+        return self._kept(_KIND, name, data, self._key(name, data), lambda: self._compute(name, data))
 
-    def continued(self, name: str) -> _Finished:
-        """Rows of an arm's continuations; none of an arm that is no steering."""
-        benchmark = self.benchmark
-        data, arm = benchmark.continuations, None if name == UNSTEERED else ARMS[name]
-        assert data is not None
+    def continued(self, name: str) -> list[pd.DataFrame]:
+        """Parts of the metrics of an arm's continuations, by budget; none of an arm that is no steering."""
+        continuations, arm = self.benchmark.continuations, None if name == UNSTEERED else ARMS[name]
+        assert continuations is not None
         if not (arm is None or isinstance(arm, SteeringArm)):
-            return _Finished([], [])
-        settings = {
-            **self._choice_settings(name),
-            **benchmark.sampling(),
-            "n_answered": benchmark.n_answered,
-            "continued": data_fingerprint(data),
-        }
-        return self._kept(name, data, cell_key(settings), lambda: self._continue(name, arm))
+            return []
+        prompts = self.benchmark.continued(self.number)
+        key = cell_key({**self._choice_settings(name), **continuations.key()})
+        finished = self._kept(
+            _CONTINUED, name, continuations.data, key, lambda: self._continue(name, arm, continuations, prompts)
+        )
+        return [
+            continuations.parts(prompts, row["answers"]).assign(fold=self.number, arm=name, budget=row["budget"])
+            for row in finished.rows
+        ]
 
-    def _continue(self, name: str, arm: SteeringArm | None) -> _Finished:
-        continuer, place = self.benchmark.continuer(self.number), {"fold": self.number, "arm": name}
-        if arm is None:
-            return _Finished([{**place, "budget": None, **row} for row in continuer.rows(None)], [])
-        chosen = self._choice(name, arm).chosen
+    def _continue(
+        self, name: str, arm: SteeringArm | None, continuations: Continuations, prompts: Sequence[Prompt]
+    ) -> _Finished:
+        """The answers at each budget."""
+        steerings: dict[float | None, Steering | None] = {None: None}
+        if arm is not None:
+            steerings = {chosen.budget: chosen.steering for chosen in self._choice(name, arm).chosen}
+        model, seed = self.benchmark.model, self.benchmark.seed
         return _Finished(
-            [{**place, "budget": c.budget, **row} for c in chosen for row in continuer.rows(c.steering)], []
+            [
+                {"budget": budget, "answers": continuations.answers(model, prompts, steering, seed)}
+                for budget, steering in steerings.items()
+            ],
+            [],
         )
 
-    def _kept(self, name: str, data: Dataset, key: str, compute: Callable[[], _Finished]) -> _Finished:
+    def _kept(self, kind: str, name: str, data: Dataset, key: str, compute: Callable[[], _Finished]) -> _Finished:
         """What was kept under a key, or what is computed now and kept."""
         if self.benchmark.out is None:
             return compute()
         path = Path(self.benchmark.out) / f"{key}.json"
         if path.exists():
-            content = load_json(path, _KIND)
+            content = load_json(path, kind)
             if not isinstance(content.get("rows"), list):
-                raise ArtefactError(f"The saved {_KIND} at {str(path)!r} is damaged: it has no rows.")
+                raise ArtefactError(f"The saved {kind} at {str(path)!r} is damaged: it has no rows.")
             return _Finished(content["rows"], content.get("notes", []))
         finished = compute()
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_json(path, _KIND, {"fold": self.number, "arm": name, "data": data.name, **finished._asdict()})
+        save_json(path, kind, {"fold": self.number, "arm": name, "data": data.name, **finished._asdict()})
         return finished
 
     def _compute(self, name: str, data: Dataset) -> _Finished:

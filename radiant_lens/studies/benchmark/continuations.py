@@ -6,78 +6,113 @@ share of prompts with an undesirable sample, and the mean of the largest score o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from radiant_lens import _checks
 from radiant_lens.analysis.steering import Steering
 from radiant_lens.datasets.dataset import Dataset
+from radiant_lens.datasets.readers.records import COMPARING_JUDGES
+from radiant_lens.datasets.records import Prompt
+from radiant_lens.errors import DataError, InvalidArgumentError
+from radiant_lens.evaluation.answers import answer_table, extreme_parts, judge_table
 from radiant_lens.evaluation.generation import generate_answers
-from radiant_lens.evaluation.judges.judge import Judge, judge_answers
+from radiant_lens.evaluation.judges.judge import Judge, Rule
+from radiant_lens.evaluation.judges.registry import get_judge
 from radiant_lens.hooks._steer import steer
-from radiant_lens.studies.benchmark.scores import Rows
+from radiant_lens.models.lengths import fit_context
+from radiant_lens.studies.cells import data_fingerprint
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-NEW_TOKENS = 20
+NEW_TOKENS, TEMPERATURE = 20, 1.0
 N_SAMPLES = 25
+N_GROUPS = 40
+METRICS = ("undesirable_probability", "expected_maximum")
 
 
 @dataclass(frozen=True)
-class Continuer:
-    """Samples and judges continuations of a fold's prompts.
+class Continuations:
+    """Prompts that a benchmark has every steering continue.
 
     Args:
-        model: from `load_model`.
-        data: with the prompts.
-        judge: of the continuations.
-        n_samples: for each prompt, at temperature 1.
-        seed: of the samples; the same random numbers with every steering.
+        data: with prompts.
+        n_groups: of prompts for each fold, drawn at random; None for all of its half.
+        n_samples: continuations of each prompt, of at most 20 tokens, at temperature 1.
+        judge: of the continuations, anything that `get_judge` takes; default the data's own.
     """
 
-    model: TransformerBridge
     data: Dataset
-    judge: Judge
-    n_samples: int
-    seed: int
+    n_groups: int | None = N_GROUPS
+    n_samples: int = N_SAMPLES
+    judge: str | Rule | Judge | None = None
 
-    def rows(self, steering: Steering | None) -> Rows:
-        """One row for each prompt; None for the unsteered model.
+    def __post_init__(self) -> None:
+        """Check all settings before anything is computed."""
+        _checks.instance("continuations", self.data, Dataset)
+        if self.n_groups is not None:
+            _checks.whole("n_groups", self.n_groups, 1)
+        _checks.whole("n_samples", self.n_samples, 1)
+        if len({prompt.group for prompt in self.data.prompts}) < 2:
+            raise DataError(
+                f"Data set {self.data.name!r} must have prompts of at least two groups to continue: half are for each "
+                "fold."
+            )
+        # What it needs may be missing, and is missed before anything is computed.
+        judge = get_judge(self.data.judge if self.judge is None else self.judge)
+        compares = judge in [get_judge(name) for name in COMPARING_JUDGES]
+        if compares and not any(p.correct_answers or p.incorrect_answers for p in self.data.prompts):
+            raise InvalidArgumentError(
+                f"`judge` must be one that reads the answer alone, such as 'profanity': {judge!r} compares answers "
+                f"with references, and the prompts of {self.data.name!r} have none."
+            )
+        object.__setattr__(self, "judge", judge)
 
-        `undesirable` is 1 if some sample is, `worst` the largest score, None of a judge without scores.
-        """
-        prompts = list(self.data.prompts)
-        with nullcontext() if steering is None else steer(self.model, steering, allow_mismatch=True):
-            samples = generate_answers(
-                self.model,
+    def settings(self) -> dict[str, Any]:
+        """All settings, as JSON; data and judge by name."""
+        return {"data": self.data.name, **self._sampling(), "judge": repr(self.judge)}
+
+    def key(self) -> dict[str, Any]:
+        """All that answers depend on but model, steering, fold and seed; a judge reads them afterwards."""
+        return {**self._sampling(), "continued": data_fingerprint(self.data)}
+
+    def _sampling(self) -> dict[str, Any]:
+        return {
+            "n_groups": self.n_groups,
+            "n_samples": self.n_samples,
+            "max_new_tokens": NEW_TOKENS,
+            "temperature": TEMPERATURE,
+        }
+
+    def fitting(self, model: TransformerBridge) -> Dataset:
+        """The prompts alone, without those that leave no room in the model's context; warns of these."""
+        fitting = fit_context(model, self.data.prompts, self.data.on_long, n_new=NEW_TOKENS)
+        return replace(self.data, atoms=(), bare_prompts=fitting.records, contexts=None, template=None, few_shot=None)
+
+    def answers(
+        self, model: TransformerBridge, prompts: Sequence[Prompt], steering: Steering | None, seed: int
+    ) -> list[list[str]]:
+        """Sample answers to each prompt; the same random numbers with every steering."""
+        with nullcontext() if steering is None else steer(model, steering, allow_mismatch=True):
+            return generate_answers(
+                model,
                 prompts,
                 n_samples=self.n_samples,
                 max_new_tokens=NEW_TOKENS,
+                temperature=TEMPERATURE,
                 stop=self.data.stop,
-                seed=self.seed,
+                seed=seed,
             )
-        repeated = [prompt for prompt, own in zip(prompts, samples) for _ in own]
-        verdicts = judge_answers(self.judge, repeated, [answer for own in samples for answer in own])
-        rows: Rows = []
-        for i, prompt in enumerate(prompts):
-            own = verdicts[i * self.n_samples : (i + 1) * self.n_samples]
-            scores = [verdict.score for verdict in own if verdict.score is not None]
-            rows.append(
-                {
-                    "group": prompt.group,
-                    "undesirable": float(any(verdict.verdict == "incorrect" for verdict in own)),
-                    "worst": max(scores, default=None),
-                }
-            )
-        return rows
 
-
-def by_group(rows: Rows) -> pd.DataFrame:
-    """Rows of prompts as a table with one line for each fold, arm, budget and group: means over the group's prompts."""
-    table = pd.DataFrame(rows).astype({"worst": float, "budget": float})
-    key = ["fold", "arm", "budget", "group"]
-    means: Any = table.groupby(key, dropna=False, sort=False)[["undesirable", "worst"]].mean()
-    return means.reset_index()
+    def parts(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]) -> pd.DataFrame:
+        """Judge answers; returns the parts of `METRICS`, see `radiant_lens.evaluation.ratios`."""
+        assert self.judge is not None
+        table = judge_table(answer_table(prompts, answers), prompts, get_judge(self.judge))
+        # `Any`: the types of pandas do not follow a filter.
+        parts: Any = extreme_parts(table)
+        return parts[parts["metric"].isin(METRICS)]

@@ -28,9 +28,8 @@ class BenchmarkResult:
             chosen `gate`, `strength` and its `validation_kl`, with `seconds` of fit and choice
             (of scoring, where there is nothing to choose).
         notes: why an arm has no steering under a gate, or does not meet a budget.
-        continuations: one row for each fold, arm, budget and group of prompts that were continued: `undesirable`, the
-            share of prompts with an undesirable sample, and `worst`, the largest score of a sample (NaN of a judge
-            without scores). None if nothing was continued.
+        continuations: parts of the metrics of continuations (see `radiant_lens.evaluation.ratios`), with `fold`, `arm`
+            and `budget`; None if nothing was continued.
     """
 
     name: str
@@ -49,8 +48,9 @@ class BenchmarkResult:
     def continued(self) -> pd.DataFrame:
         """One row for each steering and budget, over all folds, from the continuations.
 
-        `undesirable_probability` and `expected_maximum` as `evaluate` has them, with their changes from the unsteered
-        model (`undesirable_change`, `maximum_change`), each with an interval over groups of prompts.
+        `undesirable_probability` and `expected_maximum` as `evaluate` has them (the latter of judges that give scores),
+        with their changes from the unsteered model (`undesirable_probability_change`, `expected_maximum_change`), each
+        with an interval over groups of prompts.
         """
         return pd.DataFrame(self._continued())
 
@@ -59,21 +59,17 @@ class BenchmarkResult:
             return []
         # `Any`: the types of pandas do not follow a chain of tables.
         everything: Any = self.continuations
-        prompts = everything.set_index(_KEY).sort_index()
-        plain = prompts[prompts["arm"] == _UNSTEERED]
-        return [
-            {
-                "arm": arm,
-                "budget": budget,
-                "n_folds": part.index.get_level_values(0).nunique(),
-                "n_groups": len(part),
-                "undesirable_probability": part["undesirable"].mean(),
-                "undesirable_change": _difference(part["undesirable"], plain.loc[part.index, "undesirable"]),
-                "expected_maximum": part["worst"].mean(),
-                "maximum_change": _difference(part["worst"], plain.loc[part.index, "worst"]),
-            }
-            for arm, budget, part in _parts(prompts, everything["arm"].drop_duplicates())
-        ]
+        tables = {m: t.set_index(_KEY).sort_index() for m, t in everything.groupby("metric", sort=False)}
+        rows: dict[tuple[str, float | None], dict[str, Any]] = {}
+        for metric, table in tables.items():
+            plain = table[table["arm"] == _UNSTEERED]
+            for arm, budget, part in _parts(table, everything["arm"].drop_duplicates()):
+                counts = {"n_folds": part.index.get_level_values(0).nunique(), "n_groups": len(part)}
+                row = rows.setdefault((arm, budget), {"arm": arm, "budget": budget, **counts})
+                sums, baseline = _sums(part), _sums(plain.loc[part.index])
+                row[metric] = float(sums.numerators.sum() / sums.denominators.sum())
+                row[f"{metric}_change"] = _paired(sums, baseline)
+        return list(rows.values())
 
     def to_markdown(self) -> str:
         """The tables, with intervals as text, and the notes below them."""
@@ -97,15 +93,16 @@ class BenchmarkResult:
             }
             for row in self._table()
         ]
+        n_folds = self.questions["fold"].nunique()
         continued = [
             {
-                "arm": row["arm"],
+                "arm": row["arm"] + (f", {row['n_folds']} of {n_folds} folds" if row["n_folds"] < n_folds else ""),
                 "budget": "" if pd.isna(row["budget"]) else f"{row['budget']:g}",
-                "prompts": str(row["n_groups"]),
+                "groups": str(row["n_groups"]),
                 "some sample undesirable": f"{row['undesirable_probability']:.0%}",
-                "change": _signed(row["undesirable_change"]),
-                "expected maximum": _number(row["expected_maximum"], ".3f"),
-                "its change": "" if pd.isna(row["expected_maximum"]) else _signed(row["maximum_change"]),
+                "change": _signed(row["undesirable_probability_change"]),
+                "expected maximum": _number(row.get("expected_maximum", float("nan")), ".3f"),
+                "its change": _signed(row["expected_maximum_change"]) if "expected_maximum" in row else "",
             }
             for row in self._continued()
         ]
@@ -183,8 +180,15 @@ def _verdict_share(part: Any, verdict: str) -> float:
 
 def _difference(steered: Any, plain: Any) -> Interval:
     ones = torch.ones(len(plain), dtype=torch.float64)
-    difference = paired_difference(GroupSums(_tensor(steered), ones), GroupSums(_tensor(plain), ones), n_permutations=1)
-    return Interval(*difference[:3])
+    return _paired(GroupSums(_tensor(steered), ones), GroupSums(_tensor(plain), ones))
+
+
+def _paired(sums: GroupSums, baseline: GroupSums) -> Interval:
+    return Interval(*paired_difference(sums, baseline, n_permutations=1)[:3])
+
+
+def _sums(part: Any) -> GroupSums:
+    return GroupSums(_tensor(part["numerator"]), _tensor(part["denominator"]))
 
 
 def _tensor(values: Any) -> torch.Tensor:
