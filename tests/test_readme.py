@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
 
 import plotly.graph_objects as go
-import pytest
 
 import radiant_lens as rl
 
@@ -133,14 +133,10 @@ def test_changed_words_are_marked_and_others_are_not():
     assert sum("rect" in part for part in parts) == 1
 
 
-def test_the_chart_is_drawn_from_the_table():
+def test_the_chart_is_drawn_from_what_the_command_printed(tmp_path):
     script = load_script("results")
-    text = README.read_text()
-    assert text.count("<!-- results -->") == text.count("<!-- /results -->") == 1
-    assert script.PICTURE.read_text() == script.draw(script.read_points(text), "gain of MC2")
-    table = (
-        "<!-- results -->\n| steering | KL, tested | gain |\n|-|-|-|\n| a | 0.1 | +.2 [+.1, +.3] |\n<!-- /results -->"
-    )
-    assert script.read_points(table) == [("a", 0.1, 0.2, 0.1, 0.3)]
-    with pytest.raises(ValueError, match="True is not in list"):
-        script.read_points(table.replace("KL, tested", "cost"))
+    assert script.PICTURE.read_text() == script.draw(script.read_points(), "gain of MC2")
+    row = {"data": "d", "arm": "a", "budget": 0.1, "kl": 0.09, "gain": {"value": 0.2, "low": 0.1, "high": 0.3}}
+    rows = [row, {**row, "data": "another task"}, {**row, "arm": "none", "budget": None}]
+    (tmp_path / "r.json").write_text(json.dumps({"rows": rows, "settings": {"data": "d"}}))
+    assert script.read_points(tmp_path / "r.json") == [("a", 0.09, 0.2, 0.1, 0.3)]

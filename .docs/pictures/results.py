@@ -1,11 +1,11 @@
-"""The chart of README's table of results: gain against tested KL, with the intervals.
+"""The chart of README's first results: gain against tested KL, with the intervals.
 
-python .docs/pictures/results.py    write pages/assets/results.svg from the table between `results` comments in README
+python .docs/pictures/results.py    write pages/assets/results.svg from what `radiant-lens bench ... --json` printed
 """
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Callable, Iterator
 from html import escape
 from itertools import groupby
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / ".docs" / "pages" / "assets" / "results.svg"
+RESULTS = ROOT / ".docs" / "results" / "truthfulqa-smollm2.json"
 WIDTH, HEIGHT = 720, 330
 LEFT, RIGHT, TOP, BOTTOM = 74, 200, 24, 56
 LIGHT = ("#0757b8", "#c25100", "#59636e", "#1a7f37", "#8250df", "#9a6700")
@@ -33,17 +34,11 @@ class Point(NamedTuple):
     high: float
 
 
-def read_points(readme: str) -> list[Point]:
-    """Read the rows that have a gain with its interval."""
-    table = readme.split("<!-- results -->", 1)[1].split("<!-- /results -->", 1)[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
-    kl, gain = ([word in name for name in rows[0]].index(True) for word in ("KL, tested", "gain"))
-    points = []
-    for row in rows[2:]:
-        values = [float(value) for value in re.findall(r"[+-]?\d*\.\d+", row[gain])]
-        if len(values) == 3:
-            points.append(Point(row[0].strip("*"), float(row[kl]), *values))
-    return points
+def read_points(file: Path = RESULTS) -> list[Point]:
+    """Read the rows of steerings on the task itself."""
+    content = json.loads(file.read_text())
+    rows = [row for row in content["rows"] if row["data"] == content["settings"]["data"] and row["budget"] is not None]
+    return [Point(row["arm"], row["kl"], *(row["gain"][key] for key in ("value", "low", "high"))) for row in rows]
 
 
 def draw(points: list[Point], label: str) -> str:
@@ -121,4 +116,4 @@ def colours(palette: tuple[str, ...]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    PICTURE.write_text(draw(read_points((ROOT / "README.md").read_text()), "gain of MC2"))
+    PICTURE.write_text(draw(read_points(), "gain of MC2"))

@@ -3,6 +3,7 @@
 python .docs/pictures/tables.py    write every table between `<!-- table: NAME COLUMNS -->` and `<!-- /table -->`
 
 NAME is a file of .docs/results, COLUMNS one of `COLUMNS`; a third word is the task on which steerings were tested.
+COLUMNS "gains" is one line for each budget of several files, whose names have commas between them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / ".docs" / "results"
 PAGES = (ROOT / "README.md", *sorted((ROOT / ".docs" / "pages").rglob("*.md")))
+GAINS = ("ITI", "mean shift", "least KL, affine")
+MODELS = {"smollm2-135m-instruct": "SmolLM2", "gemma-3-270m": "gemma-3"}
 COLUMNS = {
     "short": ("steering", "budget of KL", "KL, tested", "MC1", "MC2", "gain of MC2", "style"),
     "arms": (
@@ -25,6 +28,7 @@ COLUMNS = {
         *("steering", "budget of KL", "groups", "some sample undesirable", "change", "expected maximum"),
         "change of the maximum",
     ),
+    "gains": ("task", "KL", *GAINS, "of that, style"),
     "transfer": ("steering", "budget of KL", "KL, tested", "MC1", "MC2", "gain of MC2", "style", "beyond style"),
 }
 _BLOCK = re.compile(r"(<!-- table: (\S+) (\S+) ?(\S*) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -66,6 +70,29 @@ def continued_cells(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def gains(names: list[str]) -> list[dict[str, str]]:
+    """Gains of MC2 of the steerings that are compared everywhere, and the style in that of the last."""
+    lines = []
+    for name in names:
+        content = json.loads((RESULTS / f"{name}.json").read_text())
+        settings = content["settings"]
+        for budget in settings["budgets"]:
+            rows = {r["arm"]: r for r in content["rows"] if (r["data"], r["budget"]) == (settings["data"], budget)}
+            words = {arm: short(rows[arm]["gain"]) for arm in GAINS}
+            first = max(GAINS, key=lambda arm: rows[arm]["gain"]["value"])
+            words[first] = f"**{words[first]}**"
+            task = f"{MODELS[settings['model']]}, {settings['data']}"
+            lines.append(
+                {"task": task, "KL": f"{budget:g}", **words, "of that, style": short(rows[GAINS[-1]]["style"])}
+            )
+    return lines
+
+
+def short(interval: dict[str, float]) -> str:
+    """A value with its interval, to three places, without a zero before the point."""
+    return re.sub(r"(?<!\d)0\.", ".", f"{interval['value']:+.3f} [{interval['low']:.3f}, {interval['high']:.3f}]")
+
+
 def number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
@@ -92,6 +119,8 @@ def competes(row: dict[str, Any]) -> bool:
 
 def table(name: str, columns: str, tested: str = "") -> str:
     """One table in Markdown; rows with budgets by budget, in the order of the arms."""
+    if columns == "gains":
+        return markdown(columns, gains(name.split(",")))
     content = json.loads((RESULTS / f"{name}.json").read_text())
     if columns == "continued":
         rows = sorted(content["continuations"], key=budget_of)

@@ -27,7 +27,7 @@ def test_every_table_is_that_of_its_file(tables):
 
 
 def test_a_changed_number_is_made_anew(tables):
-    page = (ROOT / "README.md").read_text()
+    page = (ROOT / ".docs" / "pages" / "results" / "real-models.md").read_text()
     value = f"{json.loads((tables.RESULTS / 'truthfulqa-smollm2.json').read_text())['rows'][0]['mc2']:.3f}"
     assert tables.filled(page.replace(f"| {value} |", "| 0.999 |")) == page
 
@@ -41,3 +41,16 @@ def test_an_arm_that_misses_a_fold_says_so_and_is_not_the_best(tables):
 def test_an_unknown_task_is_refused(tables):
     with pytest.raises(SystemExit, match="has no rows of 'none'"):
         tables.table("truthfulqa-smollm2", "short", "none")
+
+
+def test_gains_of_several_files_are_a_line_for_each_budget(tables):
+    lines = tables.gains(["tone-smollm2", "truthfulqa-smollm2"])
+    assert [(line["task"], line["KL"]) for line in lines] == [
+        ("SmolLM2, tone", "0.05"), ("SmolLM2, tone", "0.2"),
+        ("SmolLM2, TruthfulQA", "0.08"), ("SmolLM2, TruthfulQA", "0.25"),
+    ]  # fmt: skip
+    rows = json.loads((tables.RESULTS / "truthfulqa-smollm2.json").read_text())["rows"]
+    (row,) = [r for r in rows if (r["arm"], r["budget"]) == ("ITI", 0.25)]
+    assert float(lines[-1]["ITI"].split()[0]) == pytest.approx(row["gain"]["value"], abs=6e-4)
+    assert tables.short({"value": -0.0213, "low": -0.1, "high": 0.3}) == "-.021 [-.100, .300]"
+    assert tables.short({"value": 10.25, "low": 0.0, "high": 20.0}) == "+10.250 [.000, 20.000]"
