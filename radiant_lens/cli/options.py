@@ -95,9 +95,11 @@ class Loading(OptionGroup):
     def load(self, name: str) -> TransformerBridge:
         """Load the model of this name, or in this folder."""
         # Imported here, as in all commands: `radiant-lens --help` starts without torch.
+        from radiant_lens.cli.kernels import bound_kernels
         from radiant_lens.cli.threads import advice_now
         from radiant_lens.models import loading
 
+        bound_kernels()
         advice = advice_now()
         if advice:
             typer.echo(f"radiant-lens: {advice}", err=True)

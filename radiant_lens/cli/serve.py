@@ -13,9 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
+from radiant_lens.cli.kernels import bound_kernels
 from radiant_lens.errors import InvalidArgumentError
 
-# Kernels that oneDNN keeps in place of its 1,024. A pass needs one for each shape of a layer's products.
+# Kernels that oneDNN keeps, as measured; of what torch keeps a server has not shown a need.
 N_KERNELS = 16
 
 
@@ -104,7 +105,8 @@ def _folder(model: str) -> str:
 
 def _serve(arguments: list[str]) -> None:
     _share_counters()
-    bound_kernels()
+    # Of mixed lengths a server sees thousands. Workers read the variable, too.
+    bound_kernels(N_KERNELS, ("ONEDNN_PRIMITIVE_CACHE_CAPACITY",))
     from vllm.entrypoints.cli.serve import ServeSubcommand  # pyright: ignore[reportMissingImports]  # not in .venv
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup  # pyright: ignore[reportMissingImports]  # not in .venv
     from vllm.logger import configure_logging_from_args  # pyright: ignore[reportMissingImports]  # not in .venv
@@ -129,12 +131,3 @@ def _share_counters() -> None:
         folder = tempfile.mkdtemp(prefix="radiant-lens-metrics-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-
-
-def bound_kernels() -> None:
-    """Have the workers' memory on a CPU stay as it is after the first requests, unless the user says otherwise.
-
-    oneDNN compiles a kernel for every number of tokens in a pass and keeps the last 1,024, so that memory grows for
-    thousands of requests of mixed lengths, by some 200 MB in 3,000 of them for a model of 135 million parameters.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(N_KERNELS))

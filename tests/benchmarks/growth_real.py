@@ -30,6 +30,7 @@ from capture import RETURNING, Peak, anonymous_mib
 from growth import FLOPS, MACHINES, PARAMETERS, SHARE, SITES, STATEMENTS, WIDTH, exponent
 
 import radiant_lens as rl
+from radiant_lens.cli.kernels import bound_kernels
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Growth:
 def one(name: str, sources: list[str], n: int) -> Growth:
     """Measure one size."""
     torch.set_num_threads(1)
+    # As the commands do: else what oneDNN and torch keep for every length of a pass counts as growth.
+    bound_kernels()
     model = rl.load_model(name, device="cpu")
     statements: list[rl.Statement] = []
     for number, source in enumerate(sources):

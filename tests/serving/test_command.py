@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
-from radiant_lens.cli.serve import N_KERNELS, bound_kernels, parse_steerings, vllm_options
+from radiant_lens.cli.serve import parse_steerings, vllm_options
 from radiant_lens.serving import catalog, engine_config, versions
 
 
@@ -69,16 +68,6 @@ def test_options_of_vllm_are_passed_on():
     assert options == ["--additional-config", json.dumps(config), "--served-model-name", "./mine", "--port", "8000"]
     assert "./mine" not in vllm_options("./mine", config, ["--served_model_name=other"])
     assert parse_steerings(["a=x=y", "b=z"]) == {"a": "x=y", "b": "z"}
-
-
-@pytest.mark.parametrize(("users", "used"), [(None, str(N_KERNELS)), ("1024", "1024")])
-def test_kept_kernels_are_few_unless_the_user_says_otherwise(users, used, monkeypatch):
-    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
-    # Set first, so that it is taken back at the end in either case.
-    monkeypatch.setenv(name, "0")
-    monkeypatch.delenv(name) if users is None else monkeypatch.setenv(name, users)
-    bound_kernels()
-    assert os.environ[name] == used
 
 
 def test_serving_imports_no_transformer_lens():
