@@ -19,7 +19,6 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / ".docs" / "pages").rglob("*.md")))
 GAINS = ("ITI", "mean shift", "least KL, affine")
 MODELS = {"smollm2-135m-instruct": "SmolLM2", "gemma-3-270m": "gemma-3"}
 COLUMNS = {
-    "short": ("steering", "budget of KL", "KL, tested", "MC1", "MC2", "gain of MC2", "style"),
     "arms": (
         *("steering", "budget of KL", "gate", "KL, tested", "MC1", "MC2", "gain of MC2", "style", "beyond style"),
         *("gain of MC1", "cross entropy", "judged correct", "incorrect", "seconds"),

@@ -132,7 +132,7 @@ def _sums(
 def _predict(
     model: TransformerBridge, batch: AnswerPass, steering: Steering | None, *, trace: bool = False
 ) -> tuple[Predictions, Trace | None]:
-    """What a pass predicts of the answers, and the trace of the edits."""
+    """Run a pass; returns its predictions of the answers, and the trace of the edits."""
     context: AbstractContextManager[Trace | None] = nullcontext()
     if steering is not None:
         # The public calls have checked the steering against the model; hashing the weights in each batch would be slow.

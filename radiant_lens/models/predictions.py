@@ -1,4 +1,4 @@
-"""What a pass predicts of answers: log-probabilities, draws and KL, from logits in the model's own precision.
+"""Predictions of answers by a pass: log-probabilities, draws and KL, from logits in the model's own precision.
 
 Over a vocabulary of 262,144 the arithmetic of these alone costs as much as a small model, and their memory more: the
 log-probabilities of 1,000 tokens take a gigabyte. So logits are read a few rows at a time, which stay in the cache of
@@ -54,8 +54,8 @@ class Predictions:
         for part in _parts(self.logits.detach(), self.place_of):
             heights = part.logits.softmax(-1).cumsum(-1)[part.place]
             below = uniform[:, part.own].T * heights[:, -1:]
-            found = torch.searchsorted(heights, below.contiguous(), right=True)
-            drawn[:, part.own] = found.clamp_max(heights.shape[1] - 1).T
+            tokens = torch.searchsorted(heights, below.contiguous(), right=True)
+            drawn[:, part.own] = tokens.clamp_max(heights.shape[1] - 1).T
         return drawn
 
     def kl_from(self, plain: Float[Tensor, "place vocab"]) -> Float[Tensor, " predicted"]:

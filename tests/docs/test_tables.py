@@ -40,7 +40,7 @@ def test_an_arm_that_misses_a_fold_says_so_and_is_not_the_best(tables):
 
 def test_an_unknown_task_is_refused(tables):
     with pytest.raises(SystemExit, match="has no rows of 'none'"):
-        tables.table("truthfulqa-smollm2", "short", "none")
+        tables.table("truthfulqa-smollm2", "arms", "none")
 
 
 def test_gains_of_several_files_are_a_line_for_each_budget(tables):

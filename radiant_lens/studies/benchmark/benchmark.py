@@ -276,7 +276,7 @@ class _FoldRun:
         )
 
     def _kept(self, kind: str, name: str, data: Dataset, key: str, compute: Callable[[], _Finished]) -> _Finished:
-        """What was kept under a key, or what is computed now and kept."""
+        """Return the rows that were kept under a key, or compute and keep them."""
         if self.benchmark.out is None:
             return compute()
         path = Path(self.benchmark.out) / f"{key}.json"
