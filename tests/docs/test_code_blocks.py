@@ -6,8 +6,12 @@ import ast
 import re
 import shlex
 import traceback
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 PAGES = Path(__file__).parents[2] / ".docs" / "pages"
 FENCE = re.compile(r"^```(python|sh)(.*)\n((?:.*\n)*?)```$", re.M)
@@ -41,23 +45,51 @@ def every_page() -> list[Path]:
     return sorted(PAGES.rglob("*.md"), key=lambda path: (path.name != FIRST, path))
 
 
-def test_every_block_runs(tmp_path, monkeypatch, command_line, capsys):
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for path in every_page():
-        page = names if path.name == FIRST else dict(names)
-        for block in read_blocks(path):
-            if block.runs and block.language == "sh":
-                for line in filter(None, block.code.splitlines()):
-                    assert line.startswith("radiant-lens "), block.place
-                    status, _, err = command_line(*shlex.split(line, comments=True)[1:])
-                    assert status == 0, f"{block.place}: {err}"
-            elif block.runs:
-                try:
-                    exec(compile(block.code, block.place, "exec"), page)
-                except Exception:
-                    raise AssertionError(f"{block.place}\n{traceback.format_exc()}") from None
-    assert "held-out groups still flagged" in capsys.readouterr().out
+def run_python(block: Block, names: dict[str, object]) -> None:
+    """Run a block of Python in the namespace `names`."""
+    try:
+        exec(compile(block.code, block.place, "exec"), names)
+    except Exception:
+        raise AssertionError(f"{block.place}\n{traceback.format_exc()}") from None
+
+
+class Session(NamedTuple):
+    """A folder in which the first page has run, the names that it made, and what it printed."""
+
+    folder: Path
+    names: dict[str, object]
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory) -> Session:
+    """The session that all other pages continue."""
+    folder, names, printed = tmp_path_factory.mktemp("pages"), {}, StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.chdir(folder)
+        for block in read_blocks(PAGES / FIRST):
+            if block.runs:
+                assert block.language == "python", block.place
+                run_python(block, names)
+    return Session(folder, names, printed.getvalue())
+
+
+@pytest.mark.parametrize("path", every_page()[1:], ids=lambda path: path.stem)
+def test_every_block_runs(path, session, monkeypatch, command_line):
+    monkeypatch.chdir(session.folder)
+    names = dict(session.names)
+    for block in read_blocks(path):
+        if block.runs and block.language == "python":
+            run_python(block, names)
+        elif block.runs:
+            for line in filter(None, block.code.splitlines()):
+                assert line.startswith("radiant-lens "), block.place
+                status, _, err = command_line(*shlex.split(line, comments=True)[1:])
+                assert status == 0, f"{block.place}: {err}"
+
+
+def test_the_first_page_ends_in_a_certificate(session):
+    assert "held-out groups still flagged" in session.printed
 
 
 def test_blocks_that_are_not_run_are_python_at_least():
