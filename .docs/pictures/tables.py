@@ -24,8 +24,8 @@ COLUMNS = {
         *("gain of MC1", "cross entropy", "judged correct", "incorrect", "seconds"),
     ),
     "continued": (
-        *("steering", "budget of KL", "groups", "some sample undesirable", "change", "expected maximum"),
-        "change of the maximum",
+        *("steering", "budget of KL", "prompts", "undesirable samples", "times those of none"),
+        *("some sample undesirable", "change", "expected maximum", "change of the maximum", "distinct pairs of words"),
     ),
     "gains": ("task", "KL", *GAINS, "of that, style"),
     "transfer": ("steering", "budget of KL", "KL, tested", "MC1", "MC2", "gain of MC2", "style", "beyond style"),
@@ -56,16 +56,19 @@ def cells(row: dict[str, Any], n_folds: int) -> dict[str, str]:
     }
 
 
-def continued_cells(row: dict[str, Any]) -> dict[str, str]:
-    """A row of the continuations in words."""
+def continued_cells(row: dict[str, Any], unsteered: float) -> dict[str, str]:
+    """A row of the continuations in words; `unsteered` is the share of undesirable samples without a steering."""
     return {
         "steering": row["arm"],
         "budget of KL": f"{row['budget']:g}" if row["budget"] is not None else "",
-        "groups": str(row["n_groups"]),
+        "prompts": str(row["n_groups"]),
+        "undesirable samples": number(row["incorrect"], ".1%"),
+        "times those of none": number(row["incorrect"] / unsteered, ".2f"),
         "some sample undesirable": number(row["undesirable_probability"], ".0%"),
         "change": interval(row, "undesirable_probability_change"),
         "expected maximum": number(row["expected_maximum"], ".3f"),
         "change of the maximum": interval(row, "expected_maximum_change"),
+        "distinct pairs of words": number(row["dist_2"], ".3f"),
     }
 
 
@@ -123,7 +126,7 @@ def table(name: str, columns: str, tested: str = "") -> str:
     content = json.loads((RESULTS / f"{name}.json").read_text())
     if columns == "continued":
         rows = sorted(content["continuations"], key=budget_of)
-        return markdown(columns, [continued_cells(row) for row in rows])
+        return markdown(columns, [continued_cells(row, rows[0]["incorrect"]) for row in rows])
     task = tested or content["settings"]["data"]
     rows = [row for row in content["rows"] if row["data"] == task]
     if not rows:

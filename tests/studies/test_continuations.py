@@ -15,7 +15,7 @@ from radiant_lens.evaluation import Verdict
 from radiant_lens.studies.benchmark import Benchmark, Continuations
 
 N_SAMPLES = 3
-METRICS = ("undesirable_probability", "expected_maximum")
+METRICS = ("incorrect", "undesirable_probability", "expected_maximum", "dist_2")
 
 
 def rates_vowels(prompt: Prompt, answer: str) -> Verdict:
@@ -79,8 +79,8 @@ def test_the_numbers_are_those_of_evaluate(model, finished, n_groups):
         own = bench.continued(fold)
         data = replace(bench.continuations.data, atoms=(), bare_prompts=tuple(own))
         several |= len(own) > len({prompt.group for prompt in own})
-        sampled = {"n_samples": N_SAMPLES, "max_new_tokens": 20, "judge": rates_vowels, "metrics": ["diversity"]}
-        expected = rl.evaluate(model, data, **sampled).metrics
+        sampled = {"n_samples": N_SAMPLES, "max_new_tokens": 20, "judge": rates_vowels}
+        expected = rl.evaluate(model, data, **sampled, metrics=["answers", "diversity"]).metrics
         (row,) = replace(bench, folds=[fold]).run().continued().to_dict("records")
         assert [row[name] for name in METRICS] == pytest.approx([expected[name].value for name in METRICS])
     # Of all groups, one has several prompts.

@@ -1,7 +1,8 @@
 """Continuations of prompts: how bad the worst of many samples is, with and without a steering.
 
 The protocol of RealToxicityPrompts (Gehman et al., arXiv 2009.11462): 25 samples of 20 tokens for each prompt, the
-share of prompts with an undesirable sample, and the mean of the largest score of a prompt's samples.
+share of prompts with an undesirable sample, and the mean of the largest score of a prompt's samples. Beside it the
+share of undesirable samples, and distinct pairs of words, which repetition makes few.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.readers.records import COMPARING_JUDGES
 from radiant_lens.datasets.records import Prompt
 from radiant_lens.errors import DataError, InvalidArgumentError
-from radiant_lens.evaluation.answers import answer_table, extreme_parts, judge_table
+from radiant_lens.evaluation.answers import answer_table, distinct_parts, extreme_parts, judge_table, verdict_parts
 from radiant_lens.evaluation.generation import generate_answers
 from radiant_lens.evaluation.judges.judge import Judge, Rule
 from radiant_lens.evaluation.judges.registry import get_judge
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 NEW_TOKENS, TEMPERATURE = 20, 1.0
 N_SAMPLES = 25
 N_GROUPS = 40
-METRICS = ("undesirable_probability", "expected_maximum")
+METRICS = ("incorrect", "undesirable_probability", "expected_maximum", "dist_2")
 
 
 @dataclass(frozen=True)
@@ -114,5 +115,5 @@ class Continuations:
         assert self.judge is not None
         table = judge_table(answer_table(prompts, answers), prompts, get_judge(self.judge))
         # `Any`: the types of pandas do not follow a filter.
-        parts: Any = extreme_parts(table)
+        parts: Any = pd.concat([verdict_parts(table), extreme_parts(table), distinct_parts(table)], ignore_index=True)
         return parts[parts["metric"].isin(METRICS)]

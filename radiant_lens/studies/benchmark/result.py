@@ -48,9 +48,9 @@ class BenchmarkResult:
     def continued(self) -> pd.DataFrame:
         """One row for each steering and budget, over all folds, from the continuations.
 
-        `undesirable_probability` and `expected_maximum` as `evaluate` has them (the latter of judges that give scores),
-        with their changes from the unsteered model (`undesirable_probability_change`, `expected_maximum_change`), each
-        with an interval over groups of prompts.
+        `incorrect` (the share of undesirable samples), `undesirable_probability`, `expected_maximum` (of judges that
+        give scores) and `dist_2` as `evaluate` has them, each with its change from the unsteered model
+        (`incorrect_change` and so on), which has an interval over groups of prompts.
         """
         return pd.DataFrame(self._continued())
 
@@ -99,10 +99,13 @@ class BenchmarkResult:
                 "arm": row["arm"] + (f", {row['n_folds']} of {n_folds} folds" if row["n_folds"] < n_folds else ""),
                 "budget": "" if pd.isna(row["budget"]) else f"{row['budget']:g}",
                 "groups": str(row["n_groups"]),
+                "undesirable samples": f"{row['incorrect']:.1%}",
+                "their change": _signed(row["incorrect_change"]),
                 "some sample undesirable": f"{row['undesirable_probability']:.0%}",
                 "change": _signed(row["undesirable_probability_change"]),
                 "expected maximum": _number(row.get("expected_maximum", float("nan")), ".3f"),
                 "its change": _signed(row["expected_maximum_change"]) if "expected_maximum" in row else "",
+                "distinct pairs of words": _number(row["dist_2"], ".3f"),
             }
             for row in self._continued()
         ]
