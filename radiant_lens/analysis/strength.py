@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 TOLERANCE, MAX_TRIALS = 0.03, 12
+# A smooth curve changes by less than the tolerance between strengths this near to one another: it is a jump.
+_JUMP = 0.01
 # A larger strength that changes nothing means that nothing is edited: its gate stays shut, or its maps are zero.
 MAX_STRENGTH = 1e4
 
@@ -46,17 +48,19 @@ class KLCurve:
     Args:
         measure: from a strength to the KL at it.
         start: first strength to try, positive.
+        unmoved: KL at a strength of 0, which is not 0 where other edits are in place already.
     """
 
-    def __init__(self, measure: Callable[[float], float], *, start: float = 1.0) -> None:
-        self._measure, self._start = measure, start
+    def __init__(self, measure: Callable[[float], float], *, start: float = 1.0, unmoved: float = 0.0) -> None:
+        self._measure, self._start, self._unmoved = measure, start, unmoved
         self.trials: list[MeasuredStrength] = []
 
     def at(self, budget: float, *, tolerance: float = TOLERANCE) -> MeasuredStrength:
         """Find the least strength at which the KL meets a budget.
 
         KL grows about as a power of the strength, so each trial is a secant step between logarithms. A bracket keeps
-        the steps from running away where it does not.
+        the steps from running away where it does not. Gates of later layers open or close as a strength changes, so
+        KL may jump over the budget: then the strength below the jump is taken.
 
         Args:
             budget: KL in nats a token, positive.
@@ -72,9 +76,11 @@ class KLCurve:
             near = min((low, high), key=lambda trial: abs(trial.kl - budget))
             if abs(near.kl - budget) <= tolerance * budget:
                 return near
+            if low.strength and high.strength <= (1 + _JUMP) * low.strength:
+                return low
             if n_trials == MAX_TRIALS:
                 break
-            strength = _next_strength(low, high, budget) if self.trials else self._start
+            strength = self._next(low, high, budget) if self.trials else self._start
             if strength > MAX_STRENGTH:
                 break
             self.trials.append(MeasuredStrength(strength, self._measure(strength)))
@@ -89,7 +95,12 @@ class KLCurve:
         above = [trial for trial in self.trials if trial.kl >= budget]
         high = min(above, default=MeasuredStrength(math.inf, math.inf))
         below = [trial for trial in self.trials if trial.kl < budget and trial.strength < high.strength]
-        return max(below, default=MeasuredStrength(0.0, 0.0)), high
+        return max(below, default=MeasuredStrength(0.0, self._unmoved)), high
+
+    def _next(self, low: MeasuredStrength, high: MeasuredStrength, budget: float) -> float:
+        """The next strength to try, by a power law for what the strength adds to the KL."""
+        added = [MeasuredStrength(trial.strength, trial.kl - self._unmoved) for trial in (low, high)]
+        return _next_strength(*added, budget - self._unmoved)
 
 
 def strength_at_kl(

@@ -268,7 +268,9 @@ class _Fit:
                 return self.measurements.number(measure, "KL", held_out, guarantee, moved)
 
             predicted = self._sample(held_out, steering, policy.seed + i).kl(solution.displacement)
-            at_budget = KLCurve(kl, start=(budget / predicted) ** 0.5 if predicted > 0 else 1.0).at(budget)
+            used = steps[-1].measured.kl if steps else 0.0
+            start = (max(budget - used, 0.0) / predicted) ** 0.5 if predicted > 0 else 0.0
+            at_budget = KLCurve(kl, start=start or 1.0, unmoved=used).at(budget)
             steps.append(_Step(_before(measured), ridge, coupling, solution, predicted, at_budget))
             parameters = parameters + at_budget.strength * solution.displacement
             steering = self._steering(parameters)

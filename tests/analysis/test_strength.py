@@ -45,6 +45,22 @@ def test_where_the_kl_falls_again_the_least_strength_is_taken():
     assert curve.at(0.5).strength == pytest.approx(0.5, rel=0.03)
 
 
+@pytest.mark.parametrize("budget", [0.06, 0.1, 1.0])
+@pytest.mark.parametrize("start", [0.1, 1.0, 20.0])
+@pytest.mark.parametrize("curve", [lambda c: 0.04 + 0.5 * c**2, lambda c: 0.04 - 0.02 * c + 0.03 * c**3])
+def test_strengths_beyond_other_edits_meet_the_budget(curve, start, budget):
+    result = KLCurve(curve, start=start, unmoved=0.04).at(budget)
+    assert result.kl == pytest.approx(budget, rel=0.03)
+
+
+@pytest.mark.parametrize("start", [0.1, 2.3, 50.0])
+def test_where_the_kl_jumps_over_the_budget_the_strength_below_is_taken(start):
+    curve = KLCurve(lambda c: 0.002 * c**2 if c < 2.309 else 0.002 * c**2 + 0.001, start=start)
+    result = curve.at(0.0111)
+    assert result.kl < 0.0111
+    assert result.strength == pytest.approx(2.309, rel=0.01)
+
+
 @pytest.mark.parametrize("curve", [lambda c: min(0.1 * c, 0.3), lambda c: 0.0])
 def test_a_budget_that_no_strength_meets_is_refused(curve):
     with pytest.raises(ConvergenceError, match="No strength gives a KL of 0.5"):

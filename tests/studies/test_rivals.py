@@ -59,3 +59,19 @@ def test_flagged_heads_move_to_their_threshold_and_others_stay(fold):
     assert float(after[flagged].abs().max()) < 0.01 * spread
     assert torch.equal(after[~flagged], before[~flagged])
     assert float(before[flagged].max()) > 0.1 * spread
+
+
+def test_strengths_of_radiant_are_factors_of_its_edits_that_meet_the_budget(model, facts):
+    # Enough validation groups for heads to be significant.
+    fold = Benchmark(model, replace(facts, contexts=None).head(140)).make_fold(0)
+    base, chosen = (steering_of(fold, name, "head") for name in ("RADIANT", "least KL, strengths of RADIANT"))
+    assert chosen.sites == base.sites
+    layer = chosen.layers[0]
+    moved, before = (one.displace(fold.caches[0].z[:50, layer], layer).displacement for one in (chosen, base))
+    # One factor for each head, whatever the activation.
+    factors = (moved * before).sum((0, 2)) / before.square().sum((0, 2))
+    torch.testing.assert_close(moved, factors[:, None] * before, rtol=1e-4, atol=1e-5)
+    first, second = chosen.meta["least_kl"]["steps"]
+    budget = chosen.meta["kl_budget"]
+    assert first["measured_kl"] == pytest.approx(budget / 2, rel=0.03)
+    assert second["measured_kl"] == pytest.approx(budget, rel=0.03)

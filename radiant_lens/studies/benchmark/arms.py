@@ -179,6 +179,12 @@ def _least_kl(family: str) -> SteeringArm:
     return SteeringArm(fit)
 
 
+def _least_kl_strengths(fold: Fold, gate: str) -> Steering:
+    # The second step takes its gradient where the edits of the first have closed or opened gates.
+    policy = LeastKLPolicy(family="strength", steps=2, seed=fold.seed)
+    return policy.fit(fold.model, fold.train, validation=fold.validation, base=_radiant(fold, gate))
+
+
 def _trained(fold: Fold, gate: str) -> Steering:
     return TrainedShiftPolicy(seed=fold.seed).fit(fold.model, fold.train, validation=fold.validation)
 
@@ -211,6 +217,7 @@ ARMS: dict[str, SteeringArm | TextArm | AnswerArm] = {
     "RADIANT": SteeringArm(_radiant),
     "least KL": _least_kl("constant"),
     "least KL, affine": _least_kl("affine"),
+    "least KL, strengths of RADIANT": SteeringArm(_least_kl_strengths),
     "trained shift": SteeringArm(_trained, ("none",)),
     "control: shuffled labels": SteeringArm(_shuffled, ("none",)),
     "control: random directions": SteeringArm(_random, ("none",)),
