@@ -99,8 +99,8 @@ class KLCurve:
 
     def _next(self, low: MeasuredStrength, high: MeasuredStrength, budget: float) -> float:
         """The next strength to try, by a power law for what the strength adds to the KL."""
-        added = [MeasuredStrength(trial.strength, trial.kl - self._unmoved) for trial in (low, high)]
-        return _next_strength(*added, budget - self._unmoved)
+        below, above = (MeasuredStrength(trial.strength, trial.kl - self._unmoved) for trial in (low, high))
+        return _next_strength(below, above, budget - self._unmoved)
 
 
 def strength_at_kl(
