@@ -94,6 +94,8 @@ def test_the_judges_of_truthfulqa_by_name(run, own_data, monkeypatch):
     assert json.loads(out)["metrics"]["incorrect"]["value"] == 1
 
 
+# `.ci/run` runs the command itself, as README has it.
+@pytest.mark.slow
 def test_the_demo(run, tmp_path, monkeypatch):
     shown: list[Any] = []
 

@@ -20,6 +20,12 @@ UNWANTED = (
 )
 
 each = pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
+# These take most of the time of all.
+LONG = ("03_steer_and_certify", "04_ablation_study", "07_cost_and_gain")
+each_in_its_time = pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in notebooks()],
+)
 
 
 def read(path: Path):
@@ -30,7 +36,7 @@ def test_there_are_seven():
     assert [path.stem[:2] for path in notebooks()] == ["01", "02", "03", "04", "05", "06", "07"]
 
 
-@each
+@each_in_its_time
 def test_it_runs_and_its_solutions_solve_its_exercises(path, tmp_path, record_property):
     notebook = solved(read(path))
     # Meant to be under 60; what it is depends on the machine, so it is told (`--junit-xml`) and not tested.
