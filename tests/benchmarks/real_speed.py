@@ -3,8 +3,8 @@
 On one thread, in processor seconds, each beside its reference in turns; medians of the ratios, with 95% intervals:
 collecting against bare passes over the same batches; generation at batch 8 with gated edits of one layer and of all
 heads; scoring with a steering; effects of all heads against a bare forward and backward pass over the same batches.
-Then, once, detectors and a policy of all heads on as many examples as half of TruthfulQA gives (`--examples`), and, with
-`--least-kl`, the fit of least KL on four fifths of one half of the data, as the benchmark splits them.
+Then, once, detectors and a policy of all heads on as many examples as half of TruthfulQA gives (`--examples`), and,
+with `--least-kl`, the fit of least KL on four fifths of one half of the data, as the benchmark splits them.
 """
 
 from __future__ import annotations
