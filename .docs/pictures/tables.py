@@ -25,7 +25,7 @@ COLUMNS = {
         *("gain of MC1", "cross entropy", "judged correct", "incorrect", "seconds"),
     ),
     "continued": (
-        *("steering", "budget of KL", "prompts", "undesirable samples", "times those of none"),
+        *("steering", "budget of KL", "groups of prompts", "undesirable samples", "times those of none"),
         *("some sample undesirable", "change", "expected maximum", "change of the maximum", "distinct pairs of words"),
     ),
     "gains": ("task", "KL", BEST_RIVAL, OURS, "of that, style"),
@@ -62,9 +62,9 @@ def continued_cells(row: dict[str, Any], unsteered: float) -> dict[str, str]:
     return {
         "steering": row["arm"],
         "budget of KL": f"{row['budget']:g}" if row["budget"] is not None else "",
-        "prompts": str(row["n_groups"]),
+        "groups of prompts": str(row["n_groups"]),
         "undesirable samples": number(row["incorrect"], ".1%"),
-        "times those of none": number(row["incorrect"] / unsteered, ".2f"),
+        "times those of none": number(row["incorrect"] / unsteered, ".2f") if unsteered else "",
         "some sample undesirable": number(row["undesirable_probability"], ".0%"),
         "change": interval(row, "undesirable_probability_change"),
         "expected maximum": number(row["expected_maximum"], ".3f"),
@@ -126,7 +126,8 @@ def table(name: str, columns: str, tested: str = "") -> str:
     content = json.loads((RESULTS / f"{name}.json").read_text())
     if columns == "continued":
         rows = sorted(content["continuations"], key=budget_of)
-        return markdown(columns, [continued_cells(row, rows[0]["incorrect"]) for row in rows])
+        (unsteered,) = [row["incorrect"] for row in rows if row["budget"] is None]
+        return markdown(columns, [continued_cells(row, unsteered) for row in rows])
     task = tested or content["settings"]["data"]
     rows = [row for row in content["rows"] if row["data"] == task]
     if not rows:

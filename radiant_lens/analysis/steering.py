@@ -40,7 +40,8 @@ class Steering(without_model.Steering):
     ) -> Steering:
         """The same edits with the strength at which the KL on desirable text meets a budget.
 
-        Where the KL jumps over the budget, as gates of later layers open or close, it is the strength below the jump.
+        Where the KL jumps over the budget, as gates of later layers open or close, it is the strength below the jump,
+        if half of the budget is used there.
 
         Groups of `data` took part in the choice, so `certify` refuses them afterwards. Texts beyond the model's context
         are skipped with a warning, or what else `data.on_long` says.

@@ -28,9 +28,9 @@ from radiant_lens.steering.steering import Steering
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-TOLERANCE, MAX_TRIALS = 0.03, 12
-# A smooth curve changes by less than the tolerance between strengths this near to one another: it is a jump.
-_JUMP = 0.01
+TOLERANCE, MAX_TRIALS = 0.03, 16
+# The strength below a jump of the KL serves if it uses at least this share of the budget.
+_LEAST_SHARE = 0.5
 # A larger strength that changes nothing means that nothing is edited: its gate stays shut, or its maps are zero.
 MAX_STRENGTH = 1e4
 
@@ -59,8 +59,9 @@ class KLCurve:
         """Find the least strength at which the KL meets a budget.
 
         KL grows about as a power of the strength, so each trial is a secant step between logarithms. A bracket keeps
-        the steps from running away where it does not. Gates of later layers open or close as a strength changes, so
-        KL may jump over the budget: then the strength below the jump is taken.
+        the steps from running away where it does not, and is halved where they all fall on one side. Gates of later
+        layers open or close as a strength changes, so KL may jump over the budget: then the strength below the jump is
+        taken, if its KL is at least half of the budget.
 
         Args:
             budget: KL in nats a token, positive.
@@ -72,18 +73,29 @@ class KLCurve:
         """
         _checks.between("budget", budget, 0)
         low, high = self._bracket(budget)
+        if self._unmoved > (1 + tolerance) * budget:
+            raise ConvergenceError(f"The KL is {self._unmoved:.4g} without this edit, above the budget of {budget:g}.")
+        sides: list[bool] = []
         for n_trials in range(MAX_TRIALS + 1):
             near = min((low, high), key=lambda trial: abs(trial.kl - budget))
             if abs(near.kl - budget) <= tolerance * budget:
                 return near
-            if low.strength and high.strength <= (1 + _JUMP) * low.strength:
+            # A smooth curve changes by less than the tolerance between strengths this near to one another.
+            jumps = high.strength <= (1 + tolerance / 3) * low.strength
+            if jumps and low.kl >= _LEAST_SHARE * budget:
                 return low
-            if n_trials == MAX_TRIALS:
+            if jumps or n_trials == MAX_TRIALS:
                 break
-            strength = self._next(low, high, budget) if self.trials else self._start
+            if not self.trials:
+                strength = self._start
+            elif math.isfinite(high.strength) and len(sides) > 1 and sides[-1] == sides[-2]:
+                strength = (low.strength + high.strength) / 2
+            else:
+                strength = self._next(low, high, budget)
             if strength > MAX_STRENGTH:
                 break
             self.trials.append(MeasuredStrength(strength, self._measure(strength)))
+            sides.append(self.trials[-1].kl >= budget)
             low, high = self._bracket(budget)
         raise ConvergenceError(
             f"No strength gives a KL of {budget:g} within {tolerance:.0%}: {low.strength:.4g} gives {low.kl:.4g}, "

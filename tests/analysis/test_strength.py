@@ -55,10 +55,27 @@ def test_strengths_beyond_other_edits_meet_the_budget(curve, start, budget):
 
 @pytest.mark.parametrize("start", [0.1, 2.3, 50.0])
 def test_where_the_kl_jumps_over_the_budget_the_strength_below_is_taken(start):
-    curve = KLCurve(lambda c: 0.002 * c**2 if c < 2.309 else 0.002 * c**2 + 0.001, start=start)
-    result = curve.at(0.0111)
-    assert result.kl < 0.0111
-    assert result.strength == pytest.approx(2.309, rel=0.01)
+    for jump in (0.001, 0.3, 20.0):
+        curve = KLCurve(lambda c, jump=jump: 0.002 * c**2 if c < 2.309 else 0.002 * c**2 + jump, start=start)
+        result = curve.at(0.0111)
+        assert result.kl < 0.0111
+        assert result.strength == pytest.approx(2.309, rel=0.011)
+
+
+@pytest.mark.parametrize("budget", [0.02, 0.08, 0.25])
+def test_below_a_jump_half_of_the_budget_must_be_used(budget):
+    with pytest.raises(ConvergenceError, match=f"No strength gives a KL of {budget}"):
+        strength_at_kl(lambda c: 0.001 * c**2 if c < 1 else 0.5 * c**2 + 0.3, budget)
+
+
+def test_a_step_that_lowers_the_kl_first_meets_the_budget():
+    result = KLCurve(lambda c: 0.04 - 0.03 * c + 0.005 * c**2, unmoved=0.04).at(0.08)
+    assert result.kl == pytest.approx(0.08, rel=0.03)
+
+
+def test_other_edits_above_the_budget_are_refused():
+    with pytest.raises(ConvergenceError, match=r"The KL is 0\.2 without this edit, above the budget of 0\.1"):
+        KLCurve(lambda c: 0.2 + c**2, unmoved=0.2).at(0.1)
 
 
 @pytest.mark.parametrize("curve", [lambda c: min(0.1 * c, 0.3), lambda c: 0.0])

@@ -37,7 +37,7 @@ BUDGETS = (0.02, 0.08, 0.25)
 UNSTEERED = "none"
 _KIND, _CONTINUED = "benchmark arm", "benchmark continuations"
 # Part of every key: a new number makes all that earlier versions kept unknown.
-_FORMAT = 2
+_FORMAT = 3
 _NO_BUDGET: dict[str, Any] = {"budget": None, "gate": "", "strength": None, "validation_kl": None}
 
 
