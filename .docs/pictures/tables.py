@@ -84,8 +84,10 @@ def gains(names: list[str]) -> list[dict[str, str]]:
             rival = max(RIVALS, key=lambda arm: rows[arm]["gain"]["value"])
             words = {name: short(rows[arm]["gain"]) for name, arm in ((BEST_RIVAL, rival), (OURS, OURS))}
             first = OURS if rows[OURS]["gain"]["value"] >= rows[rival]["gain"]["value"] else BEST_RIVAL
-            words[first] = f"**{words[first]}**"
-            task = f"{MODELS[settings['model']]}, {settings['data']}"
+            if max(rows[arm]["gain"]["value"] for arm in (rival, OURS)) > 0:
+                words[first] = f"**{words[first]}**"
+            half = ", one half" if len(settings["folds"]) == 1 else ""
+            task = f"{MODELS[settings['model']]}, {settings['data']}{half}"
             lines.append({"task": task, "KL": f"{budget:g}", **words, "of that, style": short(rows[OURS]["style"])})
     return lines
 

@@ -47,11 +47,16 @@ def test_the_first_gain_is_marked_whosever_it_is(tables, tmp_path, monkeypatch):
     gains = {"ITI": 0.3, "mean shift": 0.1, "least KL, affine": 0.2}
     intervals = {arm: {"value": gain, "low": 0.0, "high": 1.0} for arm, gain in gains.items()}
     rows = [{"data": "d", "arm": arm, "budget": 0.1, "gain": i, "style": i} for arm, i in intervals.items()]
-    settings = {"data": "d", "budgets": [0.1], "model": "gemma-3-270m"}
+    settings = {"data": "d", "budgets": [0.1], "model": "gemma-3-270m", "folds": [0]}
     (tmp_path / "made-up.json").write_text(json.dumps({"rows": rows, "settings": settings}))
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     (line,) = tables.gains(["made-up"])
+    assert line["task"] == "gemma-3, d, one half"
     assert [line[tables.BEST_RIVAL], line[tables.OURS]] == ["**+.300 [.000, 1.000]**", "+.200 [.000, 1.000]"]
+    for interval in intervals.values():
+        interval["value"] -= 1
+    (tmp_path / "made-up.json").write_text(json.dumps({"rows": rows, "settings": settings}))
+    assert "**" not in str(tables.gains(["made-up"]))
 
 
 def test_gains_of_several_files_are_a_line_for_each_budget(tables):
