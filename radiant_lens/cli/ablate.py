@@ -27,9 +27,14 @@ def ablate(
     model: Annotated[str | None, typer.Option(help="Default the study's own, else 'tiny'.")] = None,
     data: Annotated[str | None, typer.Option(help="Default the study's own, else 'tiny-facts'.")] = None,
     test_data: Annotated[str | None, typer.Option(help="Of a paper:TABLE: the file to test on.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Of a paper:TABLE, in place of its own, such as 'overlap', which is offline.")
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="Such as 0,1,2; default the file's, else 0.")] = None,
     samples: Annotated[int | None, typer.Option(help="Answers to each prompt; default the file's, else 3.")] = None,
-    groups: Annotated[int | None, typer.Option(help="Only the first groups of the data, for a quick look.")] = None,
+    groups: Annotated[
+        int | None, typer.Option(help="For a quick look: the first groups of the data; of a paper:TABLE drawn ones.")
+    ] = None,
     controls: Annotated[str | None, typer.Option(help="'reference' (of the first arm) or 'all'.")] = None,
     kind: Annotated[str, typer.Option(help="Of the knock-out: 'zero', 'mean' or 'resample'.")] = "mean",
     metric: Annotated[str, typer.Option(help="Of the knock-out: 'log_odds' or a metric of `evaluate`.")] = "log_odds",
@@ -47,18 +52,24 @@ def ablate(
     """
     from radiant_lens import _checks, studies
     from radiant_lens.errors import InvalidArgumentError
+    from radiant_lens.evaluation import get_judge
 
     if list_studies:
         _list_studies(as_json)
         return
     if (study is None) == (not vary):
         raise InvalidArgumentError("Name a study (see --list), or give at least one --vary, but not both.")
+    is_paper = study is not None and study.startswith("paper:")
+    without = {"--controls": controls, "--out": out} if is_paper else {"--test-data": test_data, "--judge": judge}
+    for name, value in without.items():
+        if value is not None:
+            raise InvalidArgumentError(f"`{name}` is {'not ' * is_paper}for a paper:TABLE; got {str(value)!r}.")
     # A study loads its models by name, unless their settings differ from the default ones.
     source: Any = model if loading == o.Loading() else loading.load(model or "tiny")
     # So do data, unless they are read in a way of their own.
     dataset: str | Dataset | None = data
     if reading != o.Reading():
-        if study is not None and study.startswith("paper:"):
+        if is_paper:
             raise InvalidArgumentError(
                 "The paper's tables read their data in the published format: leave out its options."
             )
@@ -66,8 +77,11 @@ def ablate(
     if study in ("knock-out", "detecting"):
         _one_by_one(study, source or "tiny", dataset or "tiny-facts", seeds, kind, metric, as_json)
         return
-    if study is not None and study.startswith("paper:"):
-        _paper(study.removeprefix("paper:"), source, data, test_data, seeds, samples, as_json)
+    if study is not None and is_paper:
+        judges = None if judge is None else get_judge(judge, device=loading.device)
+        changes = {"n_groups": groups, "n_samples": samples, "judge": judges}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        _paper(study.removeprefix("paper:"), source, data, test_data, seeds, as_json, changes)
         return
     options: dict[str, Any] = {"n_samples": samples, "n_groups": groups, "controls": controls, "out": out}
     options |= {"model": source, "data": dataset, "seeds": None if seeds is None else o.numbers("seeds", seeds)}
@@ -119,15 +133,15 @@ def _paper(
     data: str | None,
     test_data: str | None,
     seeds: str | None,
-    samples: int | None,
     as_json: bool,
+    changes: dict[str, Any],
 ) -> None:
+    """Run a table of the paper; `changes` are further arguments of its `run`."""
     from radiant_lens import _checks, studies
 
     _checks.known("table of the paper", name, studies.PAPER_TABLES, hint="See --list.")
-    options = {} if samples is None else {"n_samples": samples}
     chosen = o.numbers("seeds", seeds) if seeds else (0,)
-    result = studies.PAPER_TABLES[name].run(model, data, test_data, seeds=chosen, progress=shows(as_json), **options)
+    result = studies.PAPER_TABLES[name].run(model, data, test_data, seeds=chosen, progress=shows(as_json), **changes)
     rows = {"choices": result.choices.to_dict("records"), "rows": result.comparison.to_dataframe().to_dict("records")}
     emit(rows, as_json=as_json, shown=[result.choices.to_string(), result.to_markdown()])
 

@@ -67,7 +67,8 @@ class PaperProtocol:
         fnr_weight: weight of a miss; the scripts use 1 and 1.5 for TruthfulQA and 2.5 for toxicity.
         n_layers: None (the paper) edits one layer; numbers such as `(1, 2, 3)` compare so many best-ranked layers
             edited together, a variant that is not the paper's.
-        product: the two metrics whose product decides; "not other" stands for 1 - other.
+        product: the two metrics whose product decides; "not other" stands for 1 - other. Where the judge says nothing
+            of "informative", the share that is "not other" takes its place.
         n_folds: folds of the groups, at least 2.
         validation: share of the development folds, in (0, 1).
         iti_heads, iti_alpha: of the baseline.
@@ -140,6 +141,7 @@ class PaperTable:
         data: str | Path | None = None,
         test_data: str | Path | None = None,
         *,
+        n_groups: int | None = None,
         seeds: Sequence[int] = (0,),
         progress: bool = False,
         **options: Any,
@@ -149,15 +151,19 @@ class PaperTable:
         Args:
             model: in place of the table's own, anything that `load_model` takes.
             data, test_data: local files in the published format, in place of the Hub.
+            n_groups: of each, drawn at random, for a quick look; None for all.
             seeds, progress: as for `run_protocol`.
             options: of `evaluate`, in place of the table's.
         """
-        other = None if self.test_data is None else load_dataset(self.test_data, path=test_data)
+
+        def drawn(dataset: Dataset) -> Dataset:
+            return dataset if n_groups is None else dataset.sample(n_groups)
+
         return run_protocol(
             load_model(self.model if model is None else model),
-            load_dataset(self.data, path=data),
+            drawn(load_dataset(self.data, path=data)),
             self.protocol,
-            test_data=other,
+            test_data=None if self.test_data is None else drawn(load_dataset(self.test_data, path=test_data)),
             seeds=seeds,
             progress=progress,
             **{**self.options, **options},
@@ -325,7 +331,7 @@ def _choose(
             # A candidate that edits nothing competes as the unsteered model; its `layers` are empty in the choices.
             steering = None
         evaluation = evaluate(experiment.model, validation, steering, **options)
-        one, other = (_metric(evaluation, name) for name in protocol.product)
+        one, other = (_factor(evaluation, name) for name in protocol.product)
         layers = list(steering.layers) if steering else []
         rows.append({"n_layers": policy.n_layers, "layers": layers, "product": one * other})
         steerings.append(steering)
@@ -334,7 +340,10 @@ def _choose(
     return steerings[best], [{**row, "chosen": i == best} for i, row in enumerate(rows)]
 
 
-def _metric(evaluation: Evaluation, name: str) -> float:
+def _factor(evaluation: Evaluation, name: str) -> float:
+    """A metric of the product, by its name in the protocol."""
+    if name == "informative" and name not in evaluation.metrics:
+        name = "not other"
     plain = name.removeprefix("not ")
     _checks.known("metric", plain, evaluation.metrics)
     # Only shares and probabilities are in the products, so that "not" is 1 - share.

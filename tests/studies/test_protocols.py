@@ -187,3 +187,24 @@ def test_an_unknown_metric_of_the_product_is_refused(random_model, truthfulqa):
     protocol = PaperProtocol(margin=2.0, n_layers=(1,), product=("correct", "informativ"))
     with pytest.raises(UnknownNameError, match="'informativ' is not a known metric"):
         studies.run_protocol(random_model, truthfulqa, protocol, max_new_tokens=2)
+
+
+def test_a_judge_that_says_nothing_of_informativeness_chooses_by_other(random_model, truthfulqa_file, monkeypatch):
+    table = PAPER_TABLES["truthfulqa-llama-7b"]
+    small = replace(table, protocol=replace(table.protocol, n_layers=(1,), margin=2.0, iti_heads=4, iti_alpha=2.0))
+    assert small.protocol.product == ("correct", "informative")
+    chosen_on = []
+    evaluate = studies.protocols.evaluate
+
+    def recorded(*arguments, **options):
+        chosen_on.append(evaluate(*arguments, **options))
+        return chosen_on[-1]
+
+    monkeypatch.setattr("radiant_lens.studies.protocols.evaluate", recorded)
+    result = small.run(random_model, truthfulqa_file, n_groups=20, judge="overlap", max_new_tokens=4)
+    # In each fold one candidate is judged on validation, then three methods on the other fold.
+    metrics = [chosen_on[i].metrics for i in (0, 4)]
+    products = [m["correct"].value * (1 - m["other"].value) for m in metrics]
+    assert result.choices["product"].tolist() == pytest.approx(products)
+    tested = result.comparison.evaluations["RADIANT"].prompts
+    assert len({p.group for p in tested}) == 20
