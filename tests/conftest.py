@@ -38,7 +38,12 @@ from radiant_lens.tiny.train import TrainingConfig, make_model, make_tokenizer
 _LONG = ("test_tutorials.py", "test_code_blocks.py", "test_distributed.py", "test_faults.py", "test_processes.py")
 
 
-def pytest_collection_modifyitems(items):
+_COLLECTED = pytest.StashKey[list[str]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    config.stash[_COLLECTED] = [item.nodeid for item in items]
     items.sort(key=lambda item: item.path.name not in _LONG)
 
 
@@ -57,6 +62,12 @@ def model():
     with torch.no_grad():
         bridge(torch.tensor([[7, 8]]))
     return bridge
+
+
+@pytest.fixture(scope="session")
+def every_test(pytestconfig) -> list[str]:
+    """Names of all tests that were collected, the slow ones among them."""
+    return pytestconfig.stash[_COLLECTED]
 
 
 @pytest.fixture(scope="session")

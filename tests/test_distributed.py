@@ -95,6 +95,7 @@ def test_the_death_of_another_rank_is_one_sentence(monkeypatch):
 # Two processes on one machine
 
 
+@pytest.mark.slow
 def test_a_killed_rank_fails_collect_and_a_rerun_computes_no_shard_twice(model, data, tmp_path, launch):
     command = ("collect", "--data", data, "--max-tokens", 400, "--store", tmp_path / "store", "--json")
     failed = launch(*command, how="die")
@@ -134,6 +135,7 @@ def study(data: Path) -> Study:
     return Study("grid", grid(policy="iti", alpha=[1.0, 2.0]), data=data, n_samples=1)
 
 
+@pytest.mark.slow
 def test_a_killed_rank_fails_a_study_and_a_rerun_computes_no_cell_twice(data, tmp_path, launch):
     command = ("ablate", "--vary", "policy=iti", "--vary", "alpha=1.0,2.0", "--data", data, "--samples", 1)
     command = (*command, "--out", tmp_path / "study", "--json")
@@ -152,6 +154,7 @@ def test_a_killed_rank_fails_a_study_and_a_rerun_computes_no_cell_twice(data, tm
     pd.testing.assert_frame_equal(rows, expected.to_dataframe(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_accelerate_launches_as_well(model, data, tmp_path, launch):
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]

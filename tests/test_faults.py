@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+# Hundreds of processes, each killed at another step.
+pytestmark = pytest.mark.slow
+
 JOBS = ["cache", "steering", "evaluation", "page"]
 
 

@@ -16,6 +16,8 @@ import pytest
 PAGES = Path(__file__).parents[2] / ".docs" / "pages"
 FENCE = re.compile(r"^```(python|sh)(.*)\n((?:.*\n)*?)```$", re.M)
 FIRST = "quickstart.md"
+# Pages whose blocks take a minute each.
+LONG = ("least-kl", "certificates")
 
 
 class Block(NamedTuple):
@@ -74,7 +76,10 @@ def session(tmp_path_factory) -> Session:
     return Session(folder, names, printed.getvalue())
 
 
-@pytest.mark.parametrize("path", every_page()[1:], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (p.stem in LONG)) for p in every_page()[1:]],
+)
 def test_every_block_runs(path, session, monkeypatch, command_line):
     monkeypatch.chdir(session.folder)
     names = dict(session.names)

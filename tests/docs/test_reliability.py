@@ -28,14 +28,14 @@ def printed() -> dict[str, int]:
     return {name: int(n) for name, n in re.findall(r"^\| ([^|]+?) \| (\d+) \|", PAGE.read_text(), re.MULTILINE)}
 
 
-def test_counts_are_those_of_the_suite(request):
-    names = [item.nodeid for item in request.session.items]
+def test_counts_are_those_of_the_suite(every_test):
+    names = [name for name in every_test if "tests/" in name]
     # Every folder of tests has been collected.
     parts = {path.relative_to(TESTS).parts[0] for path in TESTS.rglob("test_*.py")} - {"benchmarks"}
     if not all(any(f"tests/{part}" in name for name in names) for part in parts):
         pytest.skip("the counts are those of the whole suite")
     found = {row: sum(any(f"tests/{p}" in name for p in places) for name in names) for row, places in PLACES.items()}
-    functions = [name.split("::")[1].split("[")[0] for name in names if "tests/" in name]
+    functions = [name.split("::")[1].split("[")[0] for name in names]
     found["Kills and interruptions"] = sum(bool(KILLS.search(function)) for function in functions)
     table = printed()
     assert set(table) >= set(found)

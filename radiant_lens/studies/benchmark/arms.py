@@ -185,8 +185,12 @@ def _least_kl_strengths(fold: Fold, gate: str) -> Steering:
     return policy.fit(fold.model, fold.train, validation=fold.validation, base=_radiant(fold, gate))
 
 
-def _trained(fold: Fold, gate: str) -> Steering:
-    return TrainedShiftPolicy(seed=fold.seed).fit(fold.model, fold.train, validation=fold.validation)
+def _trained(family: str, epochs: int) -> SteeringArm:
+    def fit(fold: Fold, gate: str) -> Steering:
+        policy = TrainedShiftPolicy(family=family, epochs=epochs, seed=fold.seed)
+        return policy.fit(fold.model, fold.train, validation=fold.validation)
+
+    return SteeringArm(fit, ("none",))
 
 
 def _shuffled(fold: Fold, gate: str) -> Steering:
@@ -218,9 +222,10 @@ ARMS: dict[str, SteeringArm | TextArm | AnswerArm] = {
     "least KL": _least_kl("constant"),
     "least KL, affine": _least_kl("affine"),
     "least KL, strengths of RADIANT": SteeringArm(_least_kl_strengths),
-    "trained shift": SteeringArm(_trained, ("none",)),
+    "trained shift": _trained("constant", 2),
+    "trained affine, 12 passes": _trained("affine", 12),
     "control: shuffled labels": SteeringArm(_shuffled, ("none",)),
     "control: random directions": SteeringArm(_random, ("none",)),
     "control: answers alone": AnswerArm(score_answers_alone),
 }
-"""Arms by name. The last three are controls; the trained shift is a ceiling, not a rival."""
+"""Arms by name. The last three are controls; the trained ones before them are ceilings, not rivals."""

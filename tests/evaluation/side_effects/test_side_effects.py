@@ -85,10 +85,17 @@ def test_a_strong_steering_is_seen_and_none_is_not(model, nothing, result):
     assert "accuracy" not in same.metrics
 
 
-def test_values_do_not_depend_on_the_batches(model, strong, questions, result):
-    alone = side_effects(model, strong, benchmark=questions, max_new_tokens=20, max_tokens=1)
-    assert alone.answers.equals(result.answers)
-    for name, effect in result.metrics.items():
+def test_values_do_not_depend_on_the_batches(model, strong, questions):
+    texts = [s.text for s in world_statements()[:20]]
+    requests = rl.Dataset("few", (), tuple(world_requests()[:12]), stop=(".",))
+    together, alone = (
+        side_effects(
+            model, strong, texts, requests=requests, benchmark=questions.head(12), max_new_tokens=20, max_tokens=n
+        )
+        for n in (None, 1)
+    )
+    assert alone.answers.equals(together.answers)
+    for name, effect in together.metrics.items():
         for mine, other in zip(effect[:3], alone.metrics[name][:3]):
             assert mine == pytest.approx(other, abs=1e-5), name
 
