@@ -78,10 +78,12 @@ def ablate(
         _one_by_one(study, source or "tiny", dataset or "tiny-facts", seeds, kind, metric, as_json)
         return
     if study is not None and is_paper:
-        judges = None if judge is None else get_judge(judge, device=loading.device)
-        changes = {"n_groups": groups, "n_samples": samples, "judge": judges}
+        changes: dict[str, Any] = {"n_groups": groups, "n_samples": samples}
         changes = {name: value for name, value in changes.items() if value is not None}
-        _paper(study.removeprefix("paper:"), source, data, test_data, seeds, as_json, changes)
+        if judge is not None:
+            changes["judge"] = get_judge(judge, device=loading.device)
+        settings = {"model": model, "data": data, "test_data": test_data, "judge": judge, "groups": groups}
+        _paper(study.removeprefix("paper:"), source, settings, seeds, as_json, changes)
         return
     options: dict[str, Any] = {"n_samples": samples, "n_groups": groups, "controls": controls, "out": out}
     options |= {"model": source, "data": dataset, "seeds": None if seeds is None else o.numbers("seeds", seeds)}
@@ -130,20 +132,27 @@ def _texts(result: Any) -> list[str]:
 def _paper(
     name: str,
     model: Any,
-    data: str | None,
-    test_data: str | None,
+    settings: dict[str, Any],
     seeds: str | None,
     as_json: bool,
     changes: dict[str, Any],
 ) -> None:
-    """Run a table of the paper; `changes` are further arguments of its `run`."""
+    """Run a table of the paper; `settings` are printed with it, `changes` are further arguments of its `run`."""
     from radiant_lens import _checks, studies
+    from radiant_lens.cli.doctor import versions
 
     _checks.known("table of the paper", name, studies.PAPER_TABLES, hint="See --list.")
     chosen = o.numbers("seeds", seeds) if seeds else (0,)
-    result = studies.PAPER_TABLES[name].run(model, data, test_data, seeds=chosen, progress=shows(as_json), **changes)
-    rows = {"choices": result.choices.to_dict("records"), "rows": result.comparison.to_dataframe().to_dict("records")}
-    emit(rows, as_json=as_json, shown=[result.choices.to_string(), result.to_markdown()])
+    files = settings["data"], settings["test_data"]
+    result = studies.PAPER_TABLES[name].run(model, *files, seeds=chosen, progress=shows(as_json), **changes)
+    answer = {
+        "choices": result.choices.to_dict("records"),
+        "rows": result.comparison.to_dataframe().to_dict("records"),
+        "pooled": result.comparison.pooled().to_dict("records"),
+        "settings": {"table": name, "seeds": list(chosen), **settings},
+        "versions": versions(),
+    }
+    emit(answer, as_json=as_json, shown=[result.choices.to_string(), result.to_markdown()])
 
 
 def _one_by_one(

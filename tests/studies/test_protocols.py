@@ -208,3 +208,19 @@ def test_a_judge_that_says_nothing_of_informativeness_chooses_by_other(random_mo
     assert result.choices["product"].tolist() == pytest.approx(products)
     tested = result.comparison.evaluations["RADIANT"].prompts
     assert len({p.group for p in tested}) == 20
+
+
+def test_a_table_by_its_command(command_line, foreign_folder, truthfulqa_file, monkeypatch):
+    table = PAPER_TABLES["truthfulqa-llama-7b"]
+    small = replace(table, protocol=replace(table.protocol, margin=2.0, iti_heads=4, iti_alpha=2.0))
+    monkeypatch.setitem(PAPER_TABLES, "truthfulqa-llama-7b", small)
+    options = ["--model", foreign_folder, "--data", truthfulqa_file, "--judge", "overlap", "--groups", 20]
+    status, out, err = command_line("ablate", "paper:truthfulqa-llama-7b", *options, "--json")
+    assert status == 0, err
+    printed = json.loads(out)
+    assert {row["row"] for row in printed["pooled"]} == {"no steering", "ITI", "RADIANT"}
+    assert {"mc1", "mc2", "correct", "other", "kl"} <= {row["metric"] for row in printed["pooled"]}
+    assert len(printed["choices"]) == 4
+    assert printed["settings"]["table"] == "truthfulqa-llama-7b"
+    assert printed["settings"]["judge"] == "overlap"
+    assert "torch" in printed["versions"]
