@@ -1,9 +1,10 @@
-"""The tables of results, from what `radiant-lens bench ... --json` printed.
+"""The tables of results, from what `radiant-lens bench ... --json` and `radiant-lens ablate paper:... --json` printed.
 
 python .docs/pictures/tables.py    write every table between `<!-- table: NAME COLUMNS -->` and `<!-- /table -->`
 
 NAME is a file of .docs/results, COLUMNS one of `COLUMNS`; a third word is the task on which steerings were tested.
-COLUMNS "gains" is one line for each budget of several files, whose names have commas between them.
+COLUMNS "gains" is one line for each budget of several files, whose names have commas between them; "paper" is a table of
+the paper.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ COLUMNS = {
     "continued": (
         *("steering", "budget of KL", "groups of prompts", "undesirable samples", "times those of none"),
         *("some sample undesirable", "change", "expected maximum", "change of the maximum", "distinct pairs of words"),
+    ),
+    "paper": (
+        *("steering", "MC1", "gain of MC1", "MC2", "gain of MC2", "judged correct", "informative", "True*Info"),
+        *("KL", "layers, by fold"),
     ),
     "gains": ("task", "KL", BEST_RIVAL, OURS, "of that, style"),
     "transfer": ("steering", "budget of KL", "KL, tested", "MC1", "MC2", "gain of MC2", "style", "beyond style"),
@@ -71,6 +76,37 @@ def continued_cells(row: dict[str, Any], unsteered: float) -> dict[str, str]:
         "change of the maximum": interval(row, "expected_maximum_change"),
         "distinct pairs of words": number(row["dist_2"], ".3f"),
     }
+
+
+def paper_rows(content: dict[str, Any]) -> list[dict[str, str]]:
+    """A table of the paper in words; an answer is informative where the judge finds it correct or incorrect."""
+    methods = list(dict.fromkeys(row["row"] for row in content["pooled"]))
+    layers = " / ".join(str(c["layers"]).strip("[]") or "none" for c in content["choices"] if c["chosen"])
+    lines = []
+    for method in methods:
+        of = {row["metric"]: row for row in content["pooled"] if row["row"] == method}
+        informative = 1 - of["other"]["value"]
+        changes = {name: {"arm": method, "change": _difference(of[name])} for name in ("mc1", "mc2")}
+        steered = method != "no steering"
+        lines.append(
+            {
+                "steering": method,
+                "MC1": number(of["mc1"]["value"], ".3f"),
+                "gain of MC1": interval(changes["mc1"], "change") if steered else "",
+                "MC2": number(of["mc2"]["value"], ".3f"),
+                "gain of MC2": interval(changes["mc2"], "change") if steered else "",
+                "judged correct": number(of["correct"]["value"], ".1%"),
+                "informative": number(informative, ".1%"),
+                "True*Info": number(of["correct"]["value"] * informative, ".1%"),
+                "KL": number(of["kl"]["value"], ".3f") if steered else "",
+                "layers, by fold": layers if method == "RADIANT" else "",
+            }
+        )
+    return lines
+
+
+def _difference(row: dict[str, float]) -> dict[str, float]:
+    return {"value": row["difference"], "low": row["difference_low"], "high": row["difference_high"]}
 
 
 def gains(names: list[str]) -> list[dict[str, str]]:
@@ -126,6 +162,8 @@ def table(name: str, columns: str, tested: str = "") -> str:
     if columns == "gains":
         return markdown(columns, gains(name.split(",")))
     content = json.loads((RESULTS / f"{name}.json").read_text())
+    if columns == "paper":
+        return markdown(columns, paper_rows(content))
     if columns == "continued":
         rows = sorted(content["continuations"], key=budget_of)
         (unsteered,) = [row["incorrect"] for row in rows if row["budget"] is None]

@@ -53,6 +53,14 @@ class Drawing:
         return torch.zeros_like(cumulative).scatter_(-1, token, 1.0)
 
 
+def keep_last_position(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Forward pre-hook of the unembedding: the next token follows from the last position alone.
+
+    The logits of a prompt's other positions would take most of its pass where the vocabulary is large.
+    """
+    return args[0][:, -1:], *args[1:]
+
+
 class _Watch:
     """Forward hook of a model that records whether the logits of every next token were numbers."""
 
@@ -177,6 +185,7 @@ def generate_tokens(
     watch = _Watch()
     with ExitStack() as handles:
         handles.enter_context(torch.no_grad())
+        handles.callback(model.unembed.register_forward_pre_hook(keep_last_position).remove)
         handles.callback(model.register_forward_hook(watch).remove)
         # Last, so that it replaces the logits only after they have been looked at.
         if temperature > 0:

@@ -176,3 +176,14 @@ def test_double_precision_raises_an_error_for_padded_rows():
     assert generate_answers(double, ["Q : what", "A : what"], max_new_tokens=2)
     with pytest.raises(RadiantError, match="float64 has none for padded rows"):
         generate_answers(double, ["Q : what", "Q : what is the capital of"], max_new_tokens=2)
+
+
+def test_logits_of_the_prompt_are_computed_at_its_last_position_alone(model, experiment):
+    read = []
+    handle = model.unembed.register_forward_hook(lambda module, args, logits: read.append(logits.shape[1]))
+    try:
+        generate_answers(model, experiment.test.prompts[:3], max_new_tokens=3)
+    finally:
+        handle.remove()
+    assert set(read) == {1} and len(read) == 3
+    assert not model.unembed._forward_pre_hooks
