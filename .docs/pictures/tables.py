@@ -3,8 +3,8 @@
 python .docs/pictures/tables.py    write every table between `<!-- table: NAME COLUMNS -->` and `<!-- /table -->`
 
 NAME is a file of .docs/results, COLUMNS one of `COLUMNS`; a third word is the task on which steerings were tested.
-COLUMNS "gains" is one line for each budget of several files, whose names have commas between them; "paper" is a table of
-the paper.
+COLUMNS "gains" is one line for each budget of several files, whose names have commas between them; "paper" is a table
+of the paper.
 """
 
 from __future__ import annotations

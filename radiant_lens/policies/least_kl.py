@@ -5,6 +5,7 @@ The closed form is in `radiant_lens.solvers.least_kl`, the displacements in `rad
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.detectors.detector import RiskAwareDetector
-from radiant_lens.errors import InvalidArgumentError
+from radiant_lens.errors import ConvergenceError, InvalidArgumentError
 from radiant_lens.evaluation.likelihood import KeptLogits
 from radiant_lens.models.identity import require_bridge, require_fitting
 from radiant_lens.models.lengths import fit_context
@@ -179,7 +180,8 @@ class LeastKLPolicy:
             DataError: data without prompts of both kinds of answers, or without desirable statements; or all texts
                 (with the rule "error", one) longer than the context.
             LeakageError: training and validation share a group.
-            ConvergenceError: no strength meets the budget.
+            ConvergenceError: no strength meets the budget in the first step. A later step without one is left out, with
+                a warning, and the steps before it are kept.
         """
         self.check()
         require_bridge(model)
@@ -270,7 +272,19 @@ class _Fit:
             predicted = self._sample(held_out, steering, policy.seed + i).kl(solution.displacement)
             used = steps[-1].measured.kl if steps else 0.0
             start = (max(budget - used, 0.0) / predicted) ** 0.5 if predicted > 0 else 0.0
-            at_budget = KLCurve(kl, start=start or 1.0, unmoved=used).at(budget)
+            try:
+                at_budget = KLCurve(kl, start=start or 1.0, unmoved=used).at(budget)
+            except ConvergenceError as error:
+                if not steps:
+                    raise
+                # Where gates open at any further movement; what the steps before have found still holds.
+                warnings.warn(
+                    f"Step {i + 1} of {policy.steps} is left out: {error} The steps before it are kept, at a KL of "
+                    f"{used:.4g} of {policy.budget:g}; `steering.at_kl` looks for another strength of all of them.",
+                    UserWarning,
+                    stacklevel=3,
+                )
+                break
             steps.append(_Step(_before(measured), ridge, coupling, solution, predicted, at_budget))
             parameters = parameters + at_budget.strength * solution.displacement
             steering = self._steering(parameters)
@@ -358,7 +372,7 @@ class _Fit:
                 "gamma": None,
                 "data": data[0].name,
                 "seen_groups": sorted(seen),
-                "kl_budget": self.policy.budget,
+                "kl_budget": self.policy.budget * len(steps) / self.policy.steps,
                 "least_kl": {"steps": [step.report() for step in steps]},
             },
         )

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import radiant_lens as rl
-from radiant_lens.errors import DataError, InvalidArgumentError, LeakageError
+from radiant_lens.analysis.strength import KLCurve
+from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentError, LeakageError
 from radiant_lens.evaluation import score_choices, score_statements
 from radiant_lens.policies import least_kl
 
@@ -61,6 +62,26 @@ def test_several_steps_share_the_budget(model, parts):
     assert first["measured_kl"] == pytest.approx(0.005, rel=0.05)
     assert second["measured_kl"] == pytest.approx(0.01, rel=0.05)
     assert second["gain_before"] > first["gain_before"]
+
+
+def test_a_step_without_a_strength_loses_none_of_those_before_it(model, parts, monkeypatch):
+    train, validation, _ = parts
+    at = KLCurve.at
+
+    def half_alone(curve, budget):
+        if budget == 0.01:
+            raise ConvergenceError("No strength.")
+        return at(curve, budget)
+
+    monkeypatch.setattr(KLCurve, "at", half_alone)
+    policy = rl.LeastKLPolicy(budget=0.01, steps=2, coupling=0.3)
+    with pytest.warns(UserWarning, match="Step 2 of 2 is left out: No strength. The steps before it are kept"):
+        steering = policy.fit(model, train, validation=validation)
+    assert kl(model, validation, steering) == pytest.approx(0.005, rel=0.05)
+    assert steering.meta["kl_budget"] == 0.005 and len(steering.meta["least_kl"]["steps"]) == 1
+    # Without a step before it there is nothing to keep.
+    with pytest.raises(ConvergenceError, match="No strength"):
+        rl.LeastKLPolicy(budget=0.01, coupling=0.3).fit(model, train, validation=validation)
 
 
 def test_it_is_a_steering_like_any_other(model, parts, fitted, tmp_path):
