@@ -35,7 +35,10 @@ from radiant_lens.datasets.world import make_fact_world, vocabulary
 from radiant_lens.tiny.train import TrainingConfig, make_model, make_tokenizer
 
 # Files of tests that take long: first, so that no process is left alone with one of them at the end.
-_LONG = ("test_tutorials.py", "test_code_blocks.py", "test_distributed.py", "test_faults.py", "test_processes.py")
+_LONG = (
+    *("test_real_model.py", "test_tutorials.py", "test_code_blocks.py", "test_distributed.py", "test_faults.py"),
+    "test_processes.py",
+)
 
 
 _COLLECTED = pytest.StashKey[list[str]]()
