@@ -28,7 +28,7 @@ weight = torch.randn(512, 512, dtype=torch.bfloat16)
 for n in range(1, 11):
     torch.randn(n, 512, dtype=torch.bfloat16) @ weight
 before = megabytes()
-for n in range(11, 311):
+for n in range(11, 111):
     torch.randn(n, 512, dtype=torch.bfloat16) @ weight
 print(megabytes() - before)
 """
@@ -59,14 +59,13 @@ def test_every_command_that_loads_a_model_bounds_them(monkeypatch):
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="memory is read from Linux")
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="without oneDNN nothing is kept")
 def test_memory_of_passes_of_many_lengths_is_flat():
-    growth: dict[bool, float] = {}
     environment = {name: value for name, value in os.environ.items() if name not in CACHES}
-    for bounded in (False, True):
-        script = GROWTH.format(bounded=bounded)
-        run = subprocess.run(
-            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
-        )
-        growth[bounded] = float(run.stdout)
-    if growth[False] < 10:
-        pytest.skip(f"this processor's kernels take no memory ({growth[False]:.1f} MB)")
-    assert growth[True] < growth[False] / 5
+
+    def grown(bounded: bool) -> float:
+        command = [sys.executable, "-c", GROWTH.format(bounded=bounded)]
+        return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+    unbounded = grown(False)
+    if unbounded < 3:
+        pytest.skip(f"this processor's kernels take no memory ({unbounded:.1f} MB)")
+    assert grown(True) < unbounded / 5

@@ -16,6 +16,7 @@ import pytest
 import radiant_lens as rl
 from radiant_lens.studies import Arm
 
+ARMS = [Arm("RADIANT", heads="layers:1", detector={"loss": "lda"})]
 SMALL = {"n_groups": 30, "n_samples": 1}
 
 SCRIPT = """
@@ -31,6 +32,7 @@ print(result.to_markdown())
 """
 
 
+@pytest.mark.slow
 def test_a_killed_study_resumes(tmp_path):
     command = [sys.executable, "-c", SCRIPT]
     cells = tmp_path / "a" / "cells"
@@ -48,13 +50,19 @@ def test_a_killed_study_resumes(tmp_path):
     rerun = subprocess.run([*command, str(tmp_path / "a")], capture_output=True, text=True, check=True).stdout
     n_rerun, table = rerun.split("\n", 1)
     assert int(n_rerun) == 7 - len(done)
-    # Never interrupted, and shared among two processes.
-    arms = [Arm("RADIANT", heads="layers:1", detector={"loss": "lda"})]
-    whole = rl.Study("killed", arms, out=tmp_path / "b", **SMALL).run(n_jobs=2)
+    # Never interrupted.
+    whole = rl.Study("killed", ARMS, out=tmp_path / "b", **SMALL).run()
     assert whole.n_computed == 7
     assert table.strip() == whole.to_markdown()
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert {p.name for p in Path(cells).glob("*.json")} == {p.name for p in (tmp_path / "b" / "cells").glob("*.json")}
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(tmp_path):
+    one, two = (rl.Study("shared", ARMS, out=tmp_path / str(n), **SMALL).run(n_jobs=n) for n in (1, 2))
+    assert one.n_computed == two.n_computed == 7
+    assert one.to_markdown() == two.to_markdown()
 
 
 def children(pid: int) -> set[int]:
