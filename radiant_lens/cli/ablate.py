@@ -82,8 +82,7 @@ def ablate(
         changes = {name: value for name, value in changes.items() if value is not None}
         if judge is not None:
             changes["judge"] = get_judge(judge, device=loading.device)
-        settings = {"model": model, "data": data, "test_data": test_data, "judge": judge, "groups": groups}
-        _paper(study.removeprefix("paper:"), source, settings, seeds, as_json, changes)
+        _paper(study.removeprefix("paper:"), source, (data, test_data), seeds, as_json, changes)
         return
     options: dict[str, Any] = {"n_samples": samples, "n_groups": groups, "controls": controls, "out": out}
     options |= {"model": source, "data": dataset, "seeds": None if seeds is None else o.numbers("seeds", seeds)}
@@ -132,24 +131,34 @@ def _texts(result: Any) -> list[str]:
 def _paper(
     name: str,
     model: Any,
-    settings: dict[str, Any],
+    files: tuple[str | None, str | None],
     seeds: str | None,
     as_json: bool,
     changes: dict[str, Any],
 ) -> None:
-    """Run a table of the paper; `settings` are printed with it, `changes` are further arguments of its `run`."""
+    """Run a table of the paper; `changes` are further arguments of its `run`."""
     from radiant_lens import _checks, studies
     from radiant_lens.cli.doctor import versions
 
     _checks.known("table of the paper", name, studies.PAPER_TABLES, hint="See --list.")
     chosen = o.numbers("seeds", seeds) if seeds else (0,)
-    files = settings["data"], settings["test_data"]
-    result = studies.PAPER_TABLES[name].run(model, *files, seeds=chosen, progress=shows(as_json), **changes)
+    paper = studies.PAPER_TABLES[name]
+    result = paper.run(model, *files, seeds=chosen, progress=shows(as_json), **changes)
+    judge = changes.get("judge", paper.options["judge"])
+    settings = {
+        "table": name,
+        "model": model if isinstance(model, str) else paper.model if model is None else str(model.cfg.model_name),
+        # Names alone: where a file lies is nobody else's business.
+        "files": [None if file is None else Path(file).name for file in files],
+        "judge": judge if isinstance(judge, str) else repr(judge),
+        "groups": changes.get("n_groups"),
+        "seeds": list(chosen),
+    }
     answer = {
         "choices": result.choices.to_dict("records"),
         "rows": result.comparison.to_dataframe().to_dict("records"),
         "pooled": result.comparison.pooled().to_dict("records"),
-        "settings": {"table": name, "seeds": list(chosen), **settings},
+        "settings": settings,
         "versions": versions(),
     }
     emit(answer, as_json=as_json, shown=[result.choices.to_string(), result.to_markdown()])

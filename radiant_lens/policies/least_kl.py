@@ -372,7 +372,7 @@ class _Fit:
                 "gamma": None,
                 "data": data[0].name,
                 "seen_groups": sorted(seen),
-                "kl_budget": self.policy.budget * len(steps) / self.policy.steps,
+                "kl_budget": self.policy.budget * (len(steps) / self.policy.steps),
                 "least_kl": {"steps": [step.report() for step in steps]},
             },
         )

@@ -71,3 +71,19 @@ def test_gains_of_several_files_are_a_line_for_each_budget(tables):
     assert float(lines[-1][tables.BEST_RIVAL].split()[0]) == pytest.approx(max(rivals), abs=6e-4)
     assert tables.short({"value": -0.0213, "low": -0.1, "high": 0.3}) == "-.021 [-.100, .300]"
     assert tables.short({"value": 10.25, "low": 0.0, "high": 20.0}) == "+10.250 [.000, 20.000]"
+
+
+def test_a_table_of_the_paper(tables):
+    values = {"mc1": 0.25, "mc2": 0.4, "correct": 0.5, "other": 0.2, "kl": 0.01}
+    change = {"difference": 0.1, "difference_low": -0.05, "difference_high": 0.25}
+    pooled = [
+        {"row": row, "metric": metric, "value": value, **change}
+        for row in ("no steering", "RADIANT")
+        for metric, value in values.items()
+    ]
+    choices = [{"layers": [i], "chosen": i != 7} for i in (3, 7)] + [{"layers": [], "chosen": True}]
+    plain, steered = tables.paper_rows({"pooled": pooled, "choices": choices})
+    assert [plain["gain of MC2"], plain["KL"], plain["layers, by fold"]] == ["", "", ""]
+    assert steered["gain of MC2"] == "+0.100 [-0.050, +0.250]"
+    assert [steered["informative"], steered["True*Info"]] == ["80.0%", "40.0%"]
+    assert steered["layers, by fold"] == "3 / none"

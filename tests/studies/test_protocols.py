@@ -221,6 +221,7 @@ def test_a_table_by_its_command(command_line, foreign_folder, truthfulqa_file, m
     assert {row["row"] for row in printed["pooled"]} == {"no steering", "ITI", "RADIANT"}
     assert {"mc1", "mc2", "correct", "other", "kl"} <= {row["metric"] for row in printed["pooled"]}
     assert len(printed["choices"]) == 4
-    assert printed["settings"]["table"] == "truthfulqa-llama-7b"
-    assert printed["settings"]["judge"] == "overlap"
+    settings = printed["settings"]
+    assert [settings["table"], settings["files"]] == ["truthfulqa-llama-7b", [truthfulqa_file.name, None]]
+    assert settings["groups"] == 20 and "verlap" in settings["judge"]
     assert "torch" in printed["versions"]
