@@ -28,7 +28,7 @@ weight = torch.randn(512, 512, dtype=torch.bfloat16)
 for n in range(1, 11):
     torch.randn(n, 512, dtype=torch.bfloat16) @ weight
 before = megabytes()
-for n in range(11, 111):
+for n in range(11, 311):
     torch.randn(n, 512, dtype=torch.bfloat16) @ weight
 print(megabytes() - before)
 """
@@ -66,6 +66,6 @@ def test_memory_of_passes_of_many_lengths_is_flat():
         return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
 
     unbounded = grown(False)
-    if unbounded < 3:
+    if unbounded < 10:
         pytest.skip(f"this processor's kernels take no memory ({unbounded:.1f} MB)")
     assert grown(True) < unbounded / 5
