@@ -75,30 +75,22 @@ def run_model_demo(
     path = steering.save(out)
     title = f"{data.name}: what the steering of {model} does"
     page = report(steering, evaluations=evaluations, steered=STEERED, title=title).save(path / "report.html")
-    seconds = time.monotonic() - start
     result = {
         "comparison": rows,
         "examples": examples,
         "certificate": certificate.to_dataframe().to_dict("records"),
         "path": str(path),
         "report": str(page),
-        "seconds": seconds,
+        "seconds": time.monotonic() - start,
     }
-    texts = [
-        table(f"4. {len(test.groups)} held-out groups of {data.name}", rows),
-        "MC2: share of the correct answers' probability; style: the same with the answers of other prompts, where "
-        "nothing can be true; KL in nats a token of desirable text.",
-        _gains(evaluations),
-        str(certificate),
-        f"Report written to {page}: open it in a browser.",
-        f"Steering written to {path}. Try a prompt of your own, or move strength and heads by hand:\n"
-        f"  radiant-lens generate --steering {path} --compare --temperature 0{_chat(shown)} 'Can bats see?'\n"
-        f"  radiant-lens explore --steering {path}" + (f" --data {data.name}" if data.name in PACKAGED else ""),
-        f"{seconds:.0f} s in all.",
-    ]
-    return result, [Group(*texts)]
+    found = [table(f"4. {len(test.groups)} held-out groups of {data.name}", rows), _LEGEND, _gains(evaluations)]
+    return result, [Group(*found, str(certificate), *_next_steps(result, data.name, shown))]
 
 
+_LEGEND = (
+    "MC2: share of the correct answers' probability; style: the same with the answers of other prompts, where "
+    "nothing can be true; KL in nats a token of desirable text."
+)
 _METRICS = ("answers", "text", "choice")
 
 
@@ -140,9 +132,19 @@ def _gains(evaluations: dict[str, Evaluation]) -> str:
     )
 
 
-def _chat(prompts: Sequence[Prompt]) -> str:
-    """The option with which prompts are read as these were."""
-    return " --chat" if all(prompt.rendered for prompt in prompts) else ""
+def _next_steps(result: dict[str, Any], name: str, shown: Sequence[Prompt]) -> list[str]:
+    """Where the results lie, and commands that go on from them."""
+    steering = f"--steering {result['path']}"
+    # So that a prompt is read as those of the demo were.
+    chat = " --chat" if all(prompt.rendered for prompt in shown) else ""
+    data = f" --data {name}" if name in PACKAGED else ""
+    return [
+        f"Report written to {result['report']}: open it in a browser.",
+        f"Steering written to {result['path']}. Try a prompt of your own, or move strength and heads by hand:\n"
+        f"  radiant-lens generate {steering} --compare --temperature 0{chat} 'Can bats see?'\n"
+        f"  radiant-lens explore {steering}{data}",
+        f"{result['seconds']:.0f} s in all.",
+    ]
 
 
 def _rows(

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from plain_models import random_model, tokenizer
 from transformers import PreTrainedModel
@@ -17,6 +18,11 @@ from radiant_lens.serving import engine_config
 
 Choice = tuple[str, float] | None
 """Name and strength of a steering."""
+
+
+def before_release(*values: str) -> list[Any]:
+    """Values of a parameter that are tried before a release alone."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def make_model(model_type: str, folder: Path, **changes: Any) -> PreTrainedModel:

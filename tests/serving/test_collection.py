@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from serving.engines import make_model
+from serving.engines import before_release, make_model
 
 import radiant_lens as rl
 from radiant_lens.capture import collect_with_engine, engine_run
@@ -50,7 +50,7 @@ def assert_close(one: rl.HeadCache, other: rl.HeadCache) -> None:
 
 
 # vLLM runs GPT-NeoX with the code of transformers, whose activations have one axis more.
-@pytest.mark.parametrize("model_type", ["llama", "qwen3", "gpt_neox"])
+@pytest.mark.parametrize("model_type", ["llama", *before_release("qwen3", "gpt_neox")])
 def test_every_choice_of_positions_and_layers(vllm, model_type, tmp_path, small_shards):
     make_model(model_type, tmp_path / "model")
     bridge, statements = rl.load_model(tmp_path / "model", device="cpu"), make_statements()
@@ -131,6 +131,8 @@ def test_few_blocks_are_held_at_a_time(vllm, tmp_path, monkeypatch):
     assert_close(cache, rl.collect(bridge, statements))
 
 
+# Those of tests/serving/test_parity.py run on every change.
+@pytest.mark.slow
 def test_two_tensor_parallel_processes(vllm, tmp_path):
     make_model("llama", tmp_path / "model")
     bridge, statements = rl.load_model(tmp_path / "model", device="cpu"), make_statements()
@@ -160,6 +162,7 @@ collect_with_engine(sys.argv[1], make_statements(), sys.argv[2], options=SMALL)
 """
 
 
+@pytest.mark.slow
 def test_after_a_kill_nothing_is_lost_and_nothing_computed_twice(vllm, tmp_path, small_shards):
     make_model("llama", tmp_path / "model")
     bridge, statements = rl.load_model(tmp_path / "model", device="cpu"), make_statements()
@@ -216,14 +219,14 @@ def test_what_cannot_be_collected(vllm, tmp_path, monkeypatch):
     assert not (tmp_path / "s").exists()
 
 
-def test_the_command_writes_a_store(vllm, tmp_path):
+def test_the_command_writes_a_store(vllm, tmp_path, command_line):
     make_model("llama", tmp_path / "model")
     statements = make_statements()
     (tmp_path / "few.jsonl").write_text("\n".join(json.dumps(asdict(s)) for s in statements))
-    command = [sys.executable, "-m", "radiant_lens.cli", "collect", "--model", str(tmp_path / "model")]
-    command += ["--data", str(tmp_path / "few.jsonl"), "--store", str(tmp_path / "s")]
-    command += ["--engine", "vllm", "--engine-options", json.dumps(SMALL), "--layers", "1", "--json"]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    line = ["--model", tmp_path / "model", "--data", tmp_path / "few.jsonl", "--store", tmp_path / "s"]
+    line += ["--engine", "vllm", "--engine-options", json.dumps(SMALL), "--layers", "1", "--json"]
+    status, output, err = command_line("collect", *line)
+    assert status == 0, err
     expected = rl.collect(rl.load_model(tmp_path / "model", device="cpu"), statements, layers=[1])
     assert_close(rl.HeadCache.load(tmp_path / "s"), expected)
     assert json.loads(output)["shape"] == list(expected.z.shape)

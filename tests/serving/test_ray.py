@@ -52,6 +52,7 @@ except RankError as error:
 """
 
 
+@pytest.mark.slow
 def test_after_kills_of_the_workers_nothing_is_lost_and_nothing_computed_twice(vllm, tmp_path):
     pytest.importorskip("ray")
     make_model("llama", tmp_path / "model")
