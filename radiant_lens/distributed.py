@@ -11,6 +11,8 @@ Sharing could fail in two ways:
   itself runs inside `alone`, and fits are shared only inside `together`, where the caller promises equal calls.
 
 torch is imported only where ranks meet, so that the command line can ask for its rank without it.
+
+Of all ranks the first alone shows progress.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn
 
 from radiant_lens.errors import RankError
 
@@ -34,6 +39,7 @@ PATIENCE = timedelta(days=7)
 # Context variables, not globals: threads, and blocks inside of blocks, do not change one another's state.
 _ALONE = ContextVar("alone", default=False)
 _TOGETHER = ContextVar("together", default=False)
+_BAR: ContextVar[Progress | None] = ContextVar("bar", default=None)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -168,3 +174,34 @@ def shared(
     for number, rank_results in enumerate(rank.gather(own_results)):
         results[number :: rank.n] = rank_results
     return results
+
+
+@contextmanager
+def progress_bar(*columns: ProgressColumn, shown: bool) -> Generator[Progress]:
+    """Yield a bar that takes tasks, on standard error: standard output holds results alone, and may be a file.
+
+    Nothing is printed where standard error is no terminal, nor by ranks but the first. Within another bar, tasks are
+    lines below those of that one, until the block ends: a long step of a long run shows its own progress.
+
+    Args:
+        columns: of an outermost bar; default those of rich.
+        shown: False gives a bar that prints nothing.
+    """
+    shown = shown and launched().number == 0
+    outer = _BAR.get()
+    if shown and outer is not None:
+        before = set(outer.task_ids)
+        try:
+            yield outer
+        finally:
+            for task in set(outer.task_ids) - before:
+                outer.remove_task(task)
+        return
+    default = Progress.get_default_columns()
+    with Progress(*(columns or default), console=Console(stderr=True), transient=True, disable=not shown) as bar:
+        _BAR.set(bar if shown else outer)
+        try:
+            yield bar
+        finally:
+            # Not by a token: a generator that nobody reads to its end may be closed in another context.
+            _BAR.set(outer)

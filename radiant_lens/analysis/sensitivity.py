@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
-from rich.progress import Progress
 from torch import Tensor
 
 from radiant_lens.analysis.families import Family
 from radiant_lens.datasets.records import Prompt, Statement
+from radiant_lens.distributed import progress_bar
 from radiant_lens.errors import DataError
 from radiant_lens.evaluation.generation import are_numbers, require_numbers
 from radiant_lens.hooks._steer import steer
@@ -97,7 +97,7 @@ def gain_gradient(
     prompt_of = torch.arange(len(used)).repeat_interleave(torch.tensor([len(own) for own in answers]))
     rows = list(answer_rows(model, [statement for own in answers for statement in own]))
     passes = answer_passes(model, rows, max_tokens=pass_tokens(model, max_tokens), together=prompt_of.tolist())
-    with Progress(transient=True, disable=not progress) as bar:
+    with progress_bar(shown=progress) as bar:
         task = bar.add_task("gradient of the gain", total=len(rows))
         for batch in passes:
             share = _LogShare(batch, prompt_of, correct)
@@ -131,7 +131,7 @@ def log_odds_gradient(
     total = torch.zeros((int(prompts.max()) + 1, len(family.sites), family.n_parameters), dtype=torch.float64)
     rows = list(answer_rows(model, statements))
     passes = answer_passes(model, rows, max_tokens=pass_tokens(model, max_tokens), together=prompts.tolist())
-    with Progress(transient=True, disable=not progress) as bar:
+    with progress_bar(shown=progress) as bar:
         task = bar.add_task("estimating effects", total=len(rows))
         for batch in passes:
             weighted = _WeightedTargets(batch.targets, weights[batch.texts])
@@ -206,7 +206,7 @@ def score_batches(
     generator = torch.Generator().manual_seed(seed)
     rows = list(answer_rows(model, statements))
     passes = answer_passes(model, rows, max_tokens=pass_tokens(model, max_tokens))
-    with Progress(transient=True, disable=not progress) as bar:
+    with progress_bar(shown=progress) as bar:
         task = bar.add_task("Fisher information", total=len(rows))
         for batch in passes:
             lengths = torch.bincount(batch.rows, minlength=len(batch.tokens))

@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-from rich.progress import Progress
-
 from radiant_lens.capture.engine_run import EngineRun
 from radiant_lens.capture.store import CacheStore
+from radiant_lens.distributed import progress_bar
 from radiant_lens.errors import InvalidArgumentError, MissingPackageError, RankError
 
 
@@ -63,7 +62,7 @@ def spread(run: EngineRun, store: CacheStore, n_workers: int, *, progress: bool)
     n_workers = min(n_workers, len(missing))
     if not missing:
         return
-    with _cluster() as ray, Progress(transient=True, disable=not progress) as bar:
+    with _cluster() as ray, progress_bar(shown=progress) as bar:
         shared = ray.put(run)
         actor_class = ray.remote(**_resources(ray, run.options, n_workers))(ShardWorker)
         idle = [actor_class.remote(shared, store) for _ in range(n_workers)]

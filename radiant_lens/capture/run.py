@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
-from rich.progress import Progress
 from torch import Tensor
 
 from radiant_lens import _checks
@@ -21,6 +20,7 @@ from radiant_lens._typing import HookFunction
 from radiant_lens.capture.shards import ShardedRun
 from radiant_lens.capture.store import SEPARATE_ROWS, SHARED_ROWS, SHORT_ROWS, TRANSFORMERS
 from radiant_lens.capture.tokenized import TokenizedTexts
+from radiant_lens.distributed import progress_bar
 from radiant_lens.models.packing import (
     PackedRow,
     fill_rows,
@@ -112,7 +112,7 @@ class Run(ShardedRun):
 
     def in_memory(self, progress: bool) -> Float[Tensor, "example layer head d_head"]:
         """All activations; zero at layers that are not kept."""
-        with Progress(transient=True, disable=not progress) as bar:
+        with progress_bar(shown=progress) as bar:
             activations = self._buffer(self.shape[0])
             batches = bar.track(self._batches(), description="collecting activations")
             self._fill(activations, batches, torch.arange(len(activations)))

@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from rich.progress import Progress
 from torch import Tensor
 
 from radiant_lens import _checks
 from radiant_lens.capture.store import CacheStore
 from radiant_lens.capture.tokenized import TokenizedTexts
-from radiant_lens.distributed import Rank
+from radiant_lens.distributed import Rank, progress_bar
 from radiant_lens.errors import RankError
 
 Batch = Int[Tensor, " text"]
@@ -83,7 +82,7 @@ class ShardedRun(ABC):
         # One buffer for all shards: memory that is freed and allocated again for each of them would grow.
         buffer = self._buffer(max((self._n_examples(torch.cat(self.shards[i])) for i in missing), default=0))
         rank.wait()
-        with Progress(transient=True, disable=not progress or rank.number > 0) as bar:
+        with progress_bar(shown=progress) as bar:
             for i in bar.track(missing[rank.number :: rank.n], description="collecting activations"):
                 self.write(store, i, buffer)
         rank.wait()

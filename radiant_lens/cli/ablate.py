@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from radiant_lens.cli import options as o
-from radiant_lens.cli.output import emit, shows, table
+from radiant_lens.cli.output import emit, table
 from radiant_lens.cli.policies import read_value
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def ablate(
     else:
         _checks.known("ready study", str(study), [*studies.READY, "knock-out", "detecting"], hint="See --list.")
         chosen = studies.ready_studies(str(study), **options)
-    results = [one.run(progress=shows(as_json), n_jobs=jobs) for one in chosen]
+    results = [one.run(progress=True, n_jobs=jobs) for one in chosen]
     emit(
         {"studies": [_summary(r) for r in results]} if as_json else {},
         as_json=as_json,
@@ -143,7 +143,7 @@ def _paper(
     _checks.known("table of the paper", name, studies.PAPER_TABLES, hint="See --list.")
     chosen = o.numbers("seeds", seeds) if seeds else (0,)
     paper = studies.PAPER_TABLES[name]
-    result = paper.run(model, *files, seeds=chosen, progress=shows(as_json), **changes)
+    result = paper.run(model, *files, seeds=chosen, progress=True, **changes)
     judge = changes.get("judge", paper.options["judge"])
     settings = {
         "table": name,
@@ -175,10 +175,10 @@ def _one_by_one(
         loading.load_model(model),
         datasets.load_dataset(data) if isinstance(data, str) else data,
         seed=seed,
-        progress=shows(as_json),
+        progress=True,
     )
     if study == "knock-out":
-        frame = studies.knock_out(experiment, kind=kind, metric=metric, progress=shows(as_json)).to_dataframe()
+        frame = studies.knock_out(experiment, kind=kind, metric=metric, progress=True).to_dataframe()
         title = f"Effect of the {kind} ablation of each head on {metric}"
         extra: dict[str, Any] = {}
     else:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from radiant_lens.cli import options as o
-from radiant_lens.cli.output import emit, shows
+from radiant_lens.cli.output import emit
 from radiant_lens.errors import InvalidArgumentError
 
 _DEFAULT_BUDGETS = "0.02,0.08,0.25"
@@ -89,7 +89,7 @@ def bench(
         transfer=others,
         continuations=continued,
     )
-    result = benchmark.run(progress=shows(as_json))
+    result = benchmark.run(progress=True)
     tables = {"continuations": result.continued().to_dict("records")} if continued is not None else {}
     answer = {
         "rows": result.to_dataframe().to_dict("records"),
@@ -135,7 +135,7 @@ def side_effects(
         benchmark=benchmark,
         max_new_tokens=max_new_tokens,
         seed=seed,
-        progress=shows(as_json),
+        progress=True,
     )
     rows = effects.to_dataframe().to_dict("records")
     emit(

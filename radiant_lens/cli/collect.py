@@ -11,7 +11,7 @@ import typer
 
 from radiant_lens.cli import options as o
 from radiant_lens.cli.launch import require_one_process
-from radiant_lens.cli.output import emit, shows
+from radiant_lens.cli.output import emit
 from radiant_lens.errors import InvalidArgumentError
 
 TRANSFORMERS = "transformers"
@@ -80,7 +80,7 @@ def collect(
             dtype=loading.dtype,
             prepend_bos=loading.prepend_bos,
             options=options,
-            progress=shows(as_json),
+            progress=True,
         )
     else:
         cache = rl.collect(
@@ -89,7 +89,7 @@ def collect(
             positions=positions,
             layers=kept_layers,
             max_tokens=max_tokens,
-            progress=shows(as_json),
+            progress=True,
             store=store,
         )
     if store is None:

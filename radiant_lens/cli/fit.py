@@ -106,7 +106,7 @@ def fit(
         fractions=fractions,
         seed=seed,
         out=measured,
-        progress=not as_json,
+        progress=True,
     )
     refusal = fitted.result if isinstance(fitted.result, NothingToEditError) else None
     try:

@@ -63,11 +63,6 @@ def _cell(value: Any) -> str:
     return str(value) if not isinstance(value, float) else f"{value:.3f}" if math.isfinite(value) else "-"
 
 
-def shows(as_json: bool) -> bool:
-    """Return whether to show progress: not with JSON, and of several ranks only the first does."""
-    return not as_json and launched().number == 0
-
-
 def emit(result: Mapping[str, Any], *, as_json: bool, shown: list[Any]) -> None:
     """Print one JSON object, or tables and texts for people; of several ranks only the first prints."""
     if launched().number > 0:

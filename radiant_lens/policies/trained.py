@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from rich.progress import Progress
 
 from radiant_lens import _checks
 from radiant_lens.analysis.families import Family
@@ -15,6 +14,7 @@ from radiant_lens.analysis.steering import Steering
 from radiant_lens.analysis.strength import desirable_statements
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import DESIRABLE
+from radiant_lens.distributed import progress_bar
 from radiant_lens.models.lengths import within_context
 from radiant_lens.policies.heads import HeadChoice
 from radiant_lens.policies.least_kl import LeastKLPolicy
@@ -94,7 +94,7 @@ class TrainedShiftPolicy:
         family = LeastKLPolicy(heads=self.heads, family=self.family).make_family(model, train, max_tokens=max_tokens)
         parameters = torch.zeros((len(family.sites), family.n_parameters), requires_grad=True)
         optimiser = torch.optim.Adam([parameters], lr=self.learning_rate)
-        with Progress(transient=True, disable=not progress) as bar:
+        with progress_bar(shown=progress) as bar:
             for batch in bar.track(batches, description="training shifts"):
                 optimiser.zero_grad()
                 parameters.grad = -self._ascent(model, batch, family, parameters.detach(), max_tokens)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from rich.progress import track
 
 from radiant_lens import _checks
 from radiant_lens.analysis.effects import HeadEffects, head_effects
 from radiant_lens.analysis.steering import Steering
 from radiant_lens.datasets.dataset import Dataset
+from radiant_lens.distributed import progress_bar
 from radiant_lens.evaluation._evaluate import evaluate
 from radiant_lens.evaluation.result import Evaluation
 from radiant_lens.notebook import Fragment, card, html_table
@@ -94,11 +94,11 @@ def knock_out(
     if isinstance(metric, str):
         _checks.known("metric", metric, plain.metrics)
     # Metrics of generated text need one evaluation for each head.
-    sites = track(steering.sites, description=f"{kind} ablation", disable=not progress, transient=True)
     rows = []
-    for site in sites:
-        without = evaluate(experiment.model, data, steering.select([site]), **options)
-        rows.append({"layer": site.layer, "head": site.head, **_effect(metric, without, plain)})
+    with progress_bar(shown=progress) as bar:
+        for site in bar.track(steering.sites, description=f"{kind} ablation"):
+            without = evaluate(experiment.model, data, steering.select([site]), **options)
+            rows.append({"layer": site.layer, "head": site.head, **_effect(metric, without, plain)})
     name = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
     return HeadKnockOut(kind, name, pd.DataFrame(rows))
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from rich.progress import Progress
 
 from radiant_lens import _checks
 from radiant_lens.analysis.steering import Steering
@@ -26,6 +25,7 @@ from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.loading import load_dataset
 from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.distributed import progress_bar
 from radiant_lens.errors import InvalidArgumentError, NothingToEditError
 from radiant_lens.evaluation._evaluate import evaluate
 from radiant_lens.evaluation.result import Evaluation
@@ -269,7 +269,7 @@ def run_protocol(
     tested: dict[str, dict[int, list[Evaluation]]] = {
         name: {seed: [] for seed in seeds} for name in (UNSTEERED, ITI, RADIANT)
     }
-    with Progress(transient=True, disable=not progress) as bar:
+    with progress_bar(shown=progress) as bar:
         for seed in bar.track(list(seeds), description="paper protocol"):
             # Folds part groups, and validation parts the development groups again: no question is seen twice.
             folds = data.split((1 / protocol.n_folds,) * protocol.n_folds, seed=seed)

@@ -9,12 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import Progress
-
 from radiant_lens import _checks
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.loading import load_dataset
-from radiant_lens.distributed import alone, this_rank
+from radiant_lens.distributed import alone, progress_bar, this_rank
 from radiant_lens.errors import InvalidArgumentError, RankError
 from radiant_lens.evaluation._evaluate import FAMILIES
 from radiant_lens.evaluation.generation import check_sampling
@@ -222,7 +220,7 @@ class Study:
         """Compute cells in this process; returns the evaluations of a study without a folder."""
         runner = CellRunner(self._sources, self.options)
         # Ranks share out cells. Within a cell a rank works alone: to wait for the others would be a deadlock.
-        with alone(), Progress(transient=True, disable=not progress) as bar:
+        with alone(), progress_bar(shown=progress) as bar:
             task = bar.add_task(self.name, total=len(cells))
             for cell in cells:
                 bar.update(task, description=f"{cell.row}, seed {cell.seed}")
@@ -237,7 +235,7 @@ class Study:
         chunks = [cells[i : i + n] for i in range(0, len(cells), n)]
         with (
             closing(in_processes(self._compute, chunks, n_jobs)) as computed,
-            Progress(transient=True, disable=not progress) as bar,
+            progress_bar(shown=progress) as bar,
         ):
             for memory in bar.track(computed, total=len(chunks), description=self.name):
                 self._store.memory |= memory

@@ -17,13 +17,13 @@ from typing import Annotated, Any
 import torch
 import typer
 from jaxtyping import Int
-from rich.progress import track
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from radiant_lens import _checks
 from radiant_lens.datasets.world import DocumentMix, documents, make_fact_world, vocabulary
+from radiant_lens.distributed import progress_bar
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 PAD = 0
@@ -140,10 +140,11 @@ def train(config: TrainingConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerF
     model = make_model(config, tokenizer).train()
     optimizer = _optimizer(model, config)
     stream = batches(config, tokenizer)
-    for step in track(range(config.steps), description="training"):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
-        _step(model, next(stream), optimizer, config.bfloat16)
+    with progress_bar(shown=True) as bar:
+        for step in bar.track(range(config.steps), description="training"):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, config)
+            _step(model, next(stream), optimizer, config.bfloat16)
     return model.eval(), tokenizer
 
 

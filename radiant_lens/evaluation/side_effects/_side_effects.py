@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from rich.progress import Progress
 
 from radiant_lens import _checks
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.templates import Template
+from radiant_lens.distributed import progress_bar
 from radiant_lens.evaluation.generation import check_sampling
 from radiant_lens.evaluation.side_effects.inputs import (
     choices_of,
@@ -127,7 +127,7 @@ def side_effects(
 def _run(steps: Mapping[str, Callable[[], Any]], *, progress: bool) -> dict[str, Any]:
     """Run functions one after the other and return their results by name."""
     results: dict[str, Any] = {}
-    with Progress(transient=True, disable=not progress) as bar:
+    with progress_bar(shown=progress) as bar:
         task = bar.add_task("side effects", total=len(steps))
         for name, step in steps.items():
             bar.update(task, description=f"side effects: {name}")

@@ -41,7 +41,7 @@ GATES_ON_OFFER = ("none", "head")
 class Fold:
     """One fold of a task: everything is fitted and chosen on the development groups, and tested once on the others.
 
-    Activations are collected, and detectors fitted, when an arm asks for them.
+    Activations are collected, and detectors fitted, when an arm asks for them; with `progress`, long steps show bars.
     """
 
     model: TransformerBridge
@@ -49,11 +49,15 @@ class Fold:
     validation: Dataset
     test: Dataset
     seed: int = 0
+    progress: bool = False
 
     @cached_property
     def caches(self) -> tuple[HeadCache, HeadCache]:
         """Activations at the answers' tokens, of the training and the validation part."""
-        return collect(self.model, self.train), collect(self.model, self.validation)
+        train, validation = (
+            collect(self.model, part, progress=self.progress) for part in (self.train, self.validation)
+        )
+        return train, validation
 
     @cached_property
     def unsteered(self) -> dict[str, KeptLogits]:
@@ -174,7 +178,7 @@ def _least_kl(family: str) -> SteeringArm:
     def fit(fold: Fold, gate: str) -> Steering:
         policy = LeastKLPolicy(family=family, gate=gate, seed=fold.seed)
         detector = None if gate == "none" else fold.detector
-        return policy.fit(fold.model, fold.train, validation=fold.validation, detector=detector)
+        return policy.fit(fold.model, fold.train, validation=fold.validation, detector=detector, progress=fold.progress)
 
     return SteeringArm(fit)
 
@@ -182,13 +186,15 @@ def _least_kl(family: str) -> SteeringArm:
 def _least_kl_strengths(fold: Fold, gate: str) -> Steering:
     # The second step takes its gradient where the edits of the first have closed or opened gates.
     policy = LeastKLPolicy(family="strength", steps=2, seed=fold.seed)
-    return policy.fit(fold.model, fold.train, validation=fold.validation, base=_radiant(fold, gate))
+    return policy.fit(
+        fold.model, fold.train, validation=fold.validation, base=_radiant(fold, gate), progress=fold.progress
+    )
 
 
 def _trained(family: str, epochs: int) -> SteeringArm:
     def fit(fold: Fold, gate: str) -> Steering:
         policy = TrainedShiftPolicy(family=family, epochs=epochs, seed=fold.seed)
-        return policy.fit(fold.model, fold.train, validation=fold.validation)
+        return policy.fit(fold.model, fold.train, validation=fold.validation, progress=fold.progress)
 
     return SteeringArm(fit, ("none",))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from radiant_lens import _checks
 from radiant_lens._files import check_target, load_json, save_json
@@ -20,6 +20,7 @@ from radiant_lens.analysis.strength import desirable_statements
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.few_shot import question_names
 from radiant_lens.datasets.records import Prompt
+from radiant_lens.distributed import progress_bar
 from radiant_lens.errors import ArtefactError, DataError, InvalidArgumentError, LeakageError
 from radiant_lens.models.identity import signature
 from radiant_lens.models.lengths import within_context
@@ -209,11 +210,11 @@ class Benchmark:
         notes: list[str] = []
         continued: list[pd.DataFrame] = []
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        with Progress(*columns, transient=True, disable=not progress) as bar:
+        with progress_bar(*columns, shown=progress) as bar:
             n_tasks = len(self._tasks) + (self.continuations is not None)
             task = bar.add_task(self.data.name, total=len(self.folds) * (1 + len(self.names)) * n_tasks)
             for number in self.folds:
-                run = _FoldRun(self, number)
+                run = _FoldRun(self, number, progress)
                 for name in (UNSTEERED, *self.names):
                     for data in self._tasks:
                         bar.update(task, description=f"{name}, fold {number}, {data.name}")
@@ -232,9 +233,9 @@ class Benchmark:
 class _FoldRun:
     """The arms of a benchmark on one fold; what is finished comes from the folder."""
 
-    def __init__(self, benchmark: Benchmark, number: int) -> None:
+    def __init__(self, benchmark: Benchmark, number: int, progress: bool) -> None:
         self.benchmark, self.number = benchmark, number
-        self.fold = benchmark.make_fold(number)
+        self.fold = replace(benchmark.make_fold(number), progress=progress)
         self._chosen: tuple[str, Choice] | None = None
         self._scorers: dict[str, Scorer] = {}
         self._signature = signature(benchmark.model)

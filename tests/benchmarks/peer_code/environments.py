@@ -19,8 +19,9 @@ def make(folder: Path, packages: tuple[str, ...]) -> str:
     done = folder / "installed"
     if not done.exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        # PyTorch first, so that no package decides its version.
-        command = [str(python), "-m", "pip", "install", "--quiet", TORCH, *packages]
+        # PyTorch first, so that no package decides its version. Compiled, whatever the surroundings say: else a library
+        # compiles its modules at every start that is measured.
+        command = [str(python), "-m", "pip", "install", "--quiet", "--compile", TORCH, *packages]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
             errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]

@@ -12,11 +12,12 @@ import rich.progress
 import torch
 
 import radiant_lens as rl
+from radiant_lens import distributed
 from radiant_lens.datasets import ChatTemplate
 from radiant_lens.datasets.harmless import world_requests, world_statements
 from radiant_lens.errors import DataError, InvalidArgumentError, ModelMismatchError
 from radiant_lens.evaluation import generate_answers, score_choices, score_statements
-from radiant_lens.evaluation.side_effects import SideEffects, _side_effects, side_effects
+from radiant_lens.evaluation.side_effects import SideEffects, side_effects
 from radiant_lens.evaluation.side_effects.inputs import choose_template, read_texts
 
 
@@ -185,7 +186,7 @@ def test_progress_is_shown_step_by_step(model, nothing, monkeypatch):
             super().update(task, **values)
             shown.append((self.disable, values.get("description"), self.tasks[task].completed))
 
-    monkeypatch.setattr(_side_effects, "Progress", Recorded)
+    monkeypatch.setattr(distributed, "Progress", Recorded)
     side_effects(model, nothing, max_new_tokens=1, progress=True)
     assert shown == [(False, "side effects: neutral text", 0), (False, "side effects: answers", 1)]
     side_effects(model, nothing, max_new_tokens=1)
