@@ -19,6 +19,7 @@ RESULTS = ROOT / ".docs" / "results"
 PAGES = (ROOT / "README.md", *sorted((ROOT / ".docs" / "pages").rglob("*.md")))
 OURS, RIVALS = "least KL, affine", ("ITI", "mean shift")
 BEST_RIVAL = "better of ITI and mean shift"
+HALVES = ("first", "second")
 MODELS = {"smollm2-135m-instruct": "SmolLM2", "gemma-3-270m": "gemma-3"}
 COLUMNS = {
     "arms": (
@@ -122,7 +123,8 @@ def gains(names: list[str]) -> list[dict[str, str]]:
             first = OURS if rows[OURS]["gain"]["value"] >= rows[rival]["gain"]["value"] else BEST_RIVAL
             if max(rows[arm]["gain"]["value"] for arm in (rival, OURS)) > 0:
                 words[first] = f"**{words[first]}**"
-            half = ", one half" if len(settings["folds"]) == 1 else ""
+            halves = settings["folds"]
+            half = f", {HALVES[halves[0]]} half" if len(halves) == 1 else ""
             task = f"{MODELS[settings['model']]}, {settings['data']}{half}"
             lines.append({"task": task, "KL": f"{budget:g}", **words, "of that, style": short(rows[OURS]["style"])})
     return lines

@@ -51,7 +51,7 @@ def test_the_first_gain_is_marked_whosever_it_is(tables, tmp_path, monkeypatch):
     (tmp_path / "made-up.json").write_text(json.dumps({"rows": rows, "settings": settings}))
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     (line,) = tables.gains(["made-up"])
-    assert line["task"] == "gemma-3, d, one half"
+    assert line["task"] == "gemma-3, d, first half"
     assert [line[tables.BEST_RIVAL], line[tables.OURS]] == ["**+.300 [.000, 1.000]**", "+.200 [.000, 1.000]"]
     for interval in intervals.values():
         interval["value"] -= 1
