@@ -197,8 +197,9 @@ def progress_bar(*columns: ProgressColumn, shown: bool) -> Generator[Progress]:
             for task in set(outer.task_ids) - before:
                 outer.remove_task(task)
         return
-    default = Progress.get_default_columns()
-    with Progress(*(columns or default), console=Console(stderr=True), transient=True, disable=not shown) as bar:
+    # What is printed meanwhile is shown above the bar, but stays on standard output where that is a file.
+    settings: dict[str, Any] = {"console": Console(stderr=True), "redirect_stdout": Console().is_terminal}
+    with Progress(*(columns or Progress.get_default_columns()), transient=True, disable=not shown, **settings) as bar:
         _BAR.set(bar if shown else outer)
         try:
             yield bar

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 
 import pytest
 
@@ -28,6 +30,21 @@ def test_nothing_is_printed_where_there_is_no_terminal(capsys):
         list(bar.track(range(3), description="counting"))
     shown = capsys.readouterr()
     assert shown.out == "" and "counting" not in shown.err
+
+
+def test_what_is_printed_meanwhile_stays_where_it_was_sent(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    file, terminal = io.StringIO(), Terminal()
+    monkeypatch.setattr(sys, "stdout", file)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress_bar(shown=True) as bar:
+        bar.add_task("counting", total=1)
+        sys.stdout.write("a result\n")
+    assert file.getvalue() == "a result\n"
+    assert "counting" in terminal.getvalue() and "a result" not in terminal.getvalue()
 
 
 def test_of_several_ranks_the_first_shows_its_bar(terminal, capsys, monkeypatch):
