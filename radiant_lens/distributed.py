@@ -18,14 +18,15 @@ Of all ranks the first alone shows progress.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rich.console import Console
-from rich.progress import Progress, ProgressColumn
+from rich.progress import Progress, ProgressColumn, TaskID
 
 from radiant_lens.errors import RankError
 
@@ -176,33 +177,72 @@ def shared(
     return results
 
 
+class ProgressBar:
+    """Tasks of one block, each a line on standard error; without anything to show them, calls do nothing."""
+
+    def __init__(self, shown: Progress | None) -> None:
+        self._shown = shown
+        self._own = set[TaskID]()
+
+    def add_task(self, description: str, total: int | None) -> TaskID:
+        """Add a line; `total` is None where the number of steps is unknown."""
+        if self._shown is None:
+            return TaskID(0)
+        task = self._shown.add_task(description, total=total)
+        self._own.add(task)
+        return task
+
+    def update(self, task: TaskID, description: str) -> None:
+        """Change the text of a line."""
+        if self._shown is not None and task in self._own:
+            self._shown.update(task, description=description)
+
+    def advance(self, task: TaskID, n: int = 1) -> None:
+        """Count `n` steps."""
+        if self._shown is not None and task in self._own:
+            self._shown.advance(task, n)
+
+    def track(self, items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+        """Yield the items, and count a step after each."""
+        task = self.add_task(description, len(items) if total is None and isinstance(items, Sized) else total)
+        for item in items:
+            yield item
+            self.advance(task)
+
+    def close(self) -> None:
+        """Take the lines off."""
+        while self._own:
+            task = self._own.pop()
+            if self._shown is not None and task in self._shown.task_ids:
+                self._shown.remove_task(task)
+
+
 @contextmanager
-def progress_bar(*columns: ProgressColumn, shown: bool) -> Generator[Progress]:
+def progress_bar(*columns: ProgressColumn, shown: bool) -> Generator[ProgressBar]:
     """Yield a bar that takes tasks, on standard error: standard output holds results alone, and may be a file.
 
     Nothing is printed where standard error is no terminal, nor by ranks but the first. Within another bar, tasks are
-    lines below those of that one, until the block ends: a long step of a long run shows its own progress.
+    lines below those of that one, until the block ends: a long step of a long run shows its own progress. Do not yield
+    inside the block: a generator that nobody reads to its end would leave its bar behind.
 
     Args:
         columns: of an outermost bar; default those of rich.
         shown: False gives a bar that prints nothing.
     """
-    shown = shown and launched().number == 0
+    console = Console(stderr=True)
+    if not (shown and launched().number == 0 and (console.is_interactive or console.is_jupyter)):
+        yield ProgressBar(None)
+        return
     outer = _BAR.get()
-    if shown and outer is not None:
-        before = set(outer.task_ids)
-        try:
-            yield outer
-        finally:
-            for task in set(outer.task_ids) - before:
-                outer.remove_task(task)
+    if outer is not None and outer.live.is_started:
+        with closing(ProgressBar(outer)) as bar:
+            yield bar
         return
     # What is printed meanwhile is shown above the bar, but stays on standard output where that is a file.
-    settings: dict[str, Any] = {"console": Console(stderr=True), "redirect_stdout": Console().is_terminal}
-    with Progress(*(columns or Progress.get_default_columns()), transient=True, disable=not shown, **settings) as bar:
-        _BAR.set(bar if shown else outer)
+    settings: dict[str, Any] = {"console": console, "redirect_stdout": sys.stdout.isatty(), "transient": True}
+    with Progress(*(columns or Progress.get_default_columns()), **settings) as lines:
+        token = _BAR.set(lines)
         try:
-            yield bar
+            yield ProgressBar(lines)
         finally:
-            # Not by a token: a generator that nobody reads to its end may be closed in another context.
-            _BAR.set(outer)
+            _BAR.reset(token)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from radiant_lens.analysis.families import Family
 from radiant_lens.datasets.records import Prompt, Statement
-from radiant_lens.distributed import progress_bar
+from radiant_lens.distributed import ProgressBar, progress_bar
 from radiant_lens.errors import DataError
 from radiant_lens.evaluation.generation import are_numbers, require_numbers
 from radiant_lens.hooks._steer import steer
@@ -183,11 +183,11 @@ def fisher_scores(
         max_tokens: tokens in one pass, padding included.
         progress: show a progress bar.
     """
-    batches = list(
-        score_batches(
-            model, statements, family, steering, n_draws=n_draws, seed=seed, max_tokens=max_tokens, progress=progress
+    with progress_bar(shown=progress) as bar:
+        scores = score_batches(
+            model, statements, family, steering, n_draws=n_draws, seed=seed, max_tokens=max_tokens, bar=bar
         )
-    )
+        batches = list(scores)
     return FisherScores(torch.cat([b.scores for b in batches]), torch.cat([b.n_tokens for b in batches]))
 
 
@@ -200,19 +200,18 @@ def score_batches(
     n_draws: int = 1,
     seed: int = 0,
     max_tokens: int | None = None,
-    progress: bool = False,
+    bar: ProgressBar,
 ) -> Iterator[FisherScores]:
     """Yield the scores of each pass and draw, for sums that need not hold all of them; see `fisher_scores`."""
     generator = torch.Generator().manual_seed(seed)
     rows = list(answer_rows(model, statements))
     passes = answer_passes(model, rows, max_tokens=pass_tokens(model, max_tokens))
-    with progress_bar(shown=progress) as bar:
-        task = bar.add_task("Fisher information", total=len(rows))
-        for batch in passes:
-            lengths = torch.bincount(batch.rows, minlength=len(batch.tokens))
-            for scores in _gradients(model, batch, _DrawnTokens(generator, n_draws), family, steering):
-                yield FisherScores(scores, lengths)
-            bar.advance(task, len(batch.texts.unique()))
+    task = bar.add_task("Fisher information", total=len(rows))
+    for batch in passes:
+        lengths = torch.bincount(batch.rows, minlength=len(batch.tokens))
+        for scores in _gradients(model, batch, _DrawnTokens(generator, n_draws), family, steering):
+            yield FisherScores(scores, lengths)
+        bar.advance(task, len(batch.texts.unique()))
 
 
 @dataclass(frozen=True)

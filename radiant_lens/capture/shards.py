@@ -82,7 +82,7 @@ class ShardedRun(ABC):
         # One buffer for all shards: memory that is freed and allocated again for each of them would grow.
         buffer = self._buffer(max((self._n_examples(torch.cat(self.shards[i])) for i in missing), default=0))
         rank.wait()
-        with progress_bar(shown=progress) as bar:
+        with progress_bar(shown=progress and rank.number == 0) as bar:
             for i in bar.track(missing[rank.number :: rank.n], description="collecting activations"):
                 self.write(store, i, buffer)
         rank.wait()

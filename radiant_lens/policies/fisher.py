@@ -17,6 +17,7 @@ from radiant_lens.analysis.strength import desirable_statements
 from radiant_lens.caches import HeadCache
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.detectors.detector import RiskAwareDetector
+from radiant_lens.distributed import progress_bar
 from radiant_lens.errors import DataError, InvalidArgumentError
 from radiant_lens.models.identity import require_bridge
 from radiant_lens.models.lengths import fit_context
@@ -149,11 +150,11 @@ def fisher_blocks(
     texts = fit_context(model, statements, data.on_long).records
     d_head = family.n_parameters
     total, n_tokens = torch.zeros((len(family.sites), d_head, d_head), dtype=torch.float64), 0
-    batches = score_batches(model, texts, family, n_draws=n_draws, seed=seed, max_tokens=max_tokens, progress=progress)
-    for batch in batches:
-        scores = batch.scores.double()
-        total += torch.einsum("nsi,nsj->sij", scores, scores)
-        n_tokens += int(batch.n_tokens.sum())
+    with progress_bar(shown=progress) as bar:
+        for batch in score_batches(model, texts, family, n_draws=n_draws, seed=seed, max_tokens=max_tokens, bar=bar):
+            scores = batch.scores.double()
+            total += torch.einsum("nsi,nsj->sij", scores, scores)
+            n_tokens += int(batch.n_tokens.sum())
     counts = {"n_texts": len(texts), "n_tokens": n_tokens // n_draws, "n_draws": n_draws, "seed": seed}
     meta = {"data": data.name, **counts, "groups": sorted({text.group for text in texts})}
     return FisherBlocks(family.sites, total / n_tokens, ridge, gate, meta, _gate_hash(gate, detector))

@@ -77,14 +77,18 @@ class HeadReader:
             prompts = [{"prompt_token_ids": list(tokens[i])} for i in texts]
             self._engine.generate(prompts, [sampling[i] for i in texts], use_tqdm=False)
         self._tails.release()
-        parts: list[KeptHeads] = self._engine.collective_rpc("kept_heads")
-        for layers, first, rows_of_part in parts:
-            places = [self._layers.index(layer) for layer in layers]
-            z[:, places, first : first + rows_of_part.shape[2]] = rows_of_part.to(z.dtype)
+        join_parts(self._engine.collective_rpc("kept_heads"), self._layers, z)
 
     def close(self) -> None:
         """End the engine and free its memory."""
         self._engine.llm_engine.engine_core.shutdown()
+
+
+def join_parts(parts: Sequence[KeptHeads], layers: Sequence[int], z: Float[Tensor, "kept chosen head d_head"]) -> None:
+    """Copy what each process has kept, of its own layers and heads, to `z`, whose second axis has `layers`."""
+    for own, first, rows in parts:
+        places = [layers.index(layer) for layer in own]
+        z[:, places, first : first + rows.shape[2]] = rows.to(z.dtype)
 
 
 def _in_phases(prefixes: Sequence[tuple[int, ...]], size: int) -> Iterator[list[int]]:

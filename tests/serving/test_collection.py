@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,8 +16,11 @@ from serving.engines import before_release, make_model
 
 import radiant_lens as rl
 from radiant_lens.capture import collect_with_engine, engine_run
+from radiant_lens.capture.store import CacheStore
 from radiant_lens.errors import ArtefactError, DataError, InvalidArgumentError
 from radiant_lens.models.tokens import answer_rows
+from radiant_lens.serving.collecting_worker import KeptHeads
+from radiant_lens.serving.head_reader import join_parts
 
 # vLLM warns of much as it is imported and started.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -131,7 +135,18 @@ def test_few_blocks_are_held_at_a_time(vllm, tmp_path, monkeypatch):
     assert_close(cache, rl.collect(bridge, statements))
 
 
-# Those of tests/serving/test_parity.py run on every change.
+def test_what_two_processes_keep_of_heads_and_layers_is_joined():
+    z = torch.arange(3 * 2 * 4 * 2, dtype=torch.float32).view(3, 2, 4, 2)
+    # Two ranks of tensor parallelism in one stage with layer 5, and one process with layer 2.
+    parts = [KeptHeads((5,), 0, z[:, 1:, :2]), KeptHeads((5,), 2, z[:, 1:, 2:].double()), KeptHeads((2,), 0, z[:, :1])]
+    joined = torch.full_like(z, torch.nan)
+    join_parts(parts, (2, 5), joined)
+    assert torch.equal(joined, z)
+    joined[:] = torch.nan
+    join_parts(parts[:1], (2, 5), joined)
+    assert torch.equal(joined[:, 1, :2], z[:, 1, :2]) and int(joined.isnan().sum()) == 3 * 2 * 6
+
+
 @pytest.mark.slow
 def test_two_tensor_parallel_processes(vllm, tmp_path):
     make_model("llama", tmp_path / "model")
@@ -174,14 +189,27 @@ def test_after_a_kill_nothing_is_lost_and_nothing_computed_twice(vllm, tmp_path,
 
     assert run("die") == -signal.SIGKILL
     assert not (tmp_path / "s" / "meta.json").exists()
-    with pytest.raises(ArtefactError, match="begun with other settings: engine = 'vllm', now 'transformers'"):
-        rl.collect(bridge, statements, store=tmp_path / "s")
     assert run("live") == 0
     shards = [int(i) for i in (tmp_path / "log").read_text().split()]
     assert shards == list(range(len(shards))) and len(shards) > 3
     assert_close(rl.HeadCache.load(tmp_path / "s"), rl.collect(bridge, statements))
+
+
+def test_a_store_goes_on_with_its_own_engine_alone(vllm, tmp_path, small_shards, monkeypatch):
+    make_model("llama", tmp_path / "model")
+    bridge, statements = rl.load_model(tmp_path / "model", device="cpu"), make_statements()
+    with monkeypatch.context() as broken:
+        write = CacheStore.write
+        broken.setattr(CacheStore, "write", lambda self, i, *rest: 1 / 0 if i == 2 else write(self, i, *rest))
+        with pytest.raises(ZeroDivisionError):
+            collect_with_engine(tmp_path / "model", statements, tmp_path / "s", options=SMALL)
+    with pytest.raises(ArtefactError, match="begun with other settings: engine = 'vllm', now 'transformers'"):
+        rl.collect(bridge, statements, store=tmp_path / "s")
+    whole = collect_with_engine(tmp_path / "model", statements, tmp_path / "s", options=SMALL)
+    assert_close(whole, rl.collect(bridge, statements))
     # A complete store is loaded without an engine.
-    assert_close(collect_with_engine(tmp_path / "model", statements, tmp_path / "s"), rl.collect(bridge, statements))
+    monkeypatch.setattr(vllm, "LLM", None)
+    assert_close(collect_with_engine(tmp_path / "model", statements, tmp_path / "s"), whole)
     rl.collect(bridge, statements, store=tmp_path / "other")
     with pytest.raises(ArtefactError, match="engine = 'transformers', now 'vllm'"):
         collect_with_engine(tmp_path / "model", statements, tmp_path / "other")
@@ -219,7 +247,9 @@ def test_what_cannot_be_collected(vllm, tmp_path, monkeypatch):
     assert not (tmp_path / "s").exists()
 
 
-def test_the_command_writes_a_store(vllm, tmp_path, command_line):
+def test_the_command_writes_a_store(vllm, tmp_path, command_line, monkeypatch):
+    monkeypatch.setenv("VLLM_LOGGING_STREAM", "elsewhere")
+    monkeypatch.delenv("VLLM_LOGGING_STREAM")
     make_model("llama", tmp_path / "model")
     statements = make_statements()
     (tmp_path / "few.jsonl").write_text("\n".join(json.dumps(asdict(s)) for s in statements))
@@ -227,6 +257,8 @@ def test_the_command_writes_a_store(vllm, tmp_path, command_line):
     line += ["--engine", "vllm", "--engine-options", json.dumps(SMALL), "--layers", "1", "--json"]
     status, output, err = command_line("collect", *line)
     assert status == 0, err
+    # Standard output is for the result; processes that begin after this read the setting.
+    assert os.environ["VLLM_LOGGING_STREAM"] == "ext://sys.stderr"
     expected = rl.collect(rl.load_model(tmp_path / "model", device="cpu"), statements, layers=[1])
     assert_close(rl.HeadCache.load(tmp_path / "s"), expected)
     assert json.loads(output)["shape"] == list(expected.z.shape)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from serving.engines import make_model
@@ -13,7 +14,7 @@ from serving.test_collection import assert_close, make_statements
 
 import radiant_lens as rl
 from radiant_lens.capture import collect_with_engine, ray_workers
-from radiant_lens.errors import InvalidArgumentError, MissingPackageError
+from radiant_lens.errors import InvalidArgumentError, MissingPackageError, RankError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -77,6 +78,83 @@ def test_after_kills_of_the_workers_nothing_is_lost_and_nothing_computed_twice(v
     assert len({process for _, process in entries[: len(before)]}) == 2
     expected = rl.collect(rl.load_model(tmp_path / "model", device="cpu"), make_statements())
     assert_close(rl.HeadCache.load(tmp_path / "s"), expected)
+
+
+class FakeRay:
+    """As much of Ray as `spread` uses; a worker runs when it is asked, and dies at a shard of `deadly`."""
+
+    class exceptions:  # noqa: N801 (Ray's name)
+        RayActorError = ConnectionError
+        RayTaskError = ChildProcessError
+
+    def __init__(self, deadly=()):
+        self.deadly, self.workers = set(deadly), []
+
+    def is_initialized(self):
+        return True
+
+    def cluster_resources(self):
+        return {"CPU": 2.0}
+
+    def put(self, value):
+        return value
+
+    def remote(self, **resources):
+        def of(make):
+            def started(*args):
+                worker, ray = make(*args), self
+
+                class Write:
+                    @staticmethod
+                    def remote(shard):
+                        ray.workers.append(worker)
+                        if shard in ray.deadly:
+                            return ("died", shard)
+                        worker.write(shard)
+                        return ("wrote", shard)
+
+                return SimpleNamespace(write=Write)
+
+            return SimpleNamespace(remote=started)
+
+        return of
+
+    def wait(self, running):
+        return running[:1], running[1:]
+
+    def get(self, reference):
+        if reference[0] == "died":
+            # It kills one worker.
+            self.deadly.remove(reference[1])
+            raise self.exceptions.RayActorError
+
+
+def fake_run(store, n):
+    return SimpleNamespace(
+        options={},
+        missing=lambda _: [i for i in range(n) if i not in store.done],
+        write=lambda _, i: store.done.append(i),
+    )
+
+
+def test_a_shard_of_a_dead_worker_is_written_by_another(monkeypatch, tmp_path):
+    ray, store = FakeRay(deadly=[1]), SimpleNamespace(done=[], path=tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    ray_workers.spread(fake_run(store, 5), store, 2, progress=True)
+    assert sorted(store.done) == [0, 1, 2, 3, 4]
+    assert len({id(worker) for worker in ray.workers}) == 2
+    # All are done: no worker is begun.
+    ray.workers.clear()
+    ray_workers.spread(fake_run(store, 5), store, 2, progress=False)
+    assert ray.workers == []
+
+
+def test_when_all_workers_have_died_the_rest_is_named(monkeypatch, tmp_path):
+    ray, store = FakeRay(deadly=[1, 2]), SimpleNamespace(done=[], path=tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(RankError, match="All 2 workers of Ray have died, with [34] shards left"):
+        ray_workers.spread(fake_run(store, 5), store, 2, progress=False)
+    assert 0 in store.done
 
 
 def test_wrong_numbers_of_workers_and_a_missing_package(monkeypatch, tmp_path):
