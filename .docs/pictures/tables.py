@@ -34,7 +34,7 @@ COLUMNS = {
         *("steering", "MC1", "gain of MC1", "MC2", "gain of MC2", "judged correct", "informative", "True*Info"),
         *("KL", "layers, by fold"),
     ),
-    "gains": ("task", "KL", BEST_RIVAL, OURS, "of that, style"),
+    "gains": ("task", "KL", BEST_RIVAL, OURS, "its style"),
     "transfer": ("steering", "budget of KL", "KL, tested", "MC1", "MC2", "gain of MC2", "style", "beyond style"),
 }
 _BLOCK = re.compile(r"(<!-- table: (\S+) (\S+) ?(\S*) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -126,7 +126,7 @@ def gains(names: list[str]) -> list[dict[str, str]]:
             halves = settings["folds"]
             half = f", {HALVES[halves[0]]} half" if len(halves) == 1 else ""
             task = f"{MODELS[settings['model']]}, {settings['data']}{half}"
-            lines.append({"task": task, "KL": f"{budget:g}", **words, "of that, style": short(rows[OURS]["style"])})
+            lines.append({"task": task, "KL": f"{budget:g}", **words, "its style": short(rows[OURS]["style"])})
     return lines
 
 
