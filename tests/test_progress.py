@@ -17,6 +17,8 @@ from radiant_lens.distributed import progress_bar
 @pytest.fixture
 def terminal(monkeypatch):
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    # Some surroundings name one that cannot move its cursor.
+    monkeypatch.setenv("TERM", "xterm")
 
 
 def test_a_bar_is_on_standard_error_alone(terminal, capsys):
@@ -42,7 +44,7 @@ class Terminal(io.StringIO):
 # Colours that are asked for do not make a terminal of a file.
 @pytest.mark.parametrize("environment", [{}, {"FORCE_COLOR": "1"}])
 def test_what_is_printed_meanwhile_stays_where_it_was_sent(environment, monkeypatch):
-    for name, value in environment.items():
+    for name, value in {"TERM": "xterm", **environment}.items():
         monkeypatch.setenv(name, value)
     file, terminal = io.StringIO(), Terminal()
     monkeypatch.setattr(sys, "stdout", file)

@@ -83,8 +83,8 @@ def run_model_demo(
         "report": str(page),
         "seconds": time.monotonic() - start,
     }
-    found = [table(f"4. {len(test.groups)} held-out groups of {data.name}", rows), _LEGEND, _gains(evaluations)]
-    return result, [Group(*found, str(certificate), *_next_steps(result, data.name, shown))]
+    sections = [table(f"4. {len(test.groups)} held-out groups of {data.name}", rows), _LEGEND, _gains(evaluations)]
+    return result, [Group(*sections, str(certificate), *_next_steps(result, data.name, shown))]
 
 
 _LEGEND = (
@@ -133,7 +133,7 @@ def _gains(evaluations: dict[str, Evaluation]) -> str:
 
 
 def _next_steps(result: dict[str, Any], name: str, shown: Sequence[Prompt]) -> list[str]:
-    """Where the results lie, and commands that go on from them."""
+    """Sentences on the files that were written, and commands that go on from them."""
     steering = f"--steering {result['path']}"
     # So that a prompt is read as those of the demo were.
     chat = " --chat" if all(prompt.rendered for prompt in shown) else ""

@@ -188,6 +188,7 @@ def test_progress_is_shown_step_by_step(model, nothing, monkeypatch):
 
     monkeypatch.setattr(distributed, "Progress", Recorded)
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TERM", "xterm")
     side_effects(model, nothing, max_new_tokens=1, progress=True)
     assert shown == [("side effects: neutral text", 0), ("side effects: answers", 1)]
     side_effects(model, nothing, max_new_tokens=1)
