@@ -39,7 +39,9 @@ def ablate(
     kind: Annotated[str, typer.Option(help="Of the knock-out: 'zero', 'mean' or 'resample'.")] = "mean",
     metric: Annotated[str, typer.Option(help="Of the knock-out: 'log_odds' or a metric of `evaluate`.")] = "log_odds",
     jobs: Annotated[int, typer.Option(help="Processes to share the cells among.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Folder for finished cells; a rerun does what is missing.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for finished evaluations; a rerun does what is missing.")
+    ] = None,
     list_studies: Annotated[bool, typer.Option("--list", help="List the ready studies.")] = False,
     as_json: o.Json = False,
     *,
@@ -60,7 +62,7 @@ def ablate(
     if (study is None) == (not vary):
         raise InvalidArgumentError("Name a study (see --list), or give at least one --vary, but not both.")
     is_paper = study is not None and study.startswith("paper:")
-    without = {"--controls": controls, "--out": out} if is_paper else {"--test-data": test_data, "--judge": judge}
+    without = {"--controls": controls} if is_paper else {"--test-data": test_data, "--judge": judge}
     for name, value in without.items():
         if value is not None:
             raise InvalidArgumentError(f"`{name}` is {'not ' * is_paper}for a paper:TABLE; got {str(value)!r}.")
@@ -78,7 +80,7 @@ def ablate(
         _one_by_one(study, source or "tiny", dataset or "tiny-facts", seeds, kind, metric, as_json)
         return
     if study is not None and is_paper:
-        changes: dict[str, Any] = {"n_groups": groups, "n_samples": samples}
+        changes: dict[str, Any] = {"n_groups": groups, "n_samples": samples, "out": out}
         changes = {name: value for name, value in changes.items() if value is not None}
         if judge is not None:
             changes["judge"] = get_judge(judge, device=loading.device)

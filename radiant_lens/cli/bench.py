@@ -24,6 +24,9 @@ def bench(
         str, typer.Option(help="KL in nats a token at which arms are compared, separated by commas.")
     ] = _DEFAULT_BUDGETS,
     folds: Annotated[str, typer.Option(help="'0', '1' or '0,1': which half is tested.")] = "0,1",
+    train_groups: Annotated[
+        int | None, typer.Option(min=1, help="Training groups to fit on, drawn at random; default all.")
+    ] = None,
     validation_groups: Annotated[
         int | None,
         typer.Option(min=1, help="Validation groups to choose on, drawn at random; default all."),
@@ -81,6 +84,7 @@ def bench(
         arms=arms,
         budgets=amounts,
         folds=parts,
+        n_train=train_groups,
         n_validation=validation_groups,
         n_test=test_groups,
         n_answered=answers,

@@ -21,11 +21,11 @@ from radiant_lens.studies.one_by_one import DetectingAndDoing as DetectingAndDoi
 from radiant_lens.studies.one_by_one import HeadKnockOut as HeadKnockOut
 from radiant_lens.studies.one_by_one import detecting_and_doing as detecting_and_doing
 from radiant_lens.studies.one_by_one import knock_out as knock_out
+from radiant_lens.studies.paper_tables import PAPER_TABLES as PAPER_TABLES
+from radiant_lens.studies.paper_tables import PaperTable as PaperTable
 from radiant_lens.studies.presets import READY as READY
 from radiant_lens.studies.presets import ready_studies as ready_studies
-from radiant_lens.studies.protocols import PAPER_TABLES as PAPER_TABLES
 from radiant_lens.studies.protocols import PaperProtocol as PaperProtocol
-from radiant_lens.studies.protocols import PaperTable as PaperTable
 from radiant_lens.studies.protocols import ProtocolResult as ProtocolResult
 from radiant_lens.studies.protocols import run_protocol as run_protocol
 from radiant_lens.studies.results import StudyResult as StudyResult

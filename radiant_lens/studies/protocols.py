@@ -1,19 +1,16 @@
-"""The paper's protocol, and one configuration for each of its published tables, none of them measured here yet.
+"""The paper's protocol.
 
 The questions are split into two folds. Of the development fold, 20% are the validation part. Layers are ranked by the
 mean risk of their heads and vote by the rule "fnr" (least FNR, ties by risk). One layer is edited: the better of the
 two best-ranked ones by the product of two metrics on validation. The other fold is tested once.
 
-Models, folds, validation share, `margin`, `fnr_weight`, the vote rule, and ITI's 48 heads and strength 15 are taken
-from the authors' released scripts (github.com/nguyenngocbaocmt02/OT-Intervention), which do not name them for every
-table: the 6 examples and toxicity on llama-7b are guesses. Their judges of truth and information are no longer
-available; the open ones replace them, and a Jigsaw classifier replaces Perspective's scores.
+The settings are from the authors' released scripts: `paper_tables`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,17 +20,16 @@ from radiant_lens import _checks
 from radiant_lens.analysis.steering import Steering
 from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
-from radiant_lens.datasets.loading import load_dataset
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.distributed import progress_bar
 from radiant_lens.errors import InvalidArgumentError, NothingToEditError
 from radiant_lens.evaluation._evaluate import evaluate
 from radiant_lens.evaluation.result import Evaluation
-from radiant_lens.models.loading import load_model
+from radiant_lens.models.identity import signature
 from radiant_lens.notebook import card, html_table
 from radiant_lens.policies.iti import ITIPolicy
 from radiant_lens.policies.radiant import RadiantPolicy
-from radiant_lens.studies.cells import UNSTEERED
+from radiant_lens.studies.cells import UNSTEERED, CellStore, cell_key, data_fingerprint
 from radiant_lens.studies.experiment import Experiment
 from radiant_lens.studies.results import Row, StudyResult, table_rows
 
@@ -107,6 +103,11 @@ class PaperProtocol:
         else:
             _checks.whole("n_layers", max(self.n_layers), 1, n_layers)
 
+    @property
+    def n_compared(self) -> int:
+        """Number of policies that are compared on validation."""
+        return self.n_candidates if self.n_layers is None else len(self.n_layers)
+
     def candidates(self, detector: RiskAwareDetector) -> list[RadiantPolicy]:
         """The policies to compare on validation, the best-ranked layer first."""
         paper = RadiantPolicy.paper(self.margin)
@@ -115,94 +116,6 @@ class PaperProtocol:
         # `layer_risk_` is the mean risk of a layer's heads, by which layers are ranked; the vote's risk is another.
         ranked = detector.layer_risk_.argsort(stable=True)[: self.n_candidates].tolist()
         return [replace(paper, heads=f"layer:{layer}") for layer in ranked]
-
-
-@dataclass(frozen=True)
-class PaperTable:
-    """Model, data and settings of one published table. Unmeasured with this package.
-
-    Attributes:
-        model: Hub id.
-        data: data set to fit on.
-        test_data: data set to test on; None for `data`.
-        protocol: settings of the choice and the test.
-        options: of `evaluate`.
-    """
-
-    model: str
-    data: str
-    test_data: str | None = None
-    protocol: PaperProtocol = field(default_factory=PaperProtocol)
-    options: Mapping[str, Any] = field(default_factory=lambda: _TRUTH)
-
-    def run(
-        self,
-        model: str | Path | TransformerBridge | None = None,
-        data: str | Path | None = None,
-        test_data: str | Path | None = None,
-        *,
-        n_groups: int | None = None,
-        seeds: Sequence[int] = (0,),
-        progress: bool = False,
-        **options: Any,
-    ) -> ProtocolResult:
-        """Run the protocol.
-
-        Args:
-            model: in place of the table's own, anything that `load_model` takes.
-            data, test_data: local files in the published format, in place of the Hub.
-            n_groups: of each, drawn at random, for a quick look; None for all.
-            seeds, progress: as for `run_protocol`.
-            options: of `evaluate`, in place of the table's.
-        """
-
-        def drawn(dataset: Dataset) -> Dataset:
-            return dataset if n_groups is None else dataset.sample(n_groups)
-
-        return run_protocol(
-            load_model(self.model if model is None else model),
-            drawn(load_dataset(self.data, path=data)),
-            self.protocol,
-            test_data=None if self.test_data is None else drawn(load_dataset(self.test_data, path=test_data)),
-            seeds=seeds,
-            progress=progress,
-            **{**self.options, **options},
-        )
-
-
-_TRUTH = {"judge": "truthfulqa", "metrics": ("answers", "choice", "text"), "max_new_tokens": 50, "temperature": 0.0}
-# RealToxicityPrompts asks for 25 samples of each prompt.
-_TOXICITY = {
-    "judge": "toxicity",
-    "metrics": ("answers", "diversity", "fluency", "text"),
-    "fluency_model": "openai-community/gpt2-xl",
-    "n_samples": 25,
-}
-_QA_MODELS = {
-    "llama-7b": "huggyllama/llama-7b",
-    "llama3-8b": "meta-llama/Meta-Llama-3-8B",
-    "llama2-chat-13b": "meta-llama/Llama-2-13b-chat-hf",
-    "alpaca-7b": "circulus/alpaca-7b",
-    "vicuna-7b": "AlekseyKorshuk/vicuna-7b",
-}
-_TOXIC = PaperProtocol(margin=40.0, fnr_weight=2.5, product=("not expected_maximum", "not undesirable_probability"))
-
-PAPER_TABLES: dict[str, PaperTable] = {
-    **{f"truthfulqa-{name}": PaperTable(model, "truthfulqa") for name, model in _QA_MODELS.items()},
-    **{
-        f"truthfulqa-{name}-few-shot": PaperTable(model, "truthfulqa", protocol=PaperProtocol(few_shot=6))
-        for name, model in _QA_MODELS.items()
-    },
-    **{
-        f"{data}-transfer-{name}": PaperTable(model, "truthfulqa", data)
-        for data in ("nq_open", "trivia_qa")
-        for name, model in _QA_MODELS.items()
-    },
-    **{
-        f"toxicity-{name}": PaperTable(model, "jigsaw", "realtoxicityprompts", _TOXIC, _TOXICITY)
-        for name, model in {"gpt2-large": "openai-community/gpt2-large", "llama-7b": "huggyllama/llama-7b"}.items()
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -244,6 +157,7 @@ def run_protocol(
     *,
     test_data: Dataset | None = None,
     seeds: Sequence[int] = (0,),
+    out: str | Path | None = None,
     progress: bool = False,
     **options: Any,
 ) -> ProtocolResult:
@@ -255,43 +169,88 @@ def run_protocol(
         protocol: default that of TruthfulQA.
         test_data: to test on in place of the test folds of `data` (transfer).
         seeds: of folds, detectors and samples.
+        out: folder for finished evaluations, which take most of the time; a rerun fits again and evaluates what is
+            missing. None: nothing is kept.
         progress: show a progress bar.
         options: of `evaluate`, such as `n_samples` and `judge`.
 
     Raises:
         InvalidArgumentError: a setting that is not allowed, or more layers than the model has.
+        OutputError: `out` cannot be written to.
         UnknownNameError: a metric of the product that `evaluate` does not give on this data.
     """
     protocol = protocol or PaperProtocol()
     protocol.check()
     protocol.check_model(int(model.cfg.n_layers))
+    store = CellStore(None if out is None else Path(out))
+    store.check()
     choices: list[dict[str, Any]] = []
     tested: dict[str, dict[int, list[Evaluation]]] = {
         name: {seed: [] for seed in seeds} for name in (UNSTEERED, ITI, RADIANT)
     }
+    inputs = {
+        "model": signature(model),
+        "data": [None if part is None else data_fingerprint(part) for part in (data, test_data)],
+        "protocol": asdict(protocol),
+        # Judges may be objects; their representation names their model.
+        "options": {name: repr(value) for name, value in options.items()},
+    }
     with progress_bar(shown=progress) as bar:
-        for seed in bar.track(list(seeds), description="paper protocol"):
+        n_evaluations = protocol.n_compared + len(tested)
+        task = bar.add_task("paper protocol", total=len(seeds) * protocol.n_folds * n_evaluations)
+        for seed in seeds:
             # Folds part groups, and validation parts the development groups again: no question is seen twice.
-            folds = data.split((1 / protocol.n_folds,) * protocol.n_folds, seed=seed)
-            for i, fold in enumerate(folds):
+            for i, fold in enumerate(data.split((1 / protocol.n_folds,) * protocol.n_folds, seed=seed)):
+                bar.update(task, description=f"paper protocol, seed {seed}, fold {i}")
+                place = {"seed": seed, "fold": i}
                 experiment = _experiment(model, data.only(data.groups - fold.groups), fold, protocol, seed)
-                fold_choices, evaluations = _run_fold(experiment, protocol, test_data, {**options, "seed": seed})
-                choices += [{"seed": seed, "fold": i, **row} for row in fold_choices]
-                for name, evaluation in evaluations.items():
+                evaluations = _Evaluations(
+                    model, store, {**inputs, **place}, {**options, "seed": seed}, lambda: bar.advance(task)
+                )
+                fold_choices, fold_tested = _run_fold(experiment, protocol, test_data, evaluations)
+                choices += [{**place, **row} for row in fold_choices]
+                for name, evaluation in fold_tested.items():
                     tested[name][seed].append(evaluation)
     rows = [Row(name, None if name == UNSTEERED else UNSTEERED, {}, by_seed) for name, by_seed in tested.items()]
     return ProtocolResult(pd.DataFrame(choices), StudyResult("paper protocol", tuple(rows)))
 
 
+@dataclass(frozen=True)
+class _Evaluations:
+    """The evaluations of one fold, each kept as soon as it is finished.
+
+    Attributes:
+        model: from `load_model`.
+        store: of finished ones.
+        inputs: all that they depend on besides their names; as JSON.
+        options: of `evaluate`.
+        advance: called after each.
+    """
+
+    model: TransformerBridge
+    store: CellStore
+    inputs: Mapping[str, Any]
+    options: Mapping[str, Any]
+    advance: Callable[[], None]
+
+    def get(self, name: str, data: Dataset, steering: Steering | None) -> Evaluation:
+        """The evaluation with a name, from the store if it is there."""
+        key = cell_key({**self.inputs, "evaluation": name})
+        if key not in self.store:
+            self.store.save(key, evaluate(self.model, data, steering, **self.options))
+        self.advance()
+        return self.store.load(key)
+
+
 def _run_fold(
-    experiment: Experiment, protocol: PaperProtocol, test_data: Dataset | None, options: dict[str, Any]
+    experiment: Experiment, protocol: PaperProtocol, test_data: Dataset | None, evaluations: _Evaluations
 ) -> tuple[list[dict[str, Any]], dict[str, Evaluation]]:
     """Choose on the validation part, then test each method once."""
-    validation, test = _prompted(experiment, test_data, protocol, options["seed"])
-    best, choices = _choose(experiment, validation, protocol, options)
+    validation, test = _prompted(experiment, test_data, protocol, evaluations.inputs["seed"])
+    best, choices = _choose(experiment, validation, protocol, evaluations)
     iti = ITIPolicy(alpha=protocol.iti_alpha, n_heads=protocol.iti_heads)
     steerings = {UNSTEERED: None, ITI: iti.fit(experiment.train_cache, experiment.detector), RADIANT: best}
-    return choices, {name: evaluate(experiment.model, test, s, **options) for name, s in steerings.items()}
+    return choices, {name: evaluations.get(name, test, steering) for name, steering in steerings.items()}
 
 
 def _experiment(
@@ -319,18 +278,18 @@ def _prompted(
 
 
 def _choose(
-    experiment: Experiment, validation: Dataset, protocol: PaperProtocol, options: dict[str, Any]
+    experiment: Experiment, validation: Dataset, protocol: PaperProtocol, evaluations: _Evaluations
 ) -> tuple[Steering | None, list[dict[str, Any]]]:
     """The steering of the best candidate on validation (None: it edits nothing), and the score of each."""
     rows: list[dict[str, Any]] = []
     steerings: list[Steering | None] = []
-    for policy in protocol.candidates(experiment.detector):
+    for i, policy in enumerate(protocol.candidates(experiment.detector)):
         try:
             steering = policy.fit(experiment.train_cache, experiment.detector)
         except NothingToEditError:
             # A candidate that edits nothing competes as the unsteered model; its `layers` are empty in the choices.
             steering = None
-        evaluation = evaluate(experiment.model, validation, steering, **options)
+        evaluation = evaluations.get(f"candidate {i}", validation, steering)
         one, other = (_factor(evaluation, name) for name in protocol.product)
         layers = list(steering.layers) if steering else []
         rows.append({"n_layers": policy.n_layers, "layers": layers, "product": one * other})

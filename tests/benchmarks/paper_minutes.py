@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from growth import FLOPS, SHARE
 
 import radiant_lens as rl
-from radiant_lens.studies.protocols import PAPER_TABLES, PaperTable
+from radiant_lens.studies.paper_tables import PAPER_TABLES, PaperTable
 
 FILES = {"truthfulqa": "TruthfulQA.csv", "nq_open": "NQOpen.csv", "trivia_qa": "TriviaQA.csv"}
 PARAMETERS = {"llama-7b": 6.7e9, "llama3-8b": 8.0e9, "llama2-chat-13b": 13e9, "alpaca-7b": 6.7e9, "vicuna-7b": 6.7e9}

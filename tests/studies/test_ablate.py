@@ -52,7 +52,7 @@ def test_the_list(run):
         (["--vary", "gamma=0.7"], 2, "`gamma` must lie strictly between 0 and 0.5; got 0.7"),
         (["policies", "--seeds", "a"], 2, "`seeds` must be whole numbers separated by commas; got 'a'"),
         (["policies", "--judge", "overlap"], 2, "`--judge` is for a paper:TABLE; got 'overlap'"),
-        (["paper:truthfulqa-llama-7b", "--out", "folder"], 2, "`--out` is not for a paper:TABLE; got 'folder'"),
+        (["paper:truthfulqa-llama-7b", "--controls", "all"], 2, "`--controls` is not for a paper:TABLE; got 'all'"),
         (["nothing.yaml"], 1, "Study file 'nothing.yaml' cannot be read"),
     ],
 )

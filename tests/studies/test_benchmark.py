@@ -127,6 +127,9 @@ def test_a_limit_draws_groups_and_does_not_take_the_first_by_name(model, bare):
     assert drawn.groups != all_of_them.head(10).groups
     assert drawn.groups == Benchmark(model, bare, n_test=10).make_fold(0).test.groups
     assert all_of_them.sample(10**6).groups == all_of_them.groups
+    whole, part = (Benchmark(model, bare, n_train=n).make_fold(0) for n in (None, 10))
+    assert len(part.train.groups) == 10 and part.train.groups < whole.train.groups
+    assert (part.validation.groups, part.test.groups) == (whole.validation.groups, whole.test.groups)
 
 
 def test_markdown_has_a_line_for_each_arm_and_budget(finished):
@@ -202,7 +205,8 @@ def test_the_instruction_is_that_of_the_task_that_was_fitted(model, bare):
 def test_rows_are_kept_under_all_that_they_depend_on(finished, monkeypatch):
     benchmark, _ = finished
     monkeypatch.setattr("radiant_lens.studies.benchmark.benchmark.choose", lambda *_: pytest.fail("fitted"))
-    changes = [{"seed": 1}, {"budgets": (0.02,)}, {"n_validation": 5}, {"data": replace(benchmark.data, sense="rude")}]
+    changes = [{"seed": 1}, {"budgets": (0.02,)}, {"n_train": 5}, {"n_validation": 5}]
+    changes += [{"data": replace(benchmark.data, sense="rude")}]
     for change in changes:
         with pytest.raises(pytest.fail.Exception, match="fitted"):
             replace(benchmark, arms=("mean shift",), **change).run()
@@ -270,8 +274,9 @@ def test_settings_are_checked_first(model, bare):
         Benchmark(model, bare, transfer=[bare])
     with pytest.raises(InvalidArgumentError, match="`arms` must be at least one"):
         Benchmark(model, bare, arms=[])
-    with pytest.raises(InvalidArgumentError, match="`n_test`"):
-        Benchmark(model, bare, n_test=0)
+    for name in ("n_train", "n_validation", "n_test"):
+        with pytest.raises(InvalidArgumentError, match=f"`{name}`"):
+            Benchmark(model, bare, **{name: 0})
     assert {"ITI", "LEACE", "RADIANT", "trained shift"} <= set(ARMS)
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 import radiant_lens as rl
@@ -62,6 +63,37 @@ def test_the_protocol_runs_on_the_published_format(random_model, truthfulqa):
         assert all(p.text.count("Q:") == 3 for p in evaluation.prompts)
     assert list(result.comparison.evaluations) == ["no steering", "ITI", "RADIANT"]
     assert "| RADIANT |" in result.to_markdown()
+
+
+def test_finished_evaluations_are_kept(random_model, truthfulqa, tmp_path, monkeypatch):
+    protocol = PaperProtocol(margin=2.0, n_layers=(1,), product=PLAIN, iti_heads=4, iti_alpha=2.0)
+    evaluate, judged = studies.protocols.evaluate, []
+
+    def stopped(*arguments, **options):
+        if len(judged) == 5:
+            raise KeyboardInterrupt
+        judged.append(evaluate(*arguments, **options))
+        return judged[-1]
+
+    monkeypatch.setattr("radiant_lens.studies.protocols.evaluate", stopped)
+    settings = {"max_new_tokens": 2, "judge": "overlap", "out": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        run_protocol(random_model, truthfulqa, protocol, **settings)
+    monkeypatch.undo()
+    # In each fold one candidate is judged on validation, then three methods on the other fold: three are missing.
+    calls = []
+    monkeypatch.setattr(
+        "radiant_lens.studies.protocols.evaluate", lambda *a, **o: (calls.append(a), evaluate(*a, **o))[1]
+    )
+    resumed = run_protocol(random_model, truthfulqa, protocol, **settings)
+    assert len(calls) == 3
+    whole = run_protocol(random_model, truthfulqa, protocol, **{**settings, "out": None})
+    assert resumed.to_markdown() == whole.to_markdown()
+    pd.testing.assert_frame_equal(resumed.choices, whole.choices)
+    calls.clear()
+    for changed in ({"seeds": (1,)}, {"max_new_tokens": 3}, {"protocol": replace(protocol, margin=3.0)}):
+        run_protocol(random_model, truthfulqa, **{"protocol": protocol, **settings, **changed})
+    assert len(calls) == 3 * 8
 
 
 def test_the_paper_edits_one_layer_the_better_of_two(random_model, truthfulqa, monkeypatch):

@@ -68,6 +68,7 @@ class Benchmark:
         arms: names in `ARMS`; None for all.
         budgets: KL in nats a token on desirable validation text.
         folds: 0, 1 or both.
+        n_train: training groups on which steerings are fitted, drawn at random; None for all.
         n_validation: validation groups on which strengths and gates are chosen, drawn at random; None for all.
         n_test: test groups that are scored, drawn at random; None for all.
         n_answered: test groups whose generated answers are judged, drawn at random from these; 0 for none.
@@ -83,6 +84,7 @@ class Benchmark:
     arms: Sequence[str] | None = None
     budgets: Sequence[float] = BUDGETS
     folds: Sequence[int] = (0, 1)
+    n_train: int | None = None
     n_validation: int | None = None
     n_test: int | None = None
     n_answered: int = 40
@@ -110,9 +112,9 @@ class Benchmark:
                 f"`transfer`: every task needs a name of its own; got {tested!r}. Name a file otherwise, or use "
                 "`dataclasses.replace(data, name=...)`."
             )
-        for name, number in (("n_validation", self.n_validation), ("n_test", self.n_test)):
-            if number is not None:
-                _checks.whole(name, number, 1)
+        for name in ("n_train", "n_validation", "n_test"):
+            if getattr(self, name) is not None:
+                _checks.whole(name, getattr(self, name), 1)
         _checks.whole("n_answered", self.n_answered, 0)
         _checks.seed(self.seed)
         if self.continuations is not None:
@@ -133,7 +135,7 @@ class Benchmark:
     def settings(self) -> dict[str, Any]:
         """The settings, as JSON: model and data by name."""
         names = {"model": signature(self.model)["name"], "data": self.data.name, "arms": self.names}
-        plain = ("budgets", "folds", "n_validation", "n_test", "n_answered", "seed")
+        plain = ("budgets", "folds", "n_train", "n_validation", "n_test", "n_answered", "seed")
         precision = {"dtype": str(self.model.cfg.dtype).removeprefix("torch.")}
         transfer = [data.name for data in self.transfer]
         settings = {**names, **precision, **{k: getattr(self, k) for k in plain}, "transfer": transfer}
@@ -150,6 +152,7 @@ class Benchmark:
         """Split the data; nothing is collected or fitted yet."""
         developed = self._half(self.data, number)
         train, validation = developed.split((0.8, 0.2), seed=self.seed)
+        train = _drawn(train, self.n_train, self.seed)
         return Fold(self.model, train, validation, self.test_part(self.data, number), self.seed)
 
     def _half(self, data: Dataset, number: int) -> Dataset:
@@ -374,6 +377,8 @@ class _FoldRun:
             "budgets": [] if name == UNSTEERED else list(benchmark.budgets),
             "n_validation": benchmark.n_validation,
             "seed": benchmark.seed,
+            # Not among the settings of folders that were kept before there was a choice.
+            **({} if benchmark.n_train is None else {"n_train": benchmark.n_train}),
         }
 
 
