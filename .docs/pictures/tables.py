@@ -21,6 +21,7 @@ OURS, RIVALS = "least KL, affine", ("ITI", "mean shift")
 BEST_RIVAL = "better of ITI and mean shift"
 HALVES = ("first", "second")
 MODELS = {"smollm2-135m-instruct": "SmolLM2", "gemma-3-270m": "gemma-3"}
+CONDITIONS = {"after_undesirable": "after misconceptions", "bare": "on bare questions"}
 COLUMNS = {
     "arms": (
         *("steering", "budget of KL", "gate", "KL, tested", "MC1", "MC2", "gain of MC2", "style", "beyond style"),
@@ -33,6 +34,10 @@ COLUMNS = {
     "paper": (
         *("steering", "MC1", "gain of MC1", "MC2", "gain of MC2", "judged correct", "informative", "True*Info"),
         *("KL", "layers, by fold"),
+    ),
+    "conditions": (
+        *("steering", "budget of KL", "KL, tested"),
+        *(word for condition in CONDITIONS.values() for word in (f"MC2 {condition}", f"gain {condition}")),
     ),
     "gains": ("task", "KL", BEST_RIVAL, OURS, "its style"),
     "transfer": ("steering", "budget of KL", "KL, tested", "MC1", "MC2", "gain of MC2", "style", "beyond style"),
@@ -60,6 +65,8 @@ def cells(row: dict[str, Any], n_folds: int) -> dict[str, str]:
         "judged correct": number(row["correct"], ".0%"),
         "incorrect": number(row["incorrect"], ".0%"),
         "seconds": number(row["seconds"], ".0f"),
+        **{f"MC2 {words}": number(row.get(f"mc2/{c}"), ".3f") for c, words in CONDITIONS.items()},
+        **{f"gain {words}": interval(row, f"gain/{c}") for c, words in CONDITIONS.items()},
     }
 
 
@@ -140,8 +147,8 @@ def number(value: float | None, form: str) -> str:
 
 
 def interval(row: dict[str, Any], name: str) -> str:
-    value = row[name]
-    if row["arm"] == "none":
+    value = row.get(name)
+    if value is None or row["arm"] == "none":
         return ""
     return f"{value['value']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]"
 

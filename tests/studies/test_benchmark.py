@@ -86,6 +86,27 @@ def test_the_rows_are_those_of_the_public_functions(model, finished):
     assert rows["log_prob"].sum() == pytest.approx(float(scored.log_prob.sum()), rel=1e-5)
 
 
+def test_gains_under_each_condition_of_the_prompts(model, facts):
+    test = facts.head(6)
+    own = score_choices(model, test.prompts)
+    rows = pd.DataFrame(Scorer(model, test, 0, 0).steered(None)).set_index("group")
+    for condition, part in own.groupby("condition"):
+        expected = part.groupby("group")["mc2"].mean()
+        assert (rows[f"mc2/{condition}"] - expected.loc[rows.index]).abs().max() < 1e-6
+    place = {"data": "tiny-facts", "fold": 0, "gate": "", "seconds": 0.0}
+    plain = rows.reset_index().assign(arm="none", budget=None, **place)
+    raised = plain.assign(arm="raised", budget=0.1, **{"mc2/bare": plain["mc2/bare"] + 0.1})
+    # Answers alone have no conditions.
+    alone = plain.drop(columns=[c for c in plain if c.startswith("mc2/")]).assign(arm="alone")
+    result = BenchmarkResult("tiny-facts", pd.concat([plain, raised, alone], ignore_index=True))
+    table = result.to_dataframe().set_index("arm")
+    assert table.loc["raised", "gain/bare"].value == pytest.approx(0.1)
+    assert table.loc["raised", "gain/after_undesirable"].value == pytest.approx(0)
+    assert table.loc["none", "mc2/bare"] == pytest.approx(plain["mc2/bare"].mean())
+    assert pd.isna(table.loc["alone", "mc2/bare"])
+    assert "gain, after undesirable" in result.to_markdown()
+
+
 def test_finished_arms_are_not_computed_again(finished, monkeypatch):
     benchmark, result = finished
     monkeypatch.setattr(Scorer, "steered", lambda *_: pytest.fail("computed again"))

@@ -11,6 +11,7 @@ import torch
 
 from radiant_lens.statistics.bounds import Interval, bootstrap_ratio
 from radiant_lens.statistics.paired import GroupSums, paired_difference
+from radiant_lens.studies.benchmark.scores import BY_CONDITION
 
 _UNSTEERED = "none"
 _KEY = ["fold", "group"]
@@ -23,10 +24,10 @@ class BenchmarkResult:
     Attributes:
         name: of the data on which everything was fitted and chosen.
         questions: one row for each task tested (`data`), fold, arm, budget and test question: `mc1`, `mc2`,
-            `swapped_mc2` (under the answers of another question), sums of `kl` and `log_prob` over the `tokens` of its
-            desirable statements, `edited` tokens, the `verdict` on a generated answer ("" if none was judged); and the
-            chosen `gate`, `strength` and its `validation_kl`, with `seconds` of fit and choice
-            (of scoring, where there is nothing to choose).
+            `swapped_mc2` (under the answers of another question), `mc2/CONDITION` where prompts have several, sums of
+            `kl` and `log_prob` over the `tokens` of its desirable statements, `edited` tokens, the `verdict` on a
+            generated answer ("" if none was judged); and the chosen `gate`, `strength` and its `validation_kl`, with
+            `seconds` of fit and choice (of scoring, where there is nothing to choose).
         notes: why an arm has no steering under a gate, or does not meet a budget.
         continuations: parts of the metrics of continuations (see `radiant_lens.evaluation.ratios`), with `fold`, `arm`
             and `budget`; None if nothing was continued.
@@ -40,8 +41,9 @@ class BenchmarkResult:
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each task, arm and budget, over all folds: values, and gains over the unsteered model.
 
-        `style` is the gain of MC2 under the answers of other questions, and `beyond_style` the rest. Intervals are over
-        the questions of the folds, given the fits.
+        `style` is the gain of MC2 under the answers of other questions, and `beyond_style` the rest. Where prompts have
+        several conditions, `mc2/CONDITION` and `gain/CONDITION` are of one. Intervals are over the questions of the
+        folds, given the fits.
         """
         return pd.DataFrame(self._table())
 
@@ -83,6 +85,7 @@ class BenchmarkResult:
                 "MC1": f"{row['mc1']:.3f}",
                 "MC2": f"{row['mc2']:.3f}",
                 "gain of MC2": _signed(row["gain"]),
+                **_gains_by_condition(self._conditions(), row),
                 "style": _signed(row["style"]),
                 "beyond style": _signed(row["beyond_style"]),
                 "judged correct": _number(row["correct"], ".0%"),
@@ -119,6 +122,11 @@ class BenchmarkResult:
         n = len(own[own["arm"] == _UNSTEERED])
         return f"BenchmarkResult({self.name!r}: {arms} arms, {folds} folds, {n} test questions)"
 
+    def _conditions(self) -> list[str]:
+        """The conditions of prompts, where there are several."""
+        columns = self.questions.columns
+        return [str(c).removeprefix(BY_CONDITION) for c in columns if str(c).startswith(BY_CONDITION)]
+
     def _table(self) -> list[dict[str, Any]]:
         # `Any`: the types of pandas do not follow a chain of tables.
         everything: Any = self.questions
@@ -127,7 +135,9 @@ class BenchmarkResult:
             questions = everything[everything["data"] == name].set_index(_KEY).sort_index()
             plain = questions[questions["arm"] == _UNSTEERED]
             for arm, budget, part in _parts(questions, everything["arm"].drop_duplicates()):
-                rows.append({"data": name, **_row(arm, budget, part, plain.loc[part.index])})
+                baseline = plain.loc[part.index]
+                conditions = _by_condition(self._conditions(), part, baseline)
+                rows.append({"data": name, **_row(arm, budget, part, baseline), **conditions})
         return rows
 
 
@@ -169,6 +179,23 @@ def _row(arm: str, budget: float | None, part: Any, plain: Any) -> dict[str, Any
         "kl_interval": bootstrap_ratio(_tensor(part["kl"]), _tensor(part["tokens"])),
         "seconds": part.groupby("fold")["seconds"].first().mean(),
     }
+
+
+def _by_condition(conditions: list[str], part: Any, plain: Any) -> dict[str, Any]:
+    """MC2 and its gain under each condition that these questions have."""
+    values: dict[str, Any] = {}
+    for condition in conditions:
+        steered, before = (rows[BY_CONDITION + condition] for rows in (part, plain))
+        asked = steered.notna() & before.notna()
+        if asked.any():
+            values[BY_CONDITION + condition] = steered[asked].mean()
+            values[f"gain/{condition}"] = _difference(steered[asked], before[asked])
+    return values
+
+
+def _gains_by_condition(conditions: list[str], row: dict[str, Any]) -> dict[str, str]:
+    gains = {condition: row.get(f"gain/{condition}") for condition in conditions}
+    return {f"gain, {c.replace('_', ' ')}": "" if gain is None else _signed(gain) for c, gain in gains.items()}
 
 
 def _number(value: float, form: str) -> str:

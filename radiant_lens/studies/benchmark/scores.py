@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 NEW_TOKENS = 30
+BY_CONDITION = "mc2/"
+"""Begins the name of the MC2 under one condition, such as "mc2/after_undesirable"."""
 
 Rows = list[dict[str, Any]]
 
@@ -88,7 +90,11 @@ class Scorer:
         scores: Any = own.assign(swapped_mc2=swapped["mc2"])
         table = scores.groupby("group")[["mc1", "mc2", "swapped_mc2"]].mean()
         # A question without desirable statements has no text to be compared on.
-        table = table.join(sums.groupby("group").sum().reindex(table.index, fill_value=0.0)).reset_index()
+        table = table.join(sums.groupby("group").sum().reindex(table.index, fill_value=0.0))
+        if scores["condition"].nunique() > 1:
+            by_condition = scores.pivot_table(index="group", columns="condition", values="mc2")
+            table = table.join(by_condition.add_prefix(BY_CONDITION))
+        table = table.reset_index()
         rows: Rows = table.assign(verdict=[verdicts.get(g, "") for g in table["group"]]).to_dict("records")
         return rows
 
