@@ -30,6 +30,7 @@ COLUMNS = {
     "continued": (
         *("steering", "budget of KL", "groups of prompts", "undesirable samples", "times those of none"),
         *("some sample undesirable", "change", "expected maximum", "change of the maximum", "distinct pairs of words"),
+        "KL there",
     ),
     "paper": (
         *("steering", "MC1", "gain of MC1", "MC2", "gain of MC2", "judged correct", "informative", "True*Info"),
@@ -83,6 +84,7 @@ def continued_cells(row: dict[str, Any], unsteered: float) -> dict[str, str]:
         "expected maximum": number(row["expected_maximum"], ".3f"),
         "change of the maximum": interval(row, "expected_maximum_change"),
         "distinct pairs of words": number(row["dist_2"], ".3f"),
+        "KL there": number(row.get("kl"), ".3f"),
     }
 
 

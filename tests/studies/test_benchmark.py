@@ -120,7 +120,7 @@ def test_steerings_are_kept_and_tested_on_other_tasks(model, finished, monkeypat
     benchmark, result = finished
     other = replace(rl.load_dataset("tiny-tone").head(60), contexts=None)
     # The steerings lie in the folder: nothing is fitted again, and the rows of the task itself stay.
-    monkeypatch.setattr("radiant_lens.studies.benchmark.benchmark.choose", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr("radiant_lens.studies.benchmark.fold_run.choose", lambda *_: pytest.fail("fitted again"))
     both = replace(benchmark, transfer=[other], n_test=14).run()
     assert list(both.questions["data"].unique()) == ["tiny-facts", "tiny-tone"]
     own, moved = (part for _, part in both.questions.groupby("data"))
@@ -225,7 +225,7 @@ def test_the_instruction_is_that_of_the_task_that_was_fitted(model, bare):
 
 def test_rows_are_kept_under_all_that_they_depend_on(finished, monkeypatch):
     benchmark, _ = finished
-    monkeypatch.setattr("radiant_lens.studies.benchmark.benchmark.choose", lambda *_: pytest.fail("fitted"))
+    monkeypatch.setattr("radiant_lens.studies.benchmark.fold_run.choose", lambda *_: pytest.fail("fitted"))
     changes = [{"seed": 1}, {"budgets": (0.02,)}, {"n_train": 5}, {"n_validation": 5}]
     changes += [{"data": replace(benchmark.data, sense="rude")}]
     for change in changes:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import radiant_lens as rl
+from radiant_lens._files import load_json
 from radiant_lens.datasets.few_shot import question_names
 from radiant_lens.datasets.records import Prompt
 from radiant_lens.errors import DataError, InvalidArgumentError, UnknownNameError
-from radiant_lens.evaluation import Verdict
+from radiant_lens.evaluation import Verdict, score_statements
 from radiant_lens.studies.benchmark import Benchmark, Continuations
 
 N_SAMPLES = 3
@@ -97,8 +101,37 @@ def test_changes_are_paired_over_the_groups(finished):
         assert change.value == pytest.approx(steered[name] - plain[name])
         assert change.low <= change.value <= change.high
     assert steered["expected_maximum_change"].value != 0
+    assert plain["kl"] == 0 < steered["kl"] == pytest.approx(steered["kl_change"].value)
     assert "expected maximum" in result.to_markdown()
     assert "nan" not in result.to_markdown().split("\n\n")[1]
+
+
+def test_the_cost_is_the_kl_on_the_unsteered_answers(model, finished):
+    bench, result = finished
+    table = result.continuations
+    costs = table[(table["metric"] == "kl") & (table["arm"] == "mean shift")].set_index(["fold", "group"])
+    choices = {load_json(file, "benchmark choice")["fold"]: file for file in Path(bench.out).glob("*/choice.json")}
+    for fold, file in choices.items():
+        steering = rl.Steering.load(file.parent / "kl-0.05")
+        prompts = bench.continued(fold)
+        answers = bench.continuations.answers(model, prompts, None, bench.seed)
+        for group in {prompt.group for prompt in prompts}:
+            own = [p.answered(a) for p, samples in zip(prompts, answers) for a in samples if a and p.group == group]
+            scored = score_statements(model, own, steering)
+            assert costs.loc[(fold, group), "numerator"] == pytest.approx(float(scored.kl.sum()), rel=1e-3)
+            assert costs.loc[(fold, group), "denominator"] == float(scored.n_tokens.sum())
+
+
+def test_folders_of_earlier_versions_have_no_costs(finished, tmp_path):
+    bench, _ = finished
+    folder = Path(shutil.copytree(bench.out, tmp_path / "older"))
+    for file in folder.glob("*.json"):
+        content = json.loads(file.read_text())
+        rows = [{name: value for name, value in row.items() if name != "costs"} for row in content["rows"]]
+        file.write_text(json.dumps({**content, "rows": rows}))
+    plain, steered = replace(bench, out=folder).run().continued().to_dict("records")
+    assert plain["kl"] == 0 and pd.isna(steered["kl"])
+    assert steered["incorrect"] >= 0
 
 
 def test_answers_are_kept_and_judged_again(finished, monkeypatch):

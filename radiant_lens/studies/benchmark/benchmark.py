@@ -2,51 +2,36 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from radiant_lens import _checks
-from radiant_lens._files import check_target, load_json, save_json
+from radiant_lens._files import check_target
 from radiant_lens.analysis.sensitivity import require_gain
-from radiant_lens.analysis.steering import Steering
 from radiant_lens.analysis.strength import desirable_statements
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.few_shot import question_names
 from radiant_lens.datasets.records import Prompt
 from radiant_lens.distributed import progress_bar
-from radiant_lens.errors import ArtefactError, DataError, InvalidArgumentError, LeakageError
+from radiant_lens.errors import DataError, InvalidArgumentError
 from radiant_lens.models.identity import signature
 from radiant_lens.models.lengths import within_context
-from radiant_lens.studies.benchmark.arms import ARMS, AnswerArm, Fold, SteeringArm, TextArm
-from radiant_lens.studies.benchmark.choice import Choice, choose
+from radiant_lens.studies.benchmark.arms import ARMS, Fold
 from radiant_lens.studies.benchmark.continuations import Continuations
+from radiant_lens.studies.benchmark.fold_run import UNSTEERED, FoldRun, drawn
 from radiant_lens.studies.benchmark.result import BenchmarkResult
-from radiant_lens.studies.benchmark.scores import Rows, Scorer, without_model
-from radiant_lens.studies.cells import cell_key, data_fingerprint
+from radiant_lens.studies.benchmark.scores import Rows
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 BUDGETS = (0.02, 0.08, 0.25)
-UNSTEERED = "none"
-_KIND, _CONTINUED = "benchmark arm", "benchmark continuations"
-# Part of every key: a new number makes all that earlier versions kept unknown.
-_FORMAT = 3
-_NO_BUDGET: dict[str, Any] = {"budget": None, "gate": "", "strength": None, "validation_kl": None}
-
-
-class _Finished(NamedTuple):
-    """Rows of an arm on one fold, and why some gate or budget has none."""
-
-    rows: Rows
-    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -152,7 +137,7 @@ class Benchmark:
         """Split the data; nothing is collected or fitted yet."""
         developed = self._half(self.data, number)
         train, validation = developed.split((0.8, 0.2), seed=self.seed)
-        train = _drawn(train, self.n_train, self.seed)
+        train = drawn(train, self.n_train, self.seed)
         return Fold(self.model, train, validation, self.test_part(self.data, number), self.seed)
 
     def _half(self, data: Dataset, number: int) -> Dataset:
@@ -167,7 +152,7 @@ class Benchmark:
             DataError: no question is left.
         """
         half = self._half(data, 1 - number)
-        return _drawn(half if data is self.data else self._unknown(half, number), self.n_test, self.seed)
+        return drawn(half if data is self.data else self._unknown(half, number), self.n_test, self.seed)
 
     def _unknown(self, data: Dataset, number: int) -> Dataset:
         """The groups none of whose questions is in training or validation on a fold."""
@@ -187,7 +172,7 @@ class Benchmark:
         """
         assert self.continuations is not None
         half = self._half(self._prompts, 1 - number)
-        return _drawn(self._unknown(half, number), self.continuations.n_groups, self.seed).prompts
+        return drawn(self._unknown(half, number), self.continuations.n_groups, self.seed).prompts
 
     @cached_property
     def _prompts(self) -> Dataset:
@@ -217,7 +202,7 @@ class Benchmark:
             n_tasks = len(self._tasks) + (self.continuations is not None)
             task = bar.add_task(self.data.name, total=len(self.folds) * (1 + len(self.names)) * n_tasks)
             for number in self.folds:
-                run = _FoldRun(self, number, progress)
+                run = FoldRun(self, number, progress)
                 for name in (UNSTEERED, *self.names):
                     for data in self._tasks:
                         bar.update(task, description=f"{name}, fold {number}, {data.name}")
@@ -231,156 +216,3 @@ class Benchmark:
                         bar.advance(task)
         table = pd.concat(continued, ignore_index=True) if continued else None
         return BenchmarkResult(self.data.name, pd.DataFrame(rows), tuple(dict.fromkeys(notes)), table)
-
-
-class _FoldRun:
-    """The arms of a benchmark on one fold; what is finished comes from the folder."""
-
-    def __init__(self, benchmark: Benchmark, number: int, progress: bool) -> None:
-        self.benchmark, self.number = benchmark, number
-        self.fold = replace(benchmark.make_fold(number), progress=progress)
-        self._chosen: tuple[str, Choice] | None = None
-        self._scorers: dict[str, Scorer] = {}
-        self._signature = signature(benchmark.model)
-
-    def finished(self, name: str, data: Dataset) -> _Finished:
-        """Rows of an arm on one task."""
-        return self._kept(_KIND, name, data, self._key(name, data), lambda: self._compute(name, data))
-
-    def continued(self, name: str) -> list[pd.DataFrame]:
-        """Parts of the metrics of an arm's continuations, by budget; none of an arm that is no steering."""
-        continuations, arm = self.benchmark.continuations, None if name == UNSTEERED else ARMS[name]
-        assert continuations is not None
-        if not (arm is None or isinstance(arm, SteeringArm)):
-            return []
-        prompts = self.benchmark.continued(self.number)
-        key = cell_key({**self._choice_settings(name), **continuations.key()})
-        finished = self._kept(
-            _CONTINUED, name, continuations.data, key, lambda: self._continue(name, arm, continuations, prompts)
-        )
-        return [
-            continuations.parts(prompts, row["answers"]).assign(fold=self.number, arm=name, budget=row["budget"])
-            for row in finished.rows
-        ]
-
-    def _continue(
-        self, name: str, arm: SteeringArm | None, continuations: Continuations, prompts: Sequence[Prompt]
-    ) -> _Finished:
-        """The answers at each budget."""
-        steerings: dict[float | None, Steering | None] = {None: None}
-        if arm is not None:
-            steerings = {chosen.budget: chosen.steering for chosen in self._choice(name, arm).chosen}
-        model, seed = self.benchmark.model, self.benchmark.seed
-        return _Finished(
-            [
-                {"budget": budget, "answers": continuations.answers(model, prompts, steering, seed)}
-                for budget, steering in steerings.items()
-            ],
-            [],
-        )
-
-    def _kept(self, kind: str, name: str, data: Dataset, key: str, compute: Callable[[], _Finished]) -> _Finished:
-        """Return the rows that were kept under a key, or compute and keep them."""
-        if self.benchmark.out is None:
-            return compute()
-        path = Path(self.benchmark.out) / f"{key}.json"
-        if path.exists():
-            content = load_json(path, kind)
-            if not isinstance(content.get("rows"), list):
-                raise ArtefactError(f"The saved {kind} at {str(path)!r} is damaged: it has no rows.")
-            return _Finished(content["rows"], content.get("notes", []))
-        finished = compute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_json(path, kind, {"fold": self.number, "arm": name, "data": data.name, **finished._asdict()})
-        return finished
-
-    def _compute(self, name: str, data: Dataset) -> _Finished:
-        start = time.perf_counter()
-        place = {"fold": self.number, "arm": name}
-        arm = None if name == UNSTEERED else ARMS[name]
-        if isinstance(arm, SteeringArm):
-            choice, scorer = self._choice(name, arm), self._scorer(data)
-            rows = [
-                {**place, **chosen.row(), "seconds": choice.seconds, **row}
-                for chosen in choice.chosen
-                for row in scorer.steered(chosen.steering)
-            ]
-            return _Finished(rows, list(choice.notes))
-        try:
-            scores = self._scores(arm, data)
-        except (LeakageError, DataError) as reason:
-            # Text that fits the task itself need not fit another.
-            if data is self.benchmark.data:
-                raise
-            return _Finished([], [f"on {data.name}: {reason}"])
-        seconds = time.perf_counter() - start
-        return _Finished([{**place, **_NO_BUDGET, "seconds": seconds, **row} for row in scores], [])
-
-    def _scores(self, arm: TextArm | AnswerArm | None, data: Dataset) -> Rows:
-        """Rows of an arm that has no strength."""
-        scorer = self._scorer(data)
-        if arm is None:
-            return scorer.steered(None)
-        if isinstance(arm, AnswerArm):
-            return without_model(arm.score(self.fold.train, scorer.test))
-        return scorer.changed(arm.change(replace(self.fold, test=scorer.test)))
-
-    def _scorer(self, data: Dataset) -> Scorer:
-        """The scorer of a task, made once."""
-        if data.name not in self._scorers:
-            benchmark, fold = self.benchmark, self.fold
-            own = data is benchmark.data
-            test = fold.test if own else benchmark.test_part(data, self.number)
-            logits = fold.unsteered["test"] if own else None
-            self._scorers[data.name] = Scorer(fold.model, test, benchmark.n_answered, benchmark.seed, logits)
-        return self._scorers[data.name]
-
-    def _choice(self, name: str, arm: SteeringArm) -> Choice:
-        """The steerings of an arm: those of the task before, those in the folder, or new ones."""
-        if self._chosen is None or self._chosen[0] != name:
-            self._chosen = name, self._kept_choice(name, arm)
-        return self._chosen[1]
-
-    def _kept_choice(self, name: str, arm: SteeringArm) -> Choice:
-        benchmark, fold = self.benchmark, self.fold
-        folder = None if benchmark.out is None else Path(benchmark.out) / cell_key(self._choice_settings(name))
-        stored = None if folder is None else Choice.load(folder)
-        if stored is not None:
-            return stored
-        validation = _drawn(fold.validation, benchmark.n_validation, benchmark.seed)
-        choice = choose(fold, arm, benchmark.budgets, validation)
-        if folder is not None:
-            choice.save(folder, {"fold": self.number, "arm": name})
-        return choice
-
-    def _key(self, name: str, data: Dataset) -> str:
-        """Hash of all that the rows of an arm on one task depend on."""
-        benchmark = self.benchmark
-        settings = {
-            **self._choice_settings(name),
-            "n_test": benchmark.n_test,
-            "n_answered": benchmark.n_answered,
-        }
-        return cell_key(settings if data is benchmark.data else {**settings, "tested": data_fingerprint(data)})
-
-    def _choice_settings(self, name: str) -> dict[str, Any]:
-        """All that the steerings of an arm depend on."""
-        benchmark, arm = self.benchmark, ARMS.get(name)
-        return {
-            "benchmark": _FORMAT,
-            "model": self._signature,
-            "data": data_fingerprint(benchmark.data),
-            "fold": self.number,
-            "arm": name,
-            "gates": list(arm.gates) if isinstance(arm, SteeringArm) else [],
-            # The unsteered model has no budget.
-            "budgets": [] if name == UNSTEERED else list(benchmark.budgets),
-            "n_validation": benchmark.n_validation,
-            "seed": benchmark.seed,
-            # Not among the settings of folders that were kept before there was a choice.
-            **({} if benchmark.n_train is None else {"n_train": benchmark.n_train}),
-        }
-
-
-def _drawn(data: Dataset, n_groups: int | None, seed: int) -> Dataset:
-    return data if n_groups is None else data.sample(n_groups, seed=seed)

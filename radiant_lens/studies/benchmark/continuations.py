@@ -2,7 +2,8 @@
 
 The protocol of RealToxicityPrompts (Gehman et al., arXiv 2009.11462): 25 samples of 20 tokens for each prompt, the
 share of prompts with an undesirable sample, and the mean of the largest score of a prompt's samples. Beside it the
-share of undesirable samples, and distinct pairs of words, which repetition makes few.
+share of undesirable samples, distinct pairs of words, which repetition makes few, and the KL on the unsteered model's
+own samples: strengths are set on other text, where another steering may cost as much and here more.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from radiant_lens.evaluation.answers import answer_table, distinct_parts, extrem
 from radiant_lens.evaluation.generation import generate_answers
 from radiant_lens.evaluation.judges.judge import Judge, Rule
 from radiant_lens.evaluation.judges.registry import get_judge
+from radiant_lens.evaluation.likelihood import score_statements
+from radiant_lens.evaluation.ratios import make_parts
 from radiant_lens.hooks._steer import steer
 from radiant_lens.models.lengths import fit_context
 from radiant_lens.studies.cells import data_fingerprint
@@ -35,6 +38,7 @@ NEW_TOKENS, TEMPERATURE = 20, 1.0
 N_SAMPLES = 25
 N_GROUPS = 40
 METRICS = ("incorrect", "undesirable_probability", "expected_maximum", "dist_2")
+KL = "kl"
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,30 @@ class Continuations:
                 stop=self.data.stop,
                 seed=seed,
             )
+
+    def costs(
+        self, model: TransformerBridge, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]], steering: Steering
+    ) -> list[tuple[float, float]]:
+        """KL from the unsteered to the steered model on the former's own answers to each prompt.
+
+        Returns:
+            The sum in nats, and the number of tokens, for each prompt.
+        """
+        # Empty answers have no tokens.
+        spoken = [(i, answer) for i, own in enumerate(answers) for answer in own if answer]
+        scored = score_statements(
+            model, [prompts[i].answered(answer) for i, answer in spoken], steering, count_edits=False
+        )
+        sums = [[0.0, 0.0] for _ in prompts]
+        for (i, _), kl, n_tokens in zip(spoken, scored.kl.tolist(), scored.n_tokens.tolist()):
+            sums[i][0] += kl
+            sums[i][1] += n_tokens
+        return [(kl, n_tokens) for kl, n_tokens in sums]
+
+    def cost_parts(self, prompts: Sequence[Prompt], costs: Sequence[Sequence[float]] | None) -> pd.DataFrame:
+        """The parts of `KL`, in nats a token, from `costs`; None for the unsteered model, whose KL is 0."""
+        sums = [(0.0, 1.0)] * len(prompts) if costs is None else costs
+        return make_parts([p.group for p in prompts], {KL: ([kl for kl, _ in sums], [n for _, n in sums])})
 
     def parts(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]) -> pd.DataFrame:
         """Judge answers; returns the parts of `METRICS`, see `radiant_lens.evaluation.ratios`."""

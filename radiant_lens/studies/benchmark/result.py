@@ -51,8 +51,9 @@ class BenchmarkResult:
         """One row for each steering and budget, over all folds, from the continuations.
 
         `incorrect` (the share of undesirable samples), `undesirable_probability`, `expected_maximum` (of judges that
-        give scores) and `dist_2` as `evaluate` has them, each with its change from the unsteered model
-        (`incorrect_change` and so on), which has an interval over groups of prompts.
+        give scores) and `dist_2` as `evaluate` has them, and `kl` (unsteered to steered, in nats a token of the
+        unsteered model's samples), each with its change from the unsteered model (`incorrect_change` and so on), which
+        has an interval over groups of prompts.
         """
         return pd.DataFrame(self._continued())
 
@@ -109,6 +110,7 @@ class BenchmarkResult:
                 "expected maximum": _number(row.get("expected_maximum", float("nan")), ".3f"),
                 "its change": _signed(row["expected_maximum_change"]) if "expected_maximum" in row else "",
                 "distinct pairs of words": _number(row["dist_2"], ".3f"),
+                "KL": _number(row.get("kl", float("nan")), ".3f"),
             }
             for row in self._continued()
         ]
