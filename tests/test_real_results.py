@@ -24,8 +24,10 @@ DATA = Path(os.environ.get("RADIANT_DATA", ROOT.parent / "shared" / "data"))
 MODELS = Path(os.environ.get("RADIANT_MODELS", ROOT.parent / "shared" / "models"))
 OWN = ("misconceptions", "tone", "tiny-facts")
 CONTENTS = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
-TABLES = [name for name, content in CONTENTS.items() if "budgets" in content["settings"]]
-PAPER = [name for name, content in CONTENTS.items() if "table" in content["settings"]]
+# By model, so that each is loaded once.
+NAMES = sorted(CONTENTS, key=lambda name: CONTENTS[name]["settings"]["model"], reverse=True)
+TABLES = [name for name in NAMES if "budgets" in CONTENTS[name]["settings"]]
+PAPER = [name for name in NAMES if "table" in CONTENTS[name]["settings"]]
 
 pytestmark = [
     pytest.mark.slow,
