@@ -2,9 +2,9 @@
 
 python .docs/pictures/tables.py    write every table between `<!-- table: NAME COLUMNS -->` and `<!-- /table -->`
 
-NAME is a file of .docs/results, COLUMNS one of `COLUMNS`; a third word is the task on which steerings were tested.
-COLUMNS "gains" is one line for each budget of several files, whose names have commas between them; "paper" is a table
-of the paper.
+NAME is a file of .docs/results, or several with commas between them, which differ in their arms alone; COLUMNS is one
+of `COLUMNS`; a third word is the task on which steerings were tested. COLUMNS "gains" is one line for each budget of
+several files; "paper" is a table of the paper.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def table(name: str, columns: str, tested: str = "") -> str:
     """One table in Markdown; rows with budgets by budget, in the order of the arms."""
     if columns == "gains":
         return markdown(columns, gains(name.split(",")))
-    content = json.loads((RESULTS / f"{name}.json").read_text())
+    content = joined(name.split(","))
     if columns == "paper":
         return markdown(columns, paper_rows(content))
     if columns == "continued":
@@ -189,6 +189,18 @@ def table(name: str, columns: str, tested: str = "") -> str:
     for i in best(rows):
         written[i] |= {column: f"**{written[i][column]}**" for column in ("steering", "MC2")}
     return markdown(columns, written)
+
+
+def joined(names: list[str]) -> dict[str, Any]:
+    """What several runs printed that differ in their arms alone; rows that they share are those of the first."""
+    first, *others = [json.loads((RESULTS / f"{name}.json").read_text()) for name in names]
+    for other in others:
+        differing = {key for key in first["settings"] if first["settings"][key] != other["settings"].get(key)}
+        if differing - {"arms"}:
+            raise SystemExit(f"{', '.join(names)} differ in {', '.join(sorted(differing))}.")
+        known = {(row["data"], row["arm"], row["budget"]) for row in first["rows"]}
+        first["rows"] += [row for row in other["rows"] if (row["data"], row["arm"], row["budget"]) not in known]
+    return first
 
 
 def budget_of(row: dict[str, Any]) -> float:

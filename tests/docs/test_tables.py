@@ -88,3 +88,16 @@ def test_a_table_of_the_paper(tables):
     assert steered["gain of MC2"] == "+0.100 [-0.050, +0.250]"
     assert [steered["informative"], steered["True*Info"]] == ["80.0%", "40.0%"]
     assert steered["layers, by fold"] == "3 / none"
+
+
+def test_runs_are_joined_only_where_their_arms_differ_alone(tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    rows = {name: [{"data": "d", "arm": arm, "budget": None} for arm in ("none", name)] for name in "ab"}
+    settings = {"data": "d", "folds": [0]}
+    for name in "ab":
+        content = {"rows": rows[name], "settings": {**settings, "arms": [name]}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    assert [row["arm"] for row in tables.joined(["a", "b"])["rows"]] == ["none", "a", "b"]
+    (tmp_path / "b.json").write_text(json.dumps({"rows": rows["b"], "settings": {**settings, "folds": [1]}}))
+    with pytest.raises(SystemExit, match="a, b differ in folds"):
+        tables.joined(["a", "b"])
