@@ -195,9 +195,10 @@ def joined(names: list[str]) -> dict[str, Any]:
     """What several runs printed that differ in their arms alone; rows that they share are those of the first."""
     first, *others = [json.loads((RESULTS / f"{name}.json").read_text()) for name in names]
     for other in others:
-        differing = {key for key in first["settings"] if first["settings"][key] != other["settings"].get(key)}
-        if differing - {"arms"}:
-            raise SystemExit(f"{', '.join(names)} differ in {', '.join(sorted(differing))}.")
+        keys = [key for key in first["settings"] if key != "arms"]
+        differing = [key for key in keys if first["settings"][key] != other["settings"].get(key)]
+        if differing:
+            raise SystemExit(f"{', '.join(names)} differ in {', '.join(differing)}.")
         known = {(row["data"], row["arm"], row["budget"]) for row in first["rows"]}
         first["rows"] += [row for row in other["rows"] if (row["data"], row["arm"], row["budget"]) not in known]
     return first
