@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """Model, data and settings of one published table, with its model. Not measured on that model with this package.
+    """Model, data and settings of one published table. Not measured on that model with this package.
 
     Attributes:
         model: Hub id.
@@ -62,14 +62,14 @@ class PaperTable:
             options: of `evaluate`, in place of the table's.
         """
 
-        def drawn(dataset: Dataset) -> Dataset:
+        def draw(dataset: Dataset) -> Dataset:
             return dataset if n_groups is None else dataset.sample(n_groups)
 
         return run_protocol(
             load_model(self.model if model is None else model),
-            drawn(load_dataset(self.data, path=data)),
+            draw(load_dataset(self.data, path=data)),
             self.protocol,
-            test_data=None if self.test_data is None else drawn(load_dataset(self.test_data, path=test_data)),
+            test_data=None if self.test_data is None else draw(load_dataset(self.test_data, path=test_data)),
             seeds=seeds,
             out=out,
             progress=progress,

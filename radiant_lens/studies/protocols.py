@@ -4,13 +4,14 @@ The questions are split into two folds. Of the development fold, 20% are the val
 mean risk of their heads and vote by the rule "fnr" (least FNR, ties by risk). One layer is edited: the better of the
 two best-ranked ones by the product of two metrics on validation. The other fold is tested once.
 
-The settings are from the authors' released scripts: `paper_tables`.
+The defaults are those of the authors' released scripts; `paper_tables` says which are guesses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,20 +24,21 @@ from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.distributed import progress_bar
 from radiant_lens.errors import InvalidArgumentError, NothingToEditError
-from radiant_lens.evaluation._evaluate import evaluate
 from radiant_lens.evaluation.result import Evaluation
-from radiant_lens.models.identity import signature
 from radiant_lens.notebook import card, html_table
 from radiant_lens.policies.iti import ITIPolicy
 from radiant_lens.policies.radiant import RadiantPolicy
-from radiant_lens.studies.cells import UNSTEERED, CellStore, cell_key, data_fingerprint
+from radiant_lens.studies.cells import UNSTEERED, data_fingerprint
 from radiant_lens.studies.experiment import Experiment
+from radiant_lens.studies.kept_evaluations import KeptEvaluations
 from radiant_lens.studies.results import Row, StudyResult, table_rows
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 RADIANT, ITI = "RADIANT", "ITI"
+# The evaluation of a steering by its name on a part; None is the unsteered model.
+_Evaluated = Callable[[str, Dataset, "Steering | None"], Evaluation]
 TABLE_METRICS = (
     "mc1",
     "mc2",
@@ -175,82 +177,49 @@ def run_protocol(
         options: of `evaluate`, such as `n_samples` and `judge`.
 
     Raises:
-        InvalidArgumentError: a setting that is not allowed, or more layers than the model has.
+        InvalidArgumentError: a setting that is not allowed, more layers than the model has, or `out` with a judge that
+            a later run would not know, such as a function of your own.
         OutputError: `out` cannot be written to.
+        RankError: ranks do not see the same `out`.
         UnknownNameError: a metric of the product that `evaluate` does not give on this data.
     """
     protocol = protocol or PaperProtocol()
     protocol.check()
     protocol.check_model(int(model.cfg.n_layers))
-    store = CellStore(None if out is None else Path(out))
-    store.check()
     choices: list[dict[str, Any]] = []
     tested: dict[str, dict[int, list[Evaluation]]] = {
         name: {seed: [] for seed in seeds} for name in (UNSTEERED, ITI, RADIANT)
     }
-    inputs = {
-        "model": signature(model),
-        "data": [None if part is None else data_fingerprint(part) for part in (data, test_data)],
-        "protocol": asdict(protocol),
-        # Judges may be objects; their representation names their model.
-        "options": {name: repr(value) for name, value in options.items()},
-    }
+    settings = {"protocol": asdict(protocol), "data": data_fingerprint(data)}
     with progress_bar(shown=progress) as bar:
         n_evaluations = protocol.n_compared + len(tested)
         task = bar.add_task("paper protocol", total=len(seeds) * protocol.n_folds * n_evaluations)
+        folder = None if out is None else Path(out)
+        evaluations = KeptEvaluations(model, options, folder, finished=lambda: bar.advance(task))
         for seed in seeds:
             # Folds part groups, and validation parts the development groups again: no question is seen twice.
             for i, fold in enumerate(data.split((1 / protocol.n_folds,) * protocol.n_folds, seed=seed)):
                 bar.update(task, description=f"paper protocol, seed {seed}, fold {i}")
-                place = {"seed": seed, "fold": i}
                 experiment = _experiment(model, data.only(data.groups - fold.groups), fold, protocol, seed)
-                evaluations = _Evaluations(
-                    model, store, {**inputs, **place}, {**options, "seed": seed}, lambda: bar.advance(task)
-                )
-                fold_choices, fold_tested = _run_fold(experiment, protocol, test_data, evaluations)
-                choices += [{**place, **row} for row in fold_choices]
+                evaluated = partial(evaluations.get, seed, {**settings, "fold": i})
+                fold_choices, fold_tested = _run_fold(experiment, protocol, test_data, seed, evaluated)
+                choices += [{"seed": seed, "fold": i, **row} for row in fold_choices]
                 for name, evaluation in fold_tested.items():
                     tested[name][seed].append(evaluation)
     rows = [Row(name, None if name == UNSTEERED else UNSTEERED, {}, by_seed) for name, by_seed in tested.items()]
-    return ProtocolResult(pd.DataFrame(choices), StudyResult("paper protocol", tuple(rows)))
-
-
-@dataclass(frozen=True)
-class _Evaluations:
-    """The evaluations of one fold, each kept as soon as it is finished.
-
-    Attributes:
-        model: from `load_model`.
-        store: of finished ones.
-        inputs: all that they depend on besides their names; as JSON.
-        options: of `evaluate`.
-        advance: called after each.
-    """
-
-    model: TransformerBridge
-    store: CellStore
-    inputs: Mapping[str, Any]
-    options: Mapping[str, Any]
-    advance: Callable[[], None]
-
-    def get(self, name: str, data: Dataset, steering: Steering | None) -> Evaluation:
-        """The evaluation with a name, from the store if it is there."""
-        key = cell_key({**self.inputs, "evaluation": name})
-        if key not in self.store:
-            self.store.save(key, evaluate(self.model, data, steering, **self.options))
-        self.advance()
-        return self.store.load(key)
+    comparison = StudyResult("paper protocol", tuple(rows), evaluations.n_computed)
+    return ProtocolResult(pd.DataFrame(choices), comparison)
 
 
 def _run_fold(
-    experiment: Experiment, protocol: PaperProtocol, test_data: Dataset | None, evaluations: _Evaluations
+    experiment: Experiment, protocol: PaperProtocol, test_data: Dataset | None, seed: int, evaluated: _Evaluated
 ) -> tuple[list[dict[str, Any]], dict[str, Evaluation]]:
     """Choose on the validation part, then test each method once."""
-    validation, test = _prompted(experiment, test_data, protocol, evaluations.inputs["seed"])
-    best, choices = _choose(experiment, validation, protocol, evaluations)
+    validation, test = _prompted(experiment, test_data, protocol, seed)
+    best, choices = _choose(experiment, validation, protocol, evaluated)
     iti = ITIPolicy(alpha=protocol.iti_alpha, n_heads=protocol.iti_heads)
     steerings = {UNSTEERED: None, ITI: iti.fit(experiment.train_cache, experiment.detector), RADIANT: best}
-    return choices, {name: evaluations.get(name, test, steering) for name, steering in steerings.items()}
+    return choices, {name: evaluated(name, test, steering) for name, steering in steerings.items()}
 
 
 def _experiment(
@@ -278,7 +247,7 @@ def _prompted(
 
 
 def _choose(
-    experiment: Experiment, validation: Dataset, protocol: PaperProtocol, evaluations: _Evaluations
+    experiment: Experiment, validation: Dataset, protocol: PaperProtocol, evaluated: _Evaluated
 ) -> tuple[Steering | None, list[dict[str, Any]]]:
     """The steering of the best candidate on validation (None: it edits nothing), and the score of each."""
     rows: list[dict[str, Any]] = []
@@ -289,7 +258,7 @@ def _choose(
         except NothingToEditError:
             # A candidate that edits nothing competes as the unsteered model; its `layers` are empty in the choices.
             steering = None
-        evaluation = evaluations.get(f"candidate {i}", validation, steering)
+        evaluation = evaluated(f"candidate {i}", validation, steering)
         one, other = (_factor(evaluation, name) for name in protocol.product)
         layers = list(steering.layers) if steering else []
         rows.append({"n_layers": policy.n_layers, "layers": layers, "product": one * other})

@@ -85,5 +85,17 @@ def test_what_is_named_twice_is_computed_once(monkeypatch, command_line):
 
     monkeypatch.setattr(Benchmark, "run", run)
     with pytest.raises(StopRunError):
-        command_line("bench", "tiny-facts", "--folds", "1,0,1", "--budgets", "0.2,0.1,0.2")
+        command_line(
+            "bench",
+            "tiny-facts",
+            "--folds",
+            "1,0,1",
+            "--budgets",
+            "0.2,0.1,0.2",
+            "--train-groups",
+            7,
+            "--test-groups",
+            8,
+        )
     assert (settings[0].folds, settings[0].budgets) == ([0, 1], (0.1, 0.2))
+    assert (settings[0].n_train, settings[0].n_validation, settings[0].n_test) == (7, None, 8)

@@ -298,6 +298,8 @@ def test_settings_are_checked_first(model, bare):
     for name in ("n_train", "n_validation", "n_test"):
         with pytest.raises(InvalidArgumentError, match=f"`{name}`"):
             Benchmark(model, bare, **{name: 0})
+    with pytest.raises(InvalidArgumentError, match="`n_train` must be a whole number of at least 5"):
+        Benchmark(model, bare, arms=("few-shot",), n_train=4)
     assert {"ITI", "LEACE", "RADIANT", "trained shift"} <= set(ARMS)
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 import radiant_lens as rl
@@ -107,31 +105,27 @@ def test_changes_are_paired_over_the_groups(finished):
 
 
 def test_the_cost_is_the_kl_on_the_unsteered_answers(model, finished):
-    bench, result = finished
-    table = result.continuations
-    costs = table[(table["metric"] == "kl") & (table["arm"] == "mean shift")].set_index(["fold", "group"])
+    bench, _ = finished
+    # All prompts of the half, so that one group has several.
+    bench = replace(bench, arms=["mean shift"], continuations=replace(bench.continuations, n_groups=None))
+    table = bench.run().continuations
+    rows = table[table["metric"] == "kl"].set_index(["fold", "arm", "group"])
     choices = {load_json(file, "benchmark choice")["fold"]: file for file in Path(bench.out).glob("*/choice.json")}
+    assert set(choices) == {0, 1}
+    several = False
     for fold, file in choices.items():
         steering = rl.Steering.load(file.parent / "kl-0.05")
         prompts = bench.continued(fold)
         answers = bench.continuations.answers(model, prompts, None, bench.seed)
+        several |= len(prompts) > len({prompt.group for prompt in prompts})
         for group in {prompt.group for prompt in prompts}:
             own = [p.answered(a) for p, samples in zip(prompts, answers) for a in samples if a and p.group == group]
             scored = score_statements(model, own, steering)
-            assert costs.loc[(fold, group), "numerator"] == pytest.approx(float(scored.kl.sum()), rel=1e-3)
-            assert costs.loc[(fold, group), "denominator"] == float(scored.n_tokens.sum())
-
-
-def test_folders_of_earlier_versions_have_no_costs(finished, tmp_path):
-    bench, _ = finished
-    folder = Path(shutil.copytree(bench.out, tmp_path / "older"))
-    for file in folder.glob("*.json"):
-        content = json.loads(file.read_text())
-        rows = [{name: value for name, value in row.items() if name != "costs"} for row in content["rows"]]
-        file.write_text(json.dumps({**content, "rows": rows}))
-    plain, steered = replace(bench, out=folder).run().continued().to_dict("records")
-    assert plain["kl"] == 0 and pd.isna(steered["kl"])
-    assert steered["incorrect"] >= 0
+            row = rows.loc[(fold, "mean shift", group)]
+            assert row["numerator"] == pytest.approx(float(scored.kl.sum()), rel=1e-3)
+            assert row["denominator"] == float(scored.n_tokens.sum()) == rows.loc[(fold, "none", group), "denominator"]
+            assert rows.loc[(fold, "none", group), "numerator"] == 0
+    assert several
 
 
 def test_answers_are_kept_and_judged_again(finished, monkeypatch):

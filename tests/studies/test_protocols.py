@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import torch
 
 import radiant_lens as rl
 from radiant_lens import studies
 from radiant_lens.errors import InvalidArgumentError, UnknownNameError
-from radiant_lens.studies import PAPER_TABLES, PaperProtocol, run_protocol
+from radiant_lens.studies import PAPER_TABLES, PaperProtocol, kept_evaluations, run_protocol
 
 # Metrics that need no model as judge.
 PLAIN = ("correct", "not other")
@@ -65,35 +66,80 @@ def test_the_protocol_runs_on_the_published_format(random_model, truthfulqa):
     assert "| RADIANT |" in result.to_markdown()
 
 
-def test_finished_evaluations_are_kept(random_model, truthfulqa, tmp_path, monkeypatch):
-    protocol = PaperProtocol(margin=2.0, n_layers=(1,), product=PLAIN, iti_heads=4, iti_alpha=2.0)
-    evaluate, judged = studies.protocols.evaluate, []
+@pytest.fixture
+def counted(monkeypatch):
+    """The data of each evaluation that is computed; a `limit` interrupts the one after."""
+    evaluate, calls = kept_evaluations.evaluate, []
 
-    def stopped(*arguments, **options):
-        if len(judged) == 5:
+    def count(model, data, *arguments, **options):
+        if len(calls) == calls_limit[0]:
             raise KeyboardInterrupt
-        judged.append(evaluate(*arguments, **options))
-        return judged[-1]
+        calls.append(data)
+        return evaluate(model, data, *arguments, **options)
 
-    monkeypatch.setattr("radiant_lens.studies.protocols.evaluate", stopped)
+    calls_limit = [None]
+    monkeypatch.setattr("radiant_lens.studies.kept_evaluations.evaluate", count)
+    return calls, calls_limit
+
+
+def test_finished_evaluations_are_kept(random_model, truthfulqa, tmp_path, counted):
+    calls, limit = counted
+    protocol = PaperProtocol(margin=2.0, n_layers=(1,), product=PLAIN, iti_heads=4, iti_alpha=2.0)
     settings = {"max_new_tokens": 2, "judge": "overlap", "out": tmp_path}
+    limit[0] = 5
     with pytest.raises(KeyboardInterrupt):
         run_protocol(random_model, truthfulqa, protocol, **settings)
-    monkeypatch.undo()
-    # In each fold one candidate is judged on validation, then three methods on the other fold: three are missing.
-    calls = []
-    monkeypatch.setattr(
-        "radiant_lens.studies.protocols.evaluate", lambda *a, **o: (calls.append(a), evaluate(*a, **o))[1]
-    )
+    limit[0] = None
+    calls.clear()
     resumed = run_protocol(random_model, truthfulqa, protocol, **settings)
-    assert len(calls) == 3
+    # In each fold one candidate is judged on validation, then three methods on the other fold: three are missing.
+    assert len(calls) == resumed.comparison.n_computed == 3
     whole = run_protocol(random_model, truthfulqa, protocol, **{**settings, "out": None})
     assert resumed.to_markdown() == whole.to_markdown()
     pd.testing.assert_frame_equal(resumed.choices, whole.choices)
-    calls.clear()
-    for changed in ({"seeds": (1,)}, {"max_new_tokens": 3}, {"protocol": replace(protocol, margin=3.0)}):
-        run_protocol(random_model, truthfulqa, **{"protocol": protocol, **settings, **changed})
-    assert len(calls) == 3 * 8
+    assert run_protocol(random_model, truthfulqa, protocol, **settings).comparison.n_computed == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "n_computed"),
+    [
+        ({"seeds": (1,)}, 8),
+        ({"max_new_tokens": 3}, 8),
+        ({"judge": "exact"}, 8),
+        # The unsteered model depends on no fit.
+        ({"protocol": PaperProtocol(margin=3.0, n_layers=(1,), product=PLAIN, iti_heads=4, iti_alpha=2.0)}, 6),
+    ],
+)
+def test_evaluations_are_kept_under_all_that_they_depend_on(random_model, truthfulqa, tmp_path, changed, n_computed):
+    protocol = PaperProtocol(margin=2.0, n_layers=(1,), product=PLAIN, iti_heads=4, iti_alpha=2.0)
+    settings = {"protocol": protocol, "max_new_tokens": 2, "judge": "overlap", "out": tmp_path}
+    assert run_protocol(random_model, truthfulqa, **settings).comparison.n_computed == 8
+    assert run_protocol(random_model, truthfulqa, **{**settings, **changed}).comparison.n_computed == n_computed
+
+
+def test_another_model_and_other_data_are_evaluated_anew(random_model, truthfulqa, facts, tmp_path, foreign_folder):
+    protocol = PaperProtocol(margin=2.0, n_layers=(1,), product=PLAIN, iti_heads=4, iti_alpha=2.0)
+    settings = {"protocol": protocol, "max_new_tokens": 2, "judge": "overlap", "out": tmp_path}
+    run_protocol(random_model, truthfulqa, **settings)
+    moved = run_protocol(random_model, truthfulqa, **settings, test_data=facts.head(4))
+    # Two folds on the same other data: the unsteered model is evaluated there once, and validation is as before.
+    assert moved.comparison.n_computed == 5
+    other = rl.load_model(foreign_folder)
+    with torch.no_grad():
+        next(iter(other.original_model.parameters())).add_(0.1)
+    assert run_protocol(other, truthfulqa, **settings).comparison.n_computed == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"judge": lambda prompt, answer: "correct"}, "`judge`: finished evaluations are kept under its name"),
+        ({"fwd_hooks": [("blocks.0.hook_out", lambda value, hook: value)]}, "`fwd_hooks` are functions"),
+    ],
+)
+def test_what_a_later_run_would_not_know_is_refused_with_a_folder(random_model, truthfulqa, tmp_path, options, words):
+    with pytest.raises(InvalidArgumentError, match=words):
+        run_protocol(random_model, truthfulqa, out=tmp_path, **options)
 
 
 def test_the_paper_edits_one_layer_the_better_of_two(random_model, truthfulqa, monkeypatch):
@@ -226,13 +272,13 @@ def test_a_judge_that_says_nothing_of_informativeness_chooses_by_other(random_mo
     small = replace(table, protocol=replace(table.protocol, n_layers=(1,), margin=2.0, iti_heads=4, iti_alpha=2.0))
     assert small.protocol.product == ("correct", "informative")
     chosen_on = []
-    evaluate = studies.protocols.evaluate
+    evaluate = kept_evaluations.evaluate
 
     def recorded(*arguments, **options):
         chosen_on.append(evaluate(*arguments, **options))
         return chosen_on[-1]
 
-    monkeypatch.setattr("radiant_lens.studies.protocols.evaluate", recorded)
+    monkeypatch.setattr("radiant_lens.studies.kept_evaluations.evaluate", recorded)
     result = small.run(random_model, truthfulqa_file, n_groups=20, judge="overlap", max_new_tokens=4)
     # In each fold one candidate is judged on validation, then three methods on the other fold.
     metrics = [chosen_on[i].metrics for i in (0, 4)]
@@ -242,13 +288,16 @@ def test_a_judge_that_says_nothing_of_informativeness_chooses_by_other(random_mo
     assert len({p.group for p in tested}) == 20
 
 
-def test_a_table_by_its_command(command_line, foreign_folder, truthfulqa_file, monkeypatch):
+def test_a_table_by_its_command(command_line, foreign_folder, truthfulqa_file, tmp_path, monkeypatch):
     table = PAPER_TABLES["truthfulqa-llama-7b"]
     small = replace(table, protocol=replace(table.protocol, margin=2.0, iti_heads=4, iti_alpha=2.0))
     monkeypatch.setitem(PAPER_TABLES, "truthfulqa-llama-7b", small)
     options = ["--model", foreign_folder, "--data", truthfulqa_file, "--judge", "overlap", "--groups", 20]
+    options += ["--out", tmp_path]
     status, out, err = command_line("ablate", "paper:truthfulqa-llama-7b", *options, "--json")
     assert status == 0, err
+    # In each fold two candidates and three methods.
+    assert len(list(tmp_path.glob("cells/*.json"))) == 10
     printed = json.loads(out)
     assert {row["row"] for row in printed["pooled"]} == {"no steering", "ITI", "RADIANT"}
     assert {"mc1", "mc2", "correct", "other", "kl"} <= {row["metric"] for row in printed["pooled"]}

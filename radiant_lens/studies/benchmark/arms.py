@@ -37,6 +37,10 @@ ITI_HEADS = 48
 GATES_ON_OFFER = ("none", "head")
 
 
+N_SHOTS = 5
+"""Examples before every question in the arm "few-shot"."""
+
+
 @dataclass(frozen=True)
 class Fold:
     """One fold of a task: everything is fitted and chosen on the development groups, and tested once on the others.
@@ -133,7 +137,7 @@ def prompted(fold: Fold) -> Dataset:
     )
 
 
-def few_shot(fold: Fold, k: int = 5) -> Dataset:
+def few_shot(fold: Fold, k: int = N_SHOTS) -> Dataset:
     """The test part with training questions and their best answers before every prompt and statement."""
     return fold.test.with_few_shot(fold.train, k, seed=fold.seed, statements=True)
 

@@ -22,11 +22,11 @@ from radiant_lens.distributed import progress_bar
 from radiant_lens.errors import DataError, InvalidArgumentError
 from radiant_lens.models.identity import signature
 from radiant_lens.models.lengths import within_context
-from radiant_lens.studies.benchmark.arms import ARMS, Fold
+from radiant_lens.studies.benchmark.arms import ARMS, N_SHOTS, Fold
 from radiant_lens.studies.benchmark.continuations import Continuations
-from radiant_lens.studies.benchmark.fold_run import UNSTEERED, FoldRun, drawn
+from radiant_lens.studies.benchmark.fold_run import FoldRun, draw_groups
 from radiant_lens.studies.benchmark.result import BenchmarkResult
-from radiant_lens.studies.benchmark.scores import Rows
+from radiant_lens.studies.benchmark.scores import UNSTEERED, Rows
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -42,7 +42,7 @@ class Benchmark:
     validation parts, on which all is fitted and chosen: a steering for each gate, its strength at each budget of KL,
     and the gate with the most MC2 at that budget. Trained shifts act without a gate, the paper's recipe under its own.
     The test part is scored once for each arm and budget, with the questions' own answers and with those of other
-    questions (what rises there is style, not truth), and greedy answers to its first questions are judged.
+    questions (what rises there is style, not truth), and greedy answers to some of its questions are judged.
 
     With `continuations` each steering is also tried on prompts of another kind: many samples of each, of which the
     worst counts, as RealToxicityPrompts asks for.
@@ -53,7 +53,8 @@ class Benchmark:
         arms: names in `ARMS`; None for all.
         budgets: KL in nats a token on desirable validation text.
         folds: 0, 1 or both.
-        n_train: training groups on which steerings are fitted, drawn at random; None for all.
+        n_train: training groups, drawn at random: steerings are fitted on them, examples before questions come from
+            them; None for all.
         n_validation: validation groups on which strengths and gates are chosen, drawn at random; None for all.
         n_test: test groups that are scored, drawn at random; None for all.
         n_answered: test groups whose generated answers are judged, drawn at random from these; 0 for none.
@@ -100,6 +101,8 @@ class Benchmark:
         for name in ("n_train", "n_validation", "n_test"):
             if getattr(self, name) is not None:
                 _checks.whole(name, getattr(self, name), 1)
+        if "few-shot" in self.names and self.n_train is not None:
+            _checks.whole("n_train", self.n_train, N_SHOTS, hint='the arm "few-shot" needs so many examples')
         _checks.whole("n_answered", self.n_answered, 0)
         _checks.seed(self.seed)
         if self.continuations is not None:
@@ -137,7 +140,7 @@ class Benchmark:
         """Split the data; nothing is collected or fitted yet."""
         developed = self._half(self.data, number)
         train, validation = developed.split((0.8, 0.2), seed=self.seed)
-        train = drawn(train, self.n_train, self.seed)
+        train = draw_groups(train, self.n_train, self.seed)
         return Fold(self.model, train, validation, self.test_part(self.data, number), self.seed)
 
     def _half(self, data: Dataset, number: int) -> Dataset:
@@ -152,7 +155,7 @@ class Benchmark:
             DataError: no question is left.
         """
         half = self._half(data, 1 - number)
-        return drawn(half if data is self.data else self._unknown(half, number), self.n_test, self.seed)
+        return draw_groups(half if data is self.data else self._unknown(half, number), self.n_test, self.seed)
 
     def _unknown(self, data: Dataset, number: int) -> Dataset:
         """The groups none of whose questions is in training or validation on a fold."""
@@ -172,7 +175,7 @@ class Benchmark:
         """
         assert self.continuations is not None
         half = self._half(self._prompts, 1 - number)
-        return drawn(self._unknown(half, number), self.continuations.n_groups, self.seed).prompts
+        return draw_groups(self._unknown(half, number), self.continuations.n_groups, self.seed).prompts
 
     @cached_property
     def _prompts(self) -> Dataset:

@@ -1,9 +1,9 @@
 """Continuations of prompts: how bad the worst of many samples is, with and without a steering.
 
 The protocol of RealToxicityPrompts (Gehman et al., arXiv 2009.11462): 25 samples of 20 tokens for each prompt, the
-share of prompts with an undesirable sample, and the mean of the largest score of a prompt's samples. Beside it the
-share of undesirable samples, distinct pairs of words, which repetition makes few, and the KL on the unsteered model's
-own samples: strengths are set on other text, where another steering may cost as much and here more.
+share of prompts with an undesirable sample, and the mean of the largest score of a prompt's samples. Beside them stand
+the share of undesirable samples, distinct pairs of words, which repetition makes few, and the KL on the unsteered
+model's own samples. Strengths are set on other text, so two steerings of equal KL there may differ here.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 NEW_TOKENS, TEMPERATURE = 20, 1.0
 N_SAMPLES = 25
 N_GROUPS = 40
-METRICS = ("incorrect", "undesirable_probability", "expected_maximum", "dist_2")
-KL = "kl"
+METRICS = ("incorrect", "undesirable_probability", "expected_maximum", "dist_2", "kl")
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,8 @@ class Continuations:
 
     def fitting(self, model: TransformerBridge) -> Dataset:
         """The prompts alone, without those that leave no room in the model's context; warns of these."""
-        fitting = fit_context(model, self.data.prompts, self.data.on_long, n_new=NEW_TOKENS)
+        # Answers are read again as text, which may have more tokens than were drawn.
+        fitting = fit_context(model, self.data.prompts, self.data.on_long, n_new=2 * NEW_TOKENS)
         return replace(self.data, atoms=(), bare_prompts=fitting.records, contexts=None, template=None, few_shot=None)
 
     def answers(
@@ -115,33 +115,47 @@ class Continuations:
             )
 
     def costs(
-        self, model: TransformerBridge, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]], steering: Steering
+        self,
+        model: TransformerBridge,
+        prompts: Sequence[Prompt],
+        answers: Sequence[Sequence[str]],
+        steering: Steering | None,
     ) -> list[tuple[float, float]]:
-        """KL from the unsteered to the steered model on the former's own answers to each prompt.
+        """Measure the KL from the unsteered to the steered model on the former's own answers to each prompt.
+
+        Answers are read as text: one that begins with a comma, or that was cut within a word, may have other tokens
+        than those that were drawn, and the token that ends it is not counted.
 
         Returns:
             The sum in nats, and the number of tokens, for each prompt.
         """
         # Empty answers have no tokens.
-        spoken = [(i, answer) for i, own in enumerate(answers) for answer in own if answer]
-        scored = score_statements(
-            model, [prompts[i].answered(answer) for i, answer in spoken], steering, count_edits=False
-        )
+        read = [(i, answer) for i, own in enumerate(answers) for answer in own if answer]
+        statements = [prompts[i].answered(answer) for i, answer in read]
+        compare = steering is not None
+        scored = score_statements(model, statements, steering, compare=compare, count_edits=False)
         sums = [[0.0, 0.0] for _ in prompts]
-        for (i, _), kl, n_tokens in zip(spoken, scored.kl.tolist(), scored.n_tokens.tolist()):
+        for (i, _), kl, n_tokens in zip(read, scored.kl.tolist(), scored.n_tokens.tolist()):
             sums[i][0] += kl
             sums[i][1] += n_tokens
         return [(kl, n_tokens) for kl, n_tokens in sums]
 
-    def cost_parts(self, prompts: Sequence[Prompt], costs: Sequence[Sequence[float]] | None) -> pd.DataFrame:
-        """The parts of `KL`, in nats a token, from `costs`; None for the unsteered model, whose KL is 0."""
-        sums = [(0.0, 1.0)] * len(prompts) if costs is None else costs
-        return make_parts([p.group for p in prompts], {KL: ([kl for kl, _ in sums], [n for _, n in sums])})
+    def parts(
+        self, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]], costs: Sequence[Sequence[float]]
+    ) -> pd.DataFrame:
+        """Judge answers; returns the parts of `METRICS`, see `radiant_lens.evaluation.ratios`.
 
-    def parts(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]) -> pd.DataFrame:
-        """Judge answers; returns the parts of `METRICS`, see `radiant_lens.evaluation.ratios`."""
+        Args:
+            prompts: the prompts.
+            answers: to each of them.
+            costs: KL in nats and number of tokens for each of them.
+        """
         assert self.judge is not None
         table = judge_table(answer_table(prompts, answers), prompts, get_judge(self.judge))
+        kl, n_tokens = zip(*costs)
+        cost_parts = make_parts([prompt.group for prompt in prompts], {"kl": (list(kl), list(n_tokens))})
         # `Any`: the types of pandas do not follow a filter.
-        parts: Any = pd.concat([verdict_parts(table), extreme_parts(table), distinct_parts(table)], ignore_index=True)
+        parts: Any = pd.concat(
+            [verdict_parts(table), extreme_parts(table), distinct_parts(table), cost_parts], ignore_index=True
+        )
         return parts[parts["metric"].isin(METRICS)]

@@ -1,33 +1,33 @@
-"""The arms of a benchmark on one fold; what is finished is kept in its folder."""
+"""`FoldRun` computes the rows of every arm on one fold, or takes them from the folder."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
 from radiant_lens._files import load_json, save_json
+from radiant_lens.analysis.steering import Steering
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import Prompt
 from radiant_lens.errors import ArtefactError, DataError, LeakageError
 from radiant_lens.models.identity import signature
 from radiant_lens.studies.benchmark.arms import ARMS, AnswerArm, SteeringArm, TextArm
 from radiant_lens.studies.benchmark.choice import Choice, choose
-from radiant_lens.studies.benchmark.continuations import Continuations
-from radiant_lens.studies.benchmark.scores import Rows, Scorer, without_model
+from radiant_lens.studies.benchmark.scores import UNSTEERED, Rows, Scorer, without_model
 from radiant_lens.studies.cells import cell_key, data_fingerprint
 
 if TYPE_CHECKING:
     from radiant_lens.studies.benchmark.benchmark import Benchmark
 
-UNSTEERED = "none"
-_KIND, _CONTINUED, _COSTS = "benchmark arm", "benchmark continuations", "costs"
+_KIND, _CONTINUED = "benchmark arm", "benchmark continuations"
 # Part of every key: a new number makes all that earlier versions kept unknown.
-_FORMAT = 3
+_FORMAT = 4
 _NO_BUDGET: dict[str, Any] = {"budget": None, "gate": "", "strength": None, "validation_kl": None}
 
 
@@ -46,7 +46,6 @@ class FoldRun:
         self.fold = replace(benchmark.make_fold(number), progress=progress)
         self._chosen: tuple[str, Choice] | None = None
         self._scorers: dict[str, Scorer] = {}
-        self._plain: Rows = []
         self._signature = signature(benchmark.model)
 
     def finished(self, name: str, data: Dataset) -> _Finished:
@@ -55,48 +54,44 @@ class FoldRun:
 
     def continued(self, name: str) -> list[pd.DataFrame]:
         """Parts of the metrics of an arm's continuations, by budget; none of an arm that is no steering."""
-        continuations, arm = self.benchmark.continuations, None if name == UNSTEERED else ARMS[name]
+        continuations = self.benchmark.continuations
         assert continuations is not None
-        if not (arm is None or isinstance(arm, SteeringArm)):
+        if name != UNSTEERED and not isinstance(ARMS[name], SteeringArm):
             return []
-        prompts = self.benchmark.continued(self.number)
-        parts: list[pd.DataFrame] = []
-        for row in self._continuations(name, arm, continuations, prompts):
-            pieces = [continuations.parts(prompts, row["answers"])]
-            # Folders of earlier versions have no costs of steerings.
-            if arm is None or _COSTS in row:
-                pieces.append(continuations.cost_parts(prompts, row.get(_COSTS)))
-            parts += [piece.assign(fold=self.number, arm=name, budget=row["budget"]) for piece in pieces]
-        return parts
+        return [
+            continuations.parts(self._prompts, row["answers"], row["costs"]).assign(
+                fold=self.number, arm=name, budget=row["budget"]
+            )
+            for row in (self._unsteered if name == UNSTEERED else self._continuations(name))
+        ]
 
-    def _continuations(
-        self, name: str, arm: SteeringArm | None, continuations: Continuations, prompts: Sequence[Prompt]
-    ) -> Rows:
-        """The answers of an arm at each budget, and what its steerings cost on those of the unsteered model."""
-        model, seed = self.benchmark.model, self.benchmark.seed
+    @cached_property
+    def _prompts(self) -> Sequence[Prompt]:
+        return self.benchmark.continued(self.number)
 
-        def plain() -> Rows:
-            return [{"budget": None, "answers": continuations.answers(model, prompts, None, seed)}]
+    @cached_property
+    def _unsteered(self) -> Rows:
+        """The continuations of the unsteered model, one row."""
+        return self._continuations(UNSTEERED)
 
-        def steered() -> Rows:
-            (unsteered,) = self._continuations(UNSTEERED, None, continuations, prompts)
-            return [
-                {
-                    "budget": chosen.budget,
-                    "answers": continuations.answers(model, prompts, chosen.steering, seed),
-                    _COSTS: continuations.costs(model, prompts, unsteered["answers"], chosen.steering),
-                }
-                for chosen in self._choice(name, arm).chosen
-            ]
+    def _continuations(self, name: str) -> Rows:
+        """The continuations of an arm at each budget, and its KL on those of the unsteered model."""
+        benchmark, continuations, arm = self.benchmark, self.benchmark.continuations, ARMS.get(name)
+        assert continuations is not None
 
-        if arm is None and self._plain:
-            return self._plain
+        def row(budget: float | None, steering: Steering | None) -> dict[str, Any]:
+            answers = continuations.answers(benchmark.model, self._prompts, steering, benchmark.seed)
+            plain = answers if steering is None else self._unsteered[0]["answers"]
+            costs = continuations.costs(benchmark.model, self._prompts, plain, steering)
+            return {"budget": budget, "answers": answers, "costs": costs}
+
+        def compute() -> _Finished:
+            if not isinstance(arm, SteeringArm):
+                return _Finished([row(None, None)], [])
+            return _Finished([row(chosen.budget, chosen.steering) for chosen in self._choice(name, arm).chosen], [])
+
         key = cell_key({**self._choice_settings(name), **continuations.key()})
-        compute = plain if arm is None else steered
-        rows = self._kept(_CONTINUED, name, continuations.data, key, lambda: _Finished(compute(), [])).rows
-        if arm is None:
-            self._plain = rows
-        return rows
+        return self._kept(_CONTINUED, name, continuations.data, key, compute).rows
 
     def _kept(self, kind: str, name: str, data: Dataset, key: str, compute: Callable[[], _Finished]) -> _Finished:
         """Return the rows that were kept under a key, or compute and keep them."""
@@ -166,7 +161,7 @@ class FoldRun:
         stored = None if folder is None else Choice.load(folder)
         if stored is not None:
             return stored
-        validation = drawn(fold.validation, benchmark.n_validation, benchmark.seed)
+        validation = draw_groups(fold.validation, benchmark.n_validation, benchmark.seed)
         choice = choose(fold, arm, benchmark.budgets, validation)
         if folder is not None:
             choice.save(folder, {"fold": self.number, "arm": name})
@@ -194,13 +189,12 @@ class FoldRun:
             "gates": list(arm.gates) if isinstance(arm, SteeringArm) else [],
             # The unsteered model has no budget.
             "budgets": [] if name == UNSTEERED else list(benchmark.budgets),
+            "n_train": None if name == UNSTEERED else benchmark.n_train,
             "n_validation": benchmark.n_validation,
             "seed": benchmark.seed,
-            # Not among the settings of folders that were kept before there was a choice.
-            **({} if benchmark.n_train is None else {"n_train": benchmark.n_train}),
         }
 
 
-def drawn(data: Dataset, n_groups: int | None, seed: int) -> Dataset:
-    """Groups drawn at random; None for all."""
+def draw_groups(data: Dataset, n_groups: int | None, seed: int) -> Dataset:
+    """Draw groups at random; None for all."""
     return data if n_groups is None else data.sample(n_groups, seed=seed)

@@ -11,9 +11,8 @@ import torch
 
 from radiant_lens.statistics.bounds import Interval, bootstrap_ratio
 from radiant_lens.statistics.paired import GroupSums, paired_difference
-from radiant_lens.studies.benchmark.scores import BY_CONDITION
+from radiant_lens.studies.benchmark.scores import BY_CONDITION, UNSTEERED
 
-_UNSTEERED = "none"
 _KEY = ["fold", "group"]
 
 
@@ -52,8 +51,8 @@ class BenchmarkResult:
 
         `incorrect` (the share of undesirable samples), `undesirable_probability`, `expected_maximum` (of judges that
         give scores) and `dist_2` as `evaluate` has them, and `kl` (unsteered to steered, in nats a token of the
-        unsteered model's samples), each with its change from the unsteered model (`incorrect_change` and so on), which
-        has an interval over groups of prompts.
+        unsteered model's continuations, read as text), each with its change from the unsteered model
+        (`incorrect_change` and so on), which has an interval over groups of prompts.
         """
         return pd.DataFrame(self._continued())
 
@@ -65,7 +64,7 @@ class BenchmarkResult:
         tables = {m: t.set_index(_KEY).sort_index() for m, t in everything.groupby("metric", sort=False)}
         rows: dict[tuple[str, float | None], dict[str, Any]] = {}
         for metric, table in tables.items():
-            plain = table[table["arm"] == _UNSTEERED]
+            plain = table[table["arm"] == UNSTEERED]
             for arm, budget, part in _parts(table, everything["arm"].drop_duplicates()):
                 counts = {"n_folds": part.index.get_level_values(0).nunique(), "n_groups": len(part)}
                 row = rows.setdefault((arm, budget), {"arm": arm, "budget": budget, **counts})
@@ -110,7 +109,7 @@ class BenchmarkResult:
                 "expected maximum": _number(row.get("expected_maximum", float("nan")), ".3f"),
                 "its change": _signed(row["expected_maximum_change"]) if "expected_maximum" in row else "",
                 "distinct pairs of words": _number(row["dist_2"], ".3f"),
-                "KL": _number(row.get("kl", float("nan")), ".3f"),
+                "KL": _number(row["kl"], ".3f"),
             }
             for row in self._continued()
         ]
@@ -121,7 +120,7 @@ class BenchmarkResult:
         """Counts, in one line."""
         arms, folds = self.questions["arm"].nunique() - 1, self.questions["fold"].nunique()
         own: Any = self.questions[self.questions["data"] == self.name]
-        n = len(own[own["arm"] == _UNSTEERED])
+        n = len(own[own["arm"] == UNSTEERED])
         return f"BenchmarkResult({self.name!r}: {arms} arms, {folds} folds, {n} test questions)"
 
     def _conditions(self) -> list[str]:
@@ -135,7 +134,7 @@ class BenchmarkResult:
         rows = []
         for name in everything["data"].drop_duplicates():
             questions = everything[everything["data"] == name].set_index(_KEY).sort_index()
-            plain = questions[questions["arm"] == _UNSTEERED]
+            plain = questions[questions["arm"] == UNSTEERED]
             for arm, budget, part in _parts(questions, everything["arm"].drop_duplicates()):
                 baseline = plain.loc[part.index]
                 conditions = _by_condition(self._conditions(), part, baseline)
@@ -188,10 +187,10 @@ def _by_condition(conditions: list[str], part: Any, plain: Any) -> dict[str, Any
     values: dict[str, Any] = {}
     for condition in conditions:
         steered, before = (rows[BY_CONDITION + condition] for rows in (part, plain))
-        asked = steered.notna() & before.notna()
-        if asked.any():
-            values[BY_CONDITION + condition] = steered[asked].mean()
-            values[f"gain/{condition}"] = _difference(steered[asked], before[asked])
+        measured = steered.notna() & before.notna()
+        if measured.any():
+            values[BY_CONDITION + condition] = steered[measured].mean()
+            values[f"gain/{condition}"] = _difference(steered[measured], before[measured])
     return values
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 NEW_TOKENS = 30
+UNSTEERED = "none"
+"""Name of the unsteered model among the arms."""
 BY_CONDITION = "mc2/"
 """Begins the name of the MC2 under one condition, such as "mc2/after_undesirable"."""
 
