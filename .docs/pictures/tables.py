@@ -30,7 +30,7 @@ COLUMNS = {
     "continued": (
         *("steering", "budget of KL", "groups of prompts", "undesirable samples", "times those of none"),
         *("some sample undesirable", "change", "expected maximum", "change of the maximum", "distinct pairs of words"),
-        "KL there",
+        "KL on the samples",
     ),
     "paper": (
         *("steering", "MC1", "gain of MC1", "MC2", "gain of MC2", "judged correct", "informative", "True*Info"),
@@ -67,7 +67,9 @@ def cells(row: dict[str, Any], n_folds: int) -> dict[str, str]:
         "incorrect": number(row["incorrect"], ".0%"),
         "seconds": number(row["seconds"], ".0f"),
         **{f"MC2 {words}": number(row.get(f"mc2/{c}"), ".3f") for c, words in CONDITIONS.items()},
-        **{f"gain {words}": interval(row, f"gain/{c}") for c, words in CONDITIONS.items()},
+        **{
+            f"gain {words}": interval(row, f"gain/{c}") if f"gain/{c}" in row else "" for c, words in CONDITIONS.items()
+        },
     }
 
 
@@ -84,7 +86,7 @@ def continued_cells(row: dict[str, Any], unsteered: float) -> dict[str, str]:
         "expected maximum": number(row["expected_maximum"], ".3f"),
         "change of the maximum": interval(row, "expected_maximum_change"),
         "distinct pairs of words": number(row["dist_2"], ".3f"),
-        "KL there": number(row.get("kl"), ".3f"),
+        "KL on the samples": number(row.get("kl"), ".3f"),
     }
 
 
@@ -149,9 +151,9 @@ def number(value: float | None, form: str) -> str:
 
 
 def interval(row: dict[str, Any], name: str) -> str:
-    value = row.get(name)
-    if value is None or row["arm"] == "none":
+    if row["arm"] == "none":
         return ""
+    value = row[name]
     return f"{value['value']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]"
 
 
@@ -172,7 +174,9 @@ def table(name: str, columns: str, tested: str = "") -> str:
     """One table in Markdown; rows with budgets by budget, in the order of the arms."""
     if columns == "gains":
         return markdown(columns, gains(name.split(",")))
-    content = joined(name.split(","))
+    content = join(name.split(","))
+    if "," in name and columns in ("paper", "continued"):
+        raise SystemExit(f"A table of {columns!r} is of one run; got {name!r}.")
     if columns == "paper":
         return markdown(columns, paper_rows(content))
     if columns == "continued":
@@ -191,16 +195,21 @@ def table(name: str, columns: str, tested: str = "") -> str:
     return markdown(columns, written)
 
 
-def joined(names: list[str]) -> dict[str, Any]:
-    """What several runs printed that differ in their arms alone; rows that they share are those of the first."""
+def join(names: list[str]) -> dict[str, Any]:
+    """Join the results of runs that differ in their arms alone; a row that several have is taken from the first."""
     first, *others = [json.loads((RESULTS / f"{name}.json").read_text()) for name in names]
     for other in others:
-        keys = [key for key in first["settings"] if key != "arms"]
-        differing = [key for key in keys if first["settings"][key] != other["settings"].get(key)]
+        keys = sorted({*first["settings"], *other["settings"]} - {"arms"})
+        differing = [key for key in keys if first["settings"].get(key) != other["settings"].get(key)]
         if differing:
             raise SystemExit(f"{', '.join(names)} differ in {', '.join(differing)}.")
-        known = {(row["data"], row["arm"], row["budget"]) for row in first["rows"]}
-        first["rows"] += [row for row in other["rows"] if (row["data"], row["arm"], row["budget"]) not in known]
+        known = {(row["data"], row["arm"], row["budget"]): row for row in first["rows"]}
+        for row in other["rows"]:
+            same = known.get((row["data"], row["arm"], row["budget"]))
+            if same is None:
+                first["rows"].append(row)
+            elif abs(same["mc2"] - row["mc2"]) > 5e-4:
+                raise SystemExit(f"{', '.join(names)}: MC2 of {row['arm']!r} is {same['mc2']} and {row['mc2']}.")
     return first
 
 

@@ -92,12 +92,23 @@ def test_a_table_of_the_paper(tables):
 
 def test_runs_are_joined_only_where_their_arms_differ_alone(tables, tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    rows = {name: [{"data": "d", "arm": arm, "budget": None} for arm in ("none", name)] for name in "ab"}
-    settings = {"data": "d", "folds": [0]}
-    for name in "ab":
-        content = {"rows": rows[name], "settings": {**settings, "arms": [name]}}
+
+    def write(name, settings, mc2=0.5):
+        rows = [{"data": "d", "arm": arm, "budget": None, "mc2": mc2} for arm in ("none", name)]
+        content = {"rows": rows, "settings": {"data": "d", "folds": [0], "arms": [name], **settings}}
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    assert [row["arm"] for row in tables.joined(["a", "b"])["rows"]] == ["none", "a", "b"]
-    (tmp_path / "b.json").write_text(json.dumps({"rows": rows["b"], "settings": {**settings, "folds": [1]}}))
-    with pytest.raises(SystemExit, match="a, b differ in folds"):
-        tables.joined(["a", "b"])
+
+    write("a", {})
+    # Files of earlier versions do not name what was not chosen.
+    write("b", {"n_train": None})
+    assert [row["arm"] for row in tables.join(["a", "b"])["rows"]] == ["none", "a", "b"]
+    for settings, words in (({"folds": [1]}, "folds"), ({"n_train": 80}, "n_train"), ({"continuations": {}}, "contin")):
+        write("b", settings)
+        with pytest.raises(SystemExit, match=f"a, b differ in {words}"):
+            tables.join(["a", "b"])
+    write("b", {}, mc2=0.6)
+    with pytest.raises(SystemExit, match="MC2 of 'none' is 0.5 and 0.6"):
+        tables.join(["a", "b"])
+    write("b", {})
+    with pytest.raises(SystemExit, match="is of one run"):
+        tables.table("a,b", "continued")

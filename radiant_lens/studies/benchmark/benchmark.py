@@ -102,7 +102,7 @@ class Benchmark:
             if getattr(self, name) is not None:
                 _checks.whole(name, getattr(self, name), 1)
         if "few-shot" in self.names and self.n_train is not None:
-            _checks.whole("n_train", self.n_train, N_SHOTS, hint='the arm "few-shot" needs so many examples')
+            _checks.whole("n_train", self.n_train, N_SHOTS)
         _checks.whole("n_answered", self.n_answered, 0)
         _checks.seed(self.seed)
         if self.continuations is not None:
