@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 
 # Groups on whose activations the mean and spread of coordinates are measured, for affine displacements.
 _N_MOMENT_GROUPS = 100
+# Least spread of a coordinate, as a share of the head's activations (root of their mean square). A head that reads the
+# first token alone hardly varies on the text of the fit, but does on other text: in units of its own spread that text
+# would lie thousands of units away, and an affine displacement would follow it there.
+_LEAST_SPREAD = 0.05
 
 
 class _Texts(NamedTuple):
@@ -228,9 +232,15 @@ class LeastKLPolicy:
             return Family("constant", template)
         cache = collect(model, train.sample(_N_MOMENT_GROUPS, seed=self.seed), max_tokens=max_tokens)
         layers, heads = (torch.tensor(numbers) for numbers in zip(*template.sites))
-        moments = [(z.mean(0), z.std(0)) for z in HeadRows(cache.z, layers, heads).each_head()]
+        moments = [_moments(z) for z in HeadRows(cache.z, layers, heads).each_head()]
         mean, spread = (torch.stack(parts) for parts in zip(*moments))
-        return Family("affine", template, mean, spread.clamp_min(1e-6))
+        return Family("affine", template, mean, spread)
+
+
+def _moments(z: Float[Tensor, "example d_head"]) -> tuple[Float[Tensor, " d_head"], Float[Tensor, " d_head"]]:
+    """Mean and spread of each coordinate of a head, the latter at least `_LEAST_SPREAD` of the head's size."""
+    size = z.square().mean().sqrt()
+    return z.mean(0), torch.maximum(z.std(0), _LEAST_SPREAD * size).clamp_min(1e-6)
 
 
 @dataclass(frozen=True)

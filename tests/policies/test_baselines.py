@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -375,3 +377,22 @@ def test_what_sees_all_examples_sees_one_head_at_a_time(fitted, policy, monkeypa
         assert torch.equal(z, cache.z[:, layer, head].double())
     monkeypatch.setattr(HeadRows, "__getitem__", lambda *_: pytest.fail("a slice of all heads"))
     torch.testing.assert_close(policy.fit(cache, detector).head_maps.tensors(), expected.head_maps.tensors())
+
+
+@pytest.mark.parametrize("policy", [*POLICIES, rl.RadiantPolicy(), rl.RadiantPolicy(geometry="wasserstein")], ids=repr)
+def test_a_head_that_hardly_varies_moves_no_further_than_other_text_lies(gaussian_cache, policy):
+    caches = []
+    for n, seed in ((600, 0), (200, 1)):
+        cache = gaussian_cache(n, seed=seed)
+        constant = torch.linspace(-1, 1, cache.z.shape[-1])
+        # A head that reads the first token alone: on the text of the fit its activation varies by rounding.
+        cache.z[:, SITE[0], SITE[1]] = constant + 1e-5 * cache.z[:, SITE[0], SITE[1]]
+        caches.append(cache)
+    detector = rl.RiskAwareDetector().fit(caches[0], validation=caches[1])
+    steering = replace(policy, heads=[SITE]).fit(caches[0], detector)
+    z = caches[0].z[:200, SITE[0]].double()
+    elsewhere = z.clone()
+    elsewhere[:, SITE[1]] = -elsewhere[:, SITE[1]]
+    far = (elsewhere - z)[:, SITE[1]].norm(dim=-1)
+    displaced = (steering.edit(elsewhere, SITE[0]) - elsewhere)[:, SITE[1]].norm(dim=-1)
+    assert float((displaced / far).max()) < 3

@@ -172,3 +172,17 @@ def test_data_that_cannot_serve_are_refused(model, parts, monkeypatch):
     one_sided = replace(train, bare_prompts=tuple(replace(p, incorrect_answers=()) for p in train.bare_prompts))
     with pytest.raises(DataError, match="no gain to differentiate"):
         policy.fit(model, one_sided, validation=validation)
+
+
+def test_a_head_that_hardly_varies_is_not_followed_to_other_text():
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(500, 8, generator=generator, dtype=torch.float64)
+    constant = torch.linspace(-1, 1, 8, dtype=torch.float64)
+    # Rounding alone, as of a head that reads the first token on the text of the fit; other text may differ by its size.
+    mean, spread = least_kl._moments(constant + 1e-5 * noise)
+    size = constant.square().mean().sqrt()
+    assert torch.allclose(spread, least_kl._LEAST_SPREAD * size.expand(8), rtol=1e-3)
+    # In units of its own spread other text would lie 200,000 units away.
+    assert 60 < float(((-constant - mean) / spread).abs().max()) < 62
+    # Heads that vary have their own spread.
+    assert torch.allclose(least_kl._moments(constant + noise)[1], noise.std(0))
