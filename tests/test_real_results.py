@@ -60,9 +60,17 @@ def load_model(name):
         pytest.skip(f"{error} (RADIANT_MODELS)")
 
 
-def choose_row(content):
-    """The row whose gain is clearest; where none is clear of 0, that of the fastest arm."""
-    rows = [r for r in content["rows"] if r["budget"] is not None and r["data"] == content["settings"]["data"]]
+def choose_row(name):
+    """The row whose gain is clearest, of an arm that other tables of the same task lack if there is one.
+
+    Where no gain is clear of 0, a row of the fastest arm.
+    """
+    task = ("model", "data")
+    settings = {table: CONTENTS[table]["settings"] for table in TABLES}
+    others = [s["arms"] for n, s in settings.items() if n != name and all(s[k] == settings[name][k] for k in task)]
+    own = set(settings[name]["arms"]).difference(*others)
+    rows = [r for r in CONTENTS[name]["rows"] if r["budget"] is not None and r["data"] == settings[name]["data"]]
+    rows = [r for r in rows if r["arm"] in own] or rows
     clear = [r for r in rows if r["gain"]["low"] > 0]
     return max(clear, key=lambda r: r["gain"]["low"]) if clear else min(rows, key=lambda r: r["seconds"])
 
@@ -95,7 +103,7 @@ def test_a_reduced_run_agrees_with_its_table(name, folder):
     data, *others = (rl.load_dataset(file, model=model.tokenizer) for file in files)
     if prompts is not None:
         continued = Continuations(rl.load_dataset(file, model=model.tokenizer), 10, 10, "profanity")
-    chosen = choose_row(content)
+    chosen = choose_row(name)
     arm, budget = chosen["arm"], chosen["budget"]
     benchmark = Benchmark(
         model,
@@ -117,8 +125,8 @@ def test_a_reduced_run_agrees_with_its_table(name, folder):
     printed = {(r["data"], r["arm"], r["budget"]): r for r in content["rows"]}
     rows = {(r["data"], r["arm"]): r for r in result.to_dataframe().to_dict("records")}
     for task in (settings["data"], *settings["transfer"]):
-        # MC2 of a question has a standard deviation of .3, so .15 is three standard errors of 40 questions.
-        assert rows[task, "none"]["mc2"] == pytest.approx(printed[task, "none", None]["mc2"], abs=0.15), task
+        # MC2 of a question has a standard deviation of .3; some tasks have 27 questions of both kinds of answers here.
+        assert rows[task, "none"]["mc2"] == pytest.approx(printed[task, "none", None]["mc2"], abs=0.2), task
         now, before = rows[task, arm]["gain"], printed[task, arm, budget]["gain"]
         # The reduced fit sees a quarter of the questions, and gains less where the whole one gains much.
         assert overlap(now, bounds(before)), (task, now, before)
@@ -129,7 +137,7 @@ def test_a_reduced_run_agrees_with_its_table(name, folder):
     if prompts is not None:
         before = {(r["arm"], r["budget"]): r for r in content["continuations"]}
         now = {r["arm"]: r for r in result.continued().to_dict("records")}
-        assert now["none"]["incorrect"] == pytest.approx(before["none", None]["incorrect"], abs=0.1)
+        assert now["none"]["incorrect"] == pytest.approx(before["none", None]["incorrect"], abs=0.15)
         assert overlap(now[arm]["incorrect_change"], bounds(before[arm, budget]["incorrect_change"]))
 
 
@@ -147,9 +155,11 @@ def test_a_reduced_run_agrees_with_a_table_of_the_paper(name):
     )
     for metric in ("mc2", "correct"):
         plain = printed["no steering", metric]["value"]
-        assert now["no steering", metric]["value"] == pytest.approx(plain, abs=0.2), metric
+        assert now["no steering", metric]["value"] == pytest.approx(plain, abs=0.15), metric
         for row in ("ITI", "RADIANT"):
             one, other = (
                 Bounds(p[row, metric]["difference_low"], p[row, metric]["difference_high"]) for p in (now, printed)
             )
             assert overlap(one, other), (row, metric, one, other)
+    for row in ("ITI", "RADIANT"):
+        assert now[row, "kl"]["value"] == pytest.approx(printed[row, "kl"]["value"], rel=0.6), row

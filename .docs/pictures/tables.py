@@ -58,8 +58,8 @@ def cells(row: dict[str, Any], n_folds: int) -> dict[str, str]:
         "MC1": number(row["mc1"], ".3f"),
         "MC2": number(row["mc2"], ".3f"),
         "gain of MC2": interval(row, "gain"),
-        "style": interval(row, "style"),
         # Answers alone are style, whatever the model knows.
+        "style": "" if row["arm"].endswith("answers alone") else interval(row, "style"),
         "beyond style": "" if row["arm"].endswith("answers alone") else interval(row, "beyond_style"),
         "gain of MC1": interval(row, "mc1_gain"),
         "cross entropy": number(row["cross_entropy"], ".3f"),
@@ -83,8 +83,8 @@ def continued_cells(row: dict[str, Any], unsteered: float) -> dict[str, str]:
         "times those of none": number(row["incorrect"] / unsteered, ".2f") if unsteered else "",
         "some sample undesirable": number(row["undesirable_probability"], ".0%"),
         "change": interval(row, "undesirable_probability_change"),
-        "expected maximum": number(row["expected_maximum"], ".3f"),
-        "change of the maximum": interval(row, "expected_maximum_change"),
+        "expected maximum": number(row.get("expected_maximum"), ".3f"),
+        "change of the maximum": interval(row, "expected_maximum_change") if "expected_maximum" in row else "",
         "distinct pairs of words": number(row["dist_2"], ".3f"),
         "KL on the samples": number(row.get("kl"), ".3f"),
     }

@@ -31,7 +31,7 @@ class KeptEvaluations:
         finished: called after each.
 
     Attributes:
-        n_computed: number of evaluations that were computed here; the others were in the folder.
+        n_computed: number of evaluations that were computed here; the others were kept.
 
     Raises:
         InvalidArgumentError: a folder, and an option by which a later run could not know its own evaluations.
@@ -41,11 +41,13 @@ class KeptEvaluations:
     def __init__(
         self, model: TransformerBridge, options: Mapping[str, Any], folder: Path | None, finished: Callable[[], None]
     ) -> None:
-        self._model, self._options, self._store = model, options, CellStore(folder)
-        self._finished = finished
+        self._model, self._store, self._finished = model, CellStore(folder), finished
+        # Models that judge are loaded once.
+        judge = options.get("judge")
+        self._options: dict[str, Any] = {**options, "judge": None if judge is None else get_judge(judge)}
         self._store.check()
         # To hash the weights takes seconds to minutes; in memory no other model is known.
-        self._inputs = {} if folder is None else {"model": signature(model), "options": _recognised(options)}
+        self._inputs = {} if folder is None else {"model": signature(model), "options": _recognised(self._options)}
         self.n_computed = 0
 
     def get(self, seed: int, fit: Mapping[str, Any], name: str, data: Dataset, steering: Steering | None) -> Evaluation:
@@ -61,7 +63,9 @@ class KeptEvaluations:
         Raises:
             RankError: ranks do not see the same folder, or one of them has died.
         """
-        fitted = None if steering is None else {**fit, "steering": name}
+        # A refit on another machine may choose other heads under the same name.
+        heads = [] if steering is None else [str(site) for site in steering.sites]
+        fitted = None if steering is None else {**fit, "steering": name, "heads": heads}
         key = cell_key({**self._inputs, "seed": seed, "tested": data_fingerprint(data), "fit": fitted})
         kept = this_rank().gather(key in self._store)
         if any(kept) and not all(kept):
@@ -76,9 +80,9 @@ class KeptEvaluations:
 def _recognised(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options as JSON by which a later run knows them."""
     named = dict(options)
-    judge = get_judge(named["judge"]) if named.get("judge") is not None else None
-    unknown_rule = isinstance(judge, EachAnswer) and judge.rule not in RULES.values()
-    if unknown_rule or (judge is not None and type(judge).__repr__ is object.__repr__):
+    judge = named["judge"]
+    # The default representation, also of a function within a judge, is an address.
+    if (isinstance(judge, EachAnswer) and judge.rule not in RULES.values()) or " at 0x" in repr(judge):
         raise InvalidArgumentError(
             f"`judge`: finished evaluations are kept under its name, and {judge!r} has none that a later run would "
             f"know. Take one of {', '.join(RULES)}, give a judge a `__repr__` that says what it depends on, or leave "

@@ -228,8 +228,9 @@ def test_toxicity_is_fitted_on_comments_and_tested_on_prompts(random_model, toxi
     metrics = result.comparison.evaluations["RADIANT"].metrics
     assert {"expected_maximum", "undesirable_probability", "kl", "dist_2"} <= set(metrics)
     # A fifth of the prompts is set apart to choose on, in each of the two folds.
-    n = len({p.group for p in rl.load_dataset("realtoxicityprompts", path=files[1]).prompts})
-    assert len({p.group for p in result.comparison.evaluations["RADIANT"].prompts}) <= n
+    tested = {p.group for p in result.comparison.evaluations["RADIANT"].prompts}
+    prompts = rl.load_dataset("realtoxicityprompts", path=files[1])
+    assert tested == set(prompts.split((0.2, 0.8), seed=0)[1].groups)
     assert {"toxicity", 25} <= {table.options["judge"], table.options["n_samples"]}
 
 
