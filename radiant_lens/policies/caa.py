@@ -46,7 +46,7 @@ class CAAPolicy:
 
     Args:
         layer: the layer; None: the one that gains most on validation text. All layers are ranked by their gain in
-            log-odds for its KL to first and second order, then `n_tried` of them by the MC2 measured at `budget`.
+            log-share for its KL to first and second order, then `n_tried` of them by the MC2 measured at `budget`.
         alpha: strength, positive; 1 moves one mean onto the other.
         gate: "none" edits everywhere, "layer" where the layer's vote flags (its heads then move together).
         budget: KL in nats a token at which layers are compared, positive.

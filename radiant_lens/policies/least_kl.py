@@ -1,4 +1,4 @@
-"""`LeastKLPolicy`: the edit that changes what the model says least, for a gain in log-odds.
+"""`LeastKLPolicy`: the edit that changes what the model says least, for a gain in the log-share of correct answers.
 
 The closed form is in `radiant_lens.solvers.least_kl`, the displacements in `radiant_lens.analysis.families`.
 """
@@ -96,7 +96,7 @@ class LeastKLPolicy:
     """Move heads so that correct answers gain most for a stated KL to the unsteered model.
 
     The user names a budget: the KL in nats a token by which desirable text may change. The displacements follow in
-    closed form from the gradient of the log-odds of correct answers and the Fisher information (see
+    closed form from the gradient of the log-share of correct answers and the Fisher information (see
     `radiant_lens.solvers.least_kl`). Their length is set by the KL that is measured on validation text, so the budget
     is met even where the second-order estimate is poor.
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedShiftPolicy:
-    """Shifts of heads trained by Adam for the log-odds of correct answers, with a penalty on the KL.
+    """Shifts of heads trained by Adam for the log-share of correct answers, with a penalty on the KL.
 
     The objective is `gain - kl_weight * KL`, on small batches of training questions. After training the strength is
     set to the budget of KL, as for `LeastKLPolicy`. The head biases of LoFiT (arXiv 2406.01563) with that objective in
@@ -38,7 +38,7 @@ class TrainedShiftPolicy:
         epochs: passes over the training questions, at least 1.
         batch_size: questions in a step, at least 1.
         learning_rate: of Adam, positive.
-        kl_weight: nats of log-odds that a nat of KL a token costs, at least 0.
+        kl_weight: nats of log-share that a nat of KL a token costs, at least 0.
         seed: of the order of the questions.
     """
 

@@ -1,4 +1,4 @@
-"""The least change in what the model says, for a gain in log-odds: a closed form.
+"""The least change in what the model says, for a gain in the log-share of correct answers: a closed form.
 
 With a displacement `d` of all heads together, the same at all edited positions:
 
@@ -43,7 +43,7 @@ class LeastKLSolution:
 
     Attributes:
         displacement: `d` at the budget, for each head.
-        gain: predicted, `g . d`, in nats of log-odds.
+        gain: predicted, `g . d`, in nats of log-share.
         kl: predicted on the texts of the scores, `d' F d / 2`, in nats a token: the budget.
         residual: largest entry of `A d / c - g`, relative to that of `g`; 0 up to rounding.
         condition: largest over smallest eigenvalue of each head's block of `A`.

@@ -123,6 +123,8 @@ def in_a_process(name: str, sources: list[str], n: int) -> Growth:
 
 
 PHASES = ("collect", "detectors", "policy")
+# Of the length of a head: each kept number costs a detector the same, a policy multiplies activations with themselves.
+POWERS = {"detectors": 1, "policy": 2}
 
 
 def show(results: list[Growth]) -> None:
@@ -158,8 +160,7 @@ def predict(results: list[Growth]) -> None:
     print(f"| collect, hours at {FLOPS * SHARE:.1e} FLOP/s each | {' | '.join(f'{hours / m:.1f}' for m in MACHINES)} |")
     print(f"| store in half precision, TB on each | {' | '.join(f'{disk / m:.2f}' for m in MACHINES)} |")
     for phase in PHASES[1:]:
-        # Coordinates of a head enter twice, in the products of the activations with themselves.
-        wider = SITES / last.heads * (WIDTH / last.d_head) ** 2
+        wider = SITES / last.heads * (WIDTH / last.d_head) ** POWERS[phase]
         more = (STATEMENTS * kept / last.n_examples) ** slopes[phase]
         there = last.seconds[phase] * wider * more / 3600
         print(f"| {phase}, hours on this processor | {' | '.join(f'{there / m:.1f}' for m in MACHINES)} |")
