@@ -175,7 +175,7 @@ def table(name: str, columns: str, tested: str = "") -> str:
     if columns == "gains":
         return markdown(columns, gains(name.split(",")))
     content = join(name.split(","))
-    if "," in name and columns in ("paper", "continued"):
+    if "," in name and columns == "paper":
         raise SystemExit(f"A table of {columns!r} is of one run; got {name!r}.")
     if columns == "paper":
         return markdown(columns, paper_rows(content))
@@ -203,14 +203,25 @@ def join(names: list[str]) -> dict[str, Any]:
         differing = [key for key in keys if first["settings"].get(key) != other["settings"].get(key)]
         if differing:
             raise SystemExit(f"{', '.join(names)} differ in {', '.join(differing)}.")
-        known = {(row["data"], row["arm"], row["budget"]): row for row in first["rows"]}
-        for row in other["rows"]:
-            same = known.get((row["data"], row["arm"], row["budget"]))
-            if same is None:
-                first["rows"].append(row)
-            elif abs(same["mc2"] - row["mc2"]) > 5e-4:
-                raise SystemExit(f"{', '.join(names)}: MC2 of {row['arm']!r} is {same['mc2']} and {row['mc2']}.")
+        _append(first["rows"], other["rows"], "mc2", names)
+        if "continuations" in first:
+            _append(first["continuations"], other["continuations"], "incorrect", names)
     return first
+
+
+def _append(rows: list[dict[str, Any]], more: list[dict[str, Any]], metric: str, names: list[str]) -> None:
+    """Append the rows that are new; those of the same arm must have the same value of a metric."""
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row.get("data"), row["arm"], row["budget"]
+
+    known = {key(row): row for row in rows}
+    for row in more:
+        same = known.get(key(row))
+        if same is None:
+            rows.append(row)
+        elif abs(same[metric] - row[metric]) > 5e-4:
+            raise SystemExit(f"{', '.join(names)}: {metric} of {row['arm']!r} is {same[metric]} and {row[metric]}.")
 
 
 def budget_of(row: dict[str, Any]) -> float:

@@ -107,8 +107,8 @@ def test_runs_are_joined_only_where_their_arms_differ_alone(tables, tmp_path, mo
         with pytest.raises(SystemExit, match=f"a, b differ in {words}"):
             tables.join(["a", "b"])
     write("b", {}, mc2=0.6)
-    with pytest.raises(SystemExit, match="MC2 of 'none' is 0.5 and 0.6"):
+    with pytest.raises(SystemExit, match="mc2 of 'none' is 0.5 and 0.6"):
         tables.join(["a", "b"])
     write("b", {})
     with pytest.raises(SystemExit, match="is of one run"):
-        tables.table("a,b", "continued")
+        tables.table("a,b", "paper")
