@@ -67,10 +67,10 @@ class KeptEvaluations:
         heads = [] if steering is None else [str(site) for site in steering.sites]
         fitted = None if steering is None else {**fit, "steering": name, "heads": heads}
         key = cell_key({**self._inputs, "seed": seed, "tested": data_fingerprint(data), "fit": fitted})
-        kept = this_rank().gather(key in self._store)
-        if any(kept) and not all(kept):
+        stored_by_rank = this_rank().gather(key in self._store)
+        if any(stored_by_rank) and not all(stored_by_rank):
             raise RankError(f"`out` = {str(self._store.folder)!r} must be a folder that all machines share.")
-        if not all(kept):
+        if not all(stored_by_rank):
             self.n_computed += 1
             self._store.save(key, evaluate(self._model, data, steering, **self._options, seed=seed))
         self._finished()

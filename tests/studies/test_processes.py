@@ -84,7 +84,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def until(condition, seconds: float = 300.0) -> bool:
+def until(condition, seconds: float = 120.0) -> bool:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
