@@ -227,21 +227,68 @@ def class_scatters(
     means: Float[Tensor, "2 *batch d"],
     *,
     shrink_below: float = 0.0,
+    masked: MaskedSums | None = None,
     workers: Workers = ONE_PROCESS,
 ) -> tuple[Scatter, Scatter]:
     """Compute the scatters of two classes of rows around their `class_means`, in one pass.
 
-    Covariances of fewer rows per dimension than `shrink_below` are shrunk.
+    Covariances of fewer rows per dimension than `shrink_below` are shrunk. `masked` gets all rows, too.
     """
     batch, members = x.shape[1:-1], (~second, second)
     sums = [_Sums(mask.sum().double().expand(batch), mean, shrink_below) for mask, mean in zip(members, means)]
     for rows in workers.part(list(row_slices(x.shape))):
         values = x[rows]
-        for mask, mean, of_class in zip(members, means, sums):
+        for number, (mask, mean, of_class) in enumerate(zip(members, means, sums)):
             # In float64, as the mean is.
-            of_class.add(values[mask[rows]] - mean)
+            centred = values[mask[rows]] - mean
+            of_class.add(centred)
+            if masked is not None:
+                masked.add(number, rows, mask[rows], centred)
     one, other = (of_class.scatter(workers) for of_class in sums)
     return one, other
+
+
+class MaskedSums:
+    """Moments of the rows that a mask selects, added up while `class_scatters` reads the rows of two classes.
+
+    With a class's mean `m_k`, its selected rows `m_k + c`, their number `n_k` and the sum `s_k` of their `c`:
+
+        mean = sum_k (n_k m_k + s_k) / n,   a_k = m_k - mean,
+        n covariance = sum c c' + sum_k (s_k a_k' + a_k s_k' + n_k a_k a_k')
+
+    So no pass is needed for the mean. `c` is about as large as the spread of a class, so nothing cancels that matters,
+    however far the rows lie from the origin.
+
+    Args:
+        mask: rows that count, for each batch entry; an entry with none gets zeros.
+        means: of the two classes.
+    """
+
+    def __init__(self, mask: Bool[Tensor, " example *batch"], means: Float[Tensor, "2 *batch d"]) -> None:
+        self._mask, self._means = mask, means
+        self._counts = means.new_zeros(means.shape[:-1])
+        self._sums = torch.zeros_like(means)
+        self._products = means.new_zeros((*means.shape[1:], means.shape[-1]))
+
+    def add(
+        self, number: int, rows: slice, members: Bool[Tensor, " row"], centred: Float[Tensor, "member *batch d"]
+    ) -> None:
+        """Add the members of class `number` among some rows, around their class mean; `centred` is overwritten."""
+        mask = self._mask[rows][members]
+        centred.mul_(mask[..., None])
+        self._counts[number] += mask.sum(0)
+        self._sums[number] += centred.sum(0)
+        self._products += torch.einsum("n...i,n...j->...ij", centred, centred)
+
+    def moments(self, workers: Workers = ONE_PROCESS) -> Moments:
+        """Moments of the selected rows of all processes, covariances divided by the count."""
+        counts, sums, products = (workers.sum(x.clone()) for x in (self._counts, self._sums, self._products))
+        count = counts.sum(0)
+        n = count.clamp_min(1)[..., None]
+        mean = (counts[..., None] * self._means + sums).sum(0) / n
+        apart = torch.where(count[..., None] > 0, self._means - mean, 0.0)
+        mixed = torch.einsum("k...i,k...j->...ij", sums + 0.5 * counts[..., None] * apart, apart)
+        return Moments(count, mean, (products + mixed + mixed.mT) / n[..., None])
 
 
 def masked_moments(

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Cache, PreTrainedModel
 
 import radiant_lens as rl
-from radiant_lens.steering.gates import HeadScores
+from radiant_lens.steering.gates import HeadScores, JointScores
 from radiant_lens.steering.maps import Certificate, DenseMaps, HeadMaps, RankOneMaps
 from radiant_lens.tiny.train import make_tokenizer
 
@@ -110,9 +110,9 @@ def random_steering(
         if kind == "rank_one"
         else DenseMaps(0.3 * noise(n, d_head, d_head), noise(n, d_head))
     )
-    scores = HeadScores(
-        noise(n_layers, n_heads, d_head), torch.zeros(n_layers, n_heads), torch.full((n_layers,), n_heads // 2)
-    )
+    own = noise(n_layers, n_heads, d_head)
+    joint = JointScores(noise(n_layers, n_heads, d_head), torch.zeros(n_layers))
+    scores = HeadScores(own, torch.zeros(n_layers, n_heads), torch.full((n_layers,), n_heads // 2), joint)
     certificates = tuple(Certificate("random") for _ in chosen)
     return rl.Steering(chosen, maps, scores, gate, certificates, meta={"policy": {"name": "random"}})
 

@@ -237,8 +237,10 @@ def test_moments_are_sums_over_what_each_rank_has_read(monkeypatch, shrink_below
 
     def by_class(workers):
         means = linalg.class_means(x, second, workers=workers)
-        scatters = linalg.class_scatters(x, second, means, shrink_below=shrink_below, workers=workers)
-        return [scatter.moments() for scatter in scatters]
+        sums = linalg.MaskedSums(mask, means)
+        scatters = linalg.class_scatters(x, second, means, shrink_below=shrink_below, masked=sums, workers=workers)
+        # Asked twice: the sums of a rank must not become those of all.
+        return [scatter.moments() for scatter in scatters] + [sums.moments(workers), sums.moments(workers)]
 
     of_classes = by_class(linalg.ONE_PROCESS)
 

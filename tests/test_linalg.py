@@ -13,6 +13,7 @@ from sklearn.covariance import ledoit_wolf
 
 from radiant_lens import linalg
 from radiant_lens.linalg import (
+    MaskedSums,
     Moments,
     class_means,
     class_scatters,
@@ -117,6 +118,22 @@ def test_scatters_of_two_classes_equal_the_moments_of_each(seed, shrink_below):
     pooled = scatters[0].pooled(scatters[1]).moments().covariance
     expected = masked_moments(around, every, shrink_below=shrink_below).covariance
     torch.testing.assert_close(pooled, expected, rtol=1e-9, atol=1e-12)
+
+
+@quick
+@given(seeds, st.sampled_from([0.0, 1e5]))
+def test_masked_rows_added_up_by_class_have_the_moments_of_a_pass_of_their_own(seed, away):
+    x, mask = (torch.tensor(a) for a in sample(seed))
+    x, mask = x + away, mask.clone()
+    mask[:, 0, 0] = False
+    second = torch.rand(len(x), generator=torch.Generator().manual_seed(seed)) < 0.3
+    means = class_means(x, second)
+    sums = MaskedSums(mask, means)
+    class_scatters(x, second, means, masked=sums)
+    moments, expected = sums.moments(), masked_moments(x, mask)
+    for name in ("count", "mean", "covariance"):
+        torch.testing.assert_close(getattr(moments, name), getattr(expected, name), rtol=1e-9, atol=1e-8)
+    assert not moments.covariance[0, 0].any() and moments.covariance[1, 1].any()
 
 
 def test_rows_outside_the_mask_do_not_matter_and_those_inside_do():

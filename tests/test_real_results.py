@@ -18,6 +18,7 @@ import radiant_lens as rl
 from radiant_lens.errors import MissingPackageError, ModelLoadError, UnknownNameError
 from radiant_lens.studies import PAPER_TABLES, Benchmark
 from radiant_lens.studies.benchmark import Continuations
+from radiant_lens.studies.benchmark.arms import GATES_ON_OFFER
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("RADIANT_DATA", ROOT.parent / "shared" / "data"))
@@ -111,6 +112,8 @@ def test_a_reduced_run_agrees_with_its_table(name, folder):
         arms=(arm,),
         budgets=(budget,),
         folds=settings["folds"][:1],
+        # Tables from before gates could be chosen have these.
+        gates=settings.get("gates", GATES_ON_OFFER),
         # Training makes twelve passes.
         n_train=20 if arm.startswith("trained") else 80,
         n_validation=20,

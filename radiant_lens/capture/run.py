@@ -226,7 +226,8 @@ class _Keeper:
 
 def _steering_digest(steering: Steering) -> str:
     scores = steering.scores
-    by_name = [steering.head_maps.tensors(), {} if steering.trust is None else steering.trust.tensors()]
-    tensors = [t for group in by_name for t in group.values()] + [scores.weights, scores.biases, scores.thresholds]
+    trust = {} if steering.trust is None else steering.trust.tensors()
+    tensors = [t for group in (steering.head_maps.tensors(), trust) for t in group.values()]
+    tensors += scores.asked_by(steering.gate)
     header = f"{steering.sites} {steering.gate}".encode()
     return sha256([header, *(t.detach().cpu().double().numpy().tobytes() for t in tensors)])[:16]

@@ -11,6 +11,7 @@ from radiant_lens.cli import options as o
 from radiant_lens.cli.output import emit
 from radiant_lens.errors import InvalidArgumentError
 
+_DEFAULT_GATES = "none,head"
 _DEFAULT_BUDGETS = "0.02,0.08,0.25"
 
 
@@ -24,6 +25,9 @@ def bench(
         str, typer.Option(help="KL in nats a token at which arms are compared, separated by commas.")
     ] = _DEFAULT_BUDGETS,
     folds: Annotated[str, typer.Option(help="'0', '1' or '0,1': which half is tested.")] = "0,1",
+    gates: Annotated[
+        str, typer.Option(help="Gates on offer to the arms, separated by commas: none, head, vote, layer, joint.")
+    ] = _DEFAULT_GATES,
     train_groups: Annotated[
         int | None, typer.Option(min=1, help="Training groups to fit on, drawn at random; default all.")
     ] = None,
@@ -61,8 +65,10 @@ def bench(
 
     A real model: radiant-lens bench misconceptions --model smollm2-135m-instruct --out my-bench
     """
+    from radiant_lens import _checks
     from radiant_lens.cli.doctor import versions
     from radiant_lens.evaluation import get_judge
+    from radiant_lens.steering.gates import GATES
     from radiant_lens.studies.benchmark import ARMS, Benchmark, Continuations
 
     if list_arms:
@@ -70,6 +76,9 @@ def bench(
         return
     # What is named twice is computed once: its rows would count twice.
     amounts, parts = sorted(set(_amounts(budgets))), sorted(set(o.numbers("folds", folds)))
+    offered = list(dict.fromkeys(gate.strip() for gate in gates.split(",")))
+    for gate in offered:
+        _checks.choice("gates", gate, GATES)
     dataset, *others = [reading.load(task, model=model) for task in (data, *(transfer or ()))]
     continued = None
     if continuations is not None:
@@ -84,6 +93,7 @@ def bench(
         arms=arms,
         budgets=amounts,
         folds=parts,
+        gates=offered,
         n_train=train_groups,
         n_validation=validation_groups,
         n_test=test_groups,

@@ -51,7 +51,8 @@ def fit(
         str | None, typer.Option(help="Of 'radiant': 'mahalanobis' (default), 'wasserstein', 'output' or 'procrustes'.")
     ] = None,
     gate: Annotated[
-        str | None, typer.Option(help="'head' (default of 'radiant'), 'vote', 'layer' or 'none' (of the others).")
+        str | None,
+        typer.Option(help="'head' (default of 'radiant'), 'vote', 'layer', 'joint' or 'none' (of the others)."),
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="Strength of 'iti' (default 2) or 'mean_shift' (1).")] = None,
     kl: Annotated[
@@ -99,7 +100,7 @@ def fit(
         bridge,
         dataset,
         unfitted,
-        detector=rl.RiskAwareDetector(fnr_weight=fnr_weight, seed=seed),
+        detector=rl.RiskAwareDetector(fnr_weight=fnr_weight, seed=seed, joint=unfitted.gate == "joint"),
         # Heads that were named stay; by default the significant ones are reduced to those that act.
         select="auto" if heads is None else None,
         positions=positions,

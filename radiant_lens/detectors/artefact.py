@@ -24,6 +24,11 @@ _TENSORS = {
         ("vote_thresholds_", "vote_certified_", "vote_fpr_", "vote_fnr_", "vote_risk_", "layer_risk_"), "layer"
     ),
 }
+# Those of a detector without joint scores are None, and not in the file.
+_JOINT_TENSORS = {
+    "joint_weights_": "layer head d_head",
+    **dict.fromkeys(("joint_biases_", "joint_fpr_", "joint_fnr_"), "layer"),
+}
 _NUMBERS = {"least_p_value_": float, "n_groups_": int, "groups_needed_": int, "best_layer_": int}
 _TUPLES = {"training_groups_": str, "validation_groups_": str, "collected_layers_": int}
 
@@ -37,7 +42,8 @@ def save_detector(detector: RiskAwareDetector, path: str | Path) -> Path:
         OutputError: the folder cannot be written.
     """
     require_fitted(detector)
-    tensors = {name: getattr(detector, name) for name in _TENSORS}
+    names = _TENSORS | (_JOINT_TENSORS if detector.joint_weights_ is not None else {})
+    tensors = {name: getattr(detector, name) for name in names}
     fitted = {name: getattr(detector, name) for name in (*_NUMBERS, *_TUPLES)}
     return save_folder(path, KIND, tensors, {"parameters": detector.get_params(), "fitted": fitted})
 
@@ -59,12 +65,16 @@ def _restored(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> RiskAwa
     detector, fitted = RiskAwareDetector(**meta["parameters"]), meta["fitted"]
     _checks.shape("weights_", tensors["weights_"], (None, None, None), _TENSORS["weights_"])
     lengths: dict[str, int] = dict(zip(("layer", "head", "d_head"), tensors["weights_"].shape))
-    for name, axes in _TENSORS.items():
+    for name in _JOINT_TENSORS:
+        setattr(detector, name, None)
+    joint = _JOINT_TENSORS if "joint_weights_" in tensors else {}
+    for name, axes in (_TENSORS | joint).items():
         _checks.shape(name, tensors[name], tuple(lengths[axis] for axis in axes.split()), axes)
         setattr(detector, name, tensors[name])
     # Risks of layers that were not collected are infinite; scores never are.
-    for name in ("weights_", "biases_"):
-        _checks.finite(name, tensors[name])
+    for name in ("weights_", "biases_", "joint_weights_", "joint_biases_"):
+        if name in tensors:
+            _checks.finite(name, tensors[name])
     for name, kind in _NUMBERS.items():
         _checks.instance(name, fitted[name], (int, float) if kind is float else kind)
         setattr(detector, name, fitted[name])

@@ -16,6 +16,7 @@ from radiant_lens import _checks
 from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.display import detector_card, heads_table
+from radiant_lens.detectors.joint import LayerScores, fit_joint
 from radiant_lens.detectors.scores import LOSSES, AffineScores, fit_heads
 from radiant_lens.detectors.subset import Part, head_chunks
 from radiant_lens.detectors.votes import VOTE_RULES, LayerVotes, VotingData, choose_thresholds
@@ -56,6 +57,8 @@ class RiskAwareDetector(BaseEstimator):
         vote_layer: for the certified rule, the one layer to certify, chosen before seeing the data.
         l2: penalty on the weights of standardised activations, at least 0.
         max_iterations: of the quasi-Newton method, at least 1.
+        joint: fit a score of each whole layer, too, on which the gate "joint" opens: by cross-entropy, with a threshold
+            that is chosen on the stop half (`radiant_lens.detectors.joint`).
 
     Attributes:
         weights_, biases_: the scores, `layer head d_head` and `layer head`, in units of the activations.
@@ -68,6 +71,8 @@ class RiskAwareDetector(BaseEstimator):
             above 0.05, one head alone cannot be significant.
         n_groups_, groups_needed_: validation groups, and how many it takes for one head alone to be significant.
         vote_thresholds_, vote_fpr_, vote_fnr_, vote_risk_, vote_certified_: of the layers' votes, `layer`.
+        joint_weights_, joint_biases_, joint_fpr_, joint_fnr_: scores of whole layers, `layer head d_head` and `layer`,
+            and their validation error rates, `layer`; None without `joint`.
         layer_risk_: mean validation risk of each layer's heads; `best_layer_` has the least.
         training_groups_, validation_groups_: names of the groups of both parts.
         collected_layers_: layers that training and validation data both hold.
@@ -75,6 +80,11 @@ class RiskAwareDetector(BaseEstimator):
     Example:
         >>> detector = RiskAwareDetector(fnr_weight=2.0)  # .fit(cache, validation=other_cache)
     """
+
+    joint_weights_: Float[Tensor, "layer head d_head"] | None = None
+    joint_biases_: Float[Tensor, " layer"] | None = None
+    joint_fpr_: Float[Tensor, " layer"] | None = None
+    joint_fnr_: Float[Tensor, " layer"] | None = None
 
     def __init__(
         self,
@@ -88,6 +98,7 @@ class RiskAwareDetector(BaseEstimator):
         vote_layer: int | None = None,
         l2: float = 1e-3,
         max_iterations: int = 12,
+        joint: bool = False,
     ) -> None:
         self.fnr_weight = fnr_weight
         self.loss = loss
@@ -98,6 +109,7 @@ class RiskAwareDetector(BaseEstimator):
         self.vote_layer = vote_layer
         self.l2 = l2
         self.max_iterations = max_iterations
+        self.joint = joint
 
     def fit(self, cache: HeadCache, validation: HeadCache | None = None) -> RiskAwareDetector:
         """Fit all heads and votes.
@@ -130,8 +142,12 @@ class RiskAwareDetector(BaseEstimator):
         chooser, chooser_flags = (test, flags) if certifies else (stop, stop.flags(weights, biases))
         # The choice may raise; attributes are set only after it, so that a failed refit does not mix two fits.
         votes = self._choose_votes(chooser, chooser_flags, layers)
+        joint = None
+        if self.joint:
+            joint = fit_joint(train, stop, layers, l2=self.l2, max_iterations=self.max_iterations)
         self.weights_: Float[Tensor, "layer head d_head"] = weights
         self.biases_: Float[Tensor, "layer head"] = biases
+        self.joint_weights_, self.joint_biases_ = (None, None) if joint is None else joint
         self.collected_layers_ = layers
         self.training_groups_ = train.group_names
         self.validation_groups_ = held_out.group_names
@@ -190,6 +206,16 @@ class RiskAwareDetector(BaseEstimator):
         self.vote_fpr_: Float[Tensor, " layer"] = _without(votes.fpr, missing, math.nan)
         self.vote_fnr_: Float[Tensor, " layer"] = _without(votes.fnr, missing, math.nan)
         self.vote_risk_: Float[Tensor, " layer"] = _without(votes.risk(self.fnr_weight), missing, math.inf)
+        self.joint_fpr_ = self.joint_fnr_ = None
+        if (scores := self._joint_scores) is not None:
+            joint = error_rates(scores.flags(test), test.labels)
+            self.joint_fpr_, self.joint_fnr_ = (_without(rate, missing, math.nan) for rate in (joint.fpr, joint.fnr))
+
+    @property
+    def _joint_scores(self) -> LayerScores | None:
+        if self.joint_weights_ is None or self.joint_biases_ is None:
+            return None
+        return LayerScores(self.joint_weights_, self.joint_biases_)
 
     def _test_heads(
         self, test: Part, flags: Bool[Tensor, "example layer head"], layers: tuple[int, ...], n_groups: int
@@ -265,6 +291,21 @@ class RiskAwareDetector(BaseEstimator):
         require_fitted(self)
         _checks.shape("cache.z", cache.z, (None, *self.weights_.shape), "example layer head d_head")
         return Part.whole(cache).flags(self.weights_, self.biases_)
+
+    def joint_flags(self, cache: HeadCache) -> Bool[Tensor, "example layer"]:
+        """Flag where the joint score of the layer is at or above 0.
+
+        Raises:
+            NotFittedError: before `fit`.
+            InvalidArgumentError: a cache of another shape, or a detector without joint scores.
+        """
+        require_fitted(self)
+        _checks.shape("cache.z", cache.z, (None, *self.weights_.shape), "example layer head d_head")
+        if self._joint_scores is None:
+            raise InvalidArgumentError(
+                "This detector has no joint scores of layers: fit it with `RiskAwareDetector(joint=True)`."
+            )
+        return self._joint_scores.flags(Part.whole(cache))
 
     def votes(self, cache: HeadCache) -> Int[Tensor, "example layer"]:
         """Count the heads of each layer that flag each example."""
@@ -356,6 +397,7 @@ class RiskAwareDetector(BaseEstimator):
         _checks.seed(self.seed)
         _checks.between("l2", self.l2, 0, closed="low")
         _checks.whole("max_iterations", self.max_iterations, 1)
+        _checks.instance("joint", self.joint, bool)
         if self.vote_layer is not None:
             _checks.whole("vote_layer", self.vote_layer, 0, n_layers - 1)
             _require_collected("vote_layer", self.vote_layer, layers)

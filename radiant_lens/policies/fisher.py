@@ -21,6 +21,7 @@ from radiant_lens.distributed import progress_bar
 from radiant_lens.errors import DataError, InvalidArgumentError
 from radiant_lens.models.identity import require_bridge
 from radiant_lens.models.lengths import fit_context
+from radiant_lens.policies.head_sample import detector_scores
 from radiant_lens.policies.heads import HeadChoice
 from radiant_lens.policies.least_kl import LeastKLPolicy
 from radiant_lens.policies.policy import Policy
@@ -174,5 +175,5 @@ def fit_with_model(
 def _gate_hash(gate: str, detector: RiskAwareDetector | None) -> str:
     if gate == "none" or detector is None:
         return ""
-    scores = (detector.weights_, detector.biases_, detector.vote_thresholds_)
-    return sha256(tensor.detach().cpu().contiguous().numpy().data for tensor in scores)[:16]
+    tensors = detector_scores(detector).asked_by(gate)
+    return sha256(tensor.detach().cpu().contiguous().numpy().data for tensor in tensors)[:16]

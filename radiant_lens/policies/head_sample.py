@@ -18,10 +18,10 @@ from radiant_lens.analysis.steering import Steering
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.detector import RiskAwareDetector, require_fitted
 from radiant_lens.distributed import fitting_rank
-from radiant_lens.linalg import Moments, Scatter, class_means, class_scatters, masked_moments
+from radiant_lens.linalg import MaskedSums, Moments, Scatter, class_means, class_scatters, masked_moments
 from radiant_lens.policies.heads import require_collected
 from radiant_lens.sites import HeadSite
-from radiant_lens.steering.gates import GATES, HeadScores, opens
+from radiant_lens.steering.gates import GATES, HeadScores, JointScores, opens, require_joint
 from radiant_lens.steering.maps import Certificate, HeadMaps
 
 # Covariances of fewer activations than this for each dimension are shrunk.
@@ -79,9 +79,37 @@ class HeadSample:
     @cached_property
     def _scatters(self) -> tuple[Scatter, Scatter]:
         """Desirable and undesirable activations around their means."""
+        return self._read_classes(None)
+
+    def _read_classes(self, masked: MaskedSums | None) -> tuple[Scatter, Scatter]:
         return class_scatters(
-            self.rows, self.undesirable, self._class_means, shrink_below=SHRINK_BELOW, workers=fitting_rank()
+            self.rows,
+            self.undesirable,
+            self._class_means,
+            shrink_below=SHRINK_BELOW,
+            masked=masked,
+            workers=fitting_rank(),
         )
+
+    def gated_moments(self) -> Moments:
+        """Compute the moments of the activations that each head's gate passes; those of few are shrunk.
+
+        Those of many are added up in the pass that reads the classes, whose scatters are kept. Shrinkage needs a pass
+        of its own.
+        """
+        few = self.gated.sum(0) < SHRINK_BELOW * self.rows.shape[-1]
+        if bool(few.all()):
+            return masked_moments(self.rows, self.gated, shrink_below=SHRINK_BELOW, workers=fitting_rank())
+        sums = MaskedSums(self.gated, self._class_means)
+        # Where the property keeps it.
+        vars(self)["_scatters"] = self._read_classes(sums)
+        moments = sums.moments(fitting_rank())
+        if bool(few.any()):
+            rows = HeadRows(self.rows.z, self.rows.layers[few], self.rows.heads[few])
+            shrunk = masked_moments(rows, self.gated[:, few], shrink_below=SHRINK_BELOW, workers=fitting_rank())
+            for name, values in vars(shrunk).items():
+                getattr(moments, name)[few] = values
+        return moments
 
     def class_moments(self, undesirable: bool) -> Moments:
         """Compute the moments of one class, with a ridge; covariances of few examples are shrunk."""
@@ -127,6 +155,7 @@ def prepare(
     _checks.choice("gate", gate, GATES)
     _checks.instance("cache", cache, HeadCache)
     require_fitted(detector)
+    require_joint(gate, detector.joint_weights_ is not None)
     _checks.both_classes(cache.labels, "the training data")
     _checks.finite("cache.z", cache.z)
     sites = choose(detector)
@@ -140,7 +169,8 @@ def prepare(
     own = flags[:, layers, index]
     thresholds = [int(detector.vote_thresholds_[site.layer]) for site in sites]
     votes = [flags[:, site.layer].sum(-1, keepdim=True) for site in sites]
-    gated = torch.cat([opens(gate, own[:, [i]], votes[i], thresholds[i]) for i in range(len(sites))], dim=1)
+    joint = detector.joint_flags(cache)[:, layers, None].unbind(1) if gate == "joint" else [None] * len(sites)
+    gated = torch.cat([opens(gate, own[:, [i]], votes[i], thresholds[i], joint[i]) for i in range(len(sites))], dim=1)
     weights, biases = detector.weights_[layers, index], detector.biases_[layers, index]
     rows = HeadRows(cache.z, layers, index)
     return HeadSample(sites, rows, cache.labels == 1, gated, weights.double(), biases.double())
@@ -169,8 +199,15 @@ def assemble(
         "seen_groups": sorted({*cache.group_names, *detector.training_groups_, *detector.validation_groups_}),
         **cache.meta,
     }
-    scores = HeadScores(detector.weights_, detector.biases_, detector.vote_thresholds_)
-    return Steering(sample.sites, maps, scores, gate, tuple(certificates), meta=meta, **extra)
+    return Steering(sample.sites, maps, detector_scores(detector), gate, tuple(certificates), meta=meta, **extra)
+
+
+def detector_scores(detector: RiskAwareDetector) -> HeadScores:
+    """The scores of a fitted detector, as a steering holds them."""
+    joint = None
+    if detector.joint_weights_ is not None and detector.joint_biases_ is not None:
+        joint = JointScores(detector.joint_weights_, detector.joint_biases_)
+    return HeadScores(detector.weights_, detector.biases_, detector.vote_thresholds_, joint)
 
 
 def _data_hash(cache: HeadCache) -> str:

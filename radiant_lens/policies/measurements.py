@@ -75,7 +75,7 @@ def fit_settings(model: TransformerBridge, family: Family, max_tokens: int | Non
     template, scores = family.template, family.template.scores
     # The limit of a pass decides which texts share a row, and so the order of the draws.
     plain = (signature(model), family.kind, template.sites, template.gate, pass_tokens(model, max_tokens))
-    tensors = (scores.weights, scores.biases, scores.thresholds, family.mean, family.spread)
+    tensors = (*scores.asked_by(template.gate), family.mean, family.spread)
     return (*plain, *tensors, *map_tensors(template))
 
 

@@ -18,9 +18,8 @@ from radiant_lens.caches import HeadCache
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import Statement
 from radiant_lens.detectors.detector import RiskAwareDetector
-from radiant_lens.distributed import fitting_rank
 from radiant_lens.errors import ConvergenceError, InvalidArgumentError, NothingToEditError
-from radiant_lens.linalg import Moments, masked_moments, quadratic_form, row_slices
+from radiant_lens.linalg import Moments, quadratic_form, row_slices
 from radiant_lens.policies.head_sample import SHRINK_BELOW, HeadSample, assemble, prepare
 from radiant_lens.policies.heads import HeadChoice, choose_heads
 from radiant_lens.policies.margin import Calibration, calibrated
@@ -68,7 +67,7 @@ class RadiantPolicy:
         heads: "significant", "layer", a number of heads of least risk, or a list of heads.
         n_layers: with heads "layer", the number of layers of least mean risk.
         gate: "head" (a head is edited where it flags), "vote" (and its layer votes), "layer" (its layer
-            votes), "none" (everywhere).
+            votes), "joint" (the joint score of its layer flags), "none" (everywhere).
         trust: quantile of the fitted activations' Mahalanobis distance, in (0, 1), beyond which activations are not
             edited; None to edit everything the gate passes. On the embedded models it cost truth and saved KL in the
             same proportion (tests/benchmarks/depth_and_trust.py), so it is off.
@@ -144,9 +143,7 @@ class RadiantPolicy:
                 f"The detector's weight is zero at {', '.join(blind)}, so no direction changes its score. Choose "
                 "`heads` without it."
             )
-        moments = masked_moments(sample.rows, sample.gated, shrink_below=SHRINK_BELOW, workers=fitting_rank()).ridged(
-            RIDGE
-        )
+        moments = sample.gated_moments().ridged(RIDGE)
         if not bool((moments.count > 0).any()):
             raise NothingToEditError(
                 f"No training activation passes the gate {self.gate!r} of any chosen head: there is nothing to edit. "

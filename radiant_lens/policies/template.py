@@ -16,9 +16,10 @@ from radiant_lens.analysis.steering import Steering
 from radiant_lens.detectors.detector import require_fitted
 from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.models.identity import require_bridge, signature
+from radiant_lens.policies.head_sample import detector_scores
 from radiant_lens.policies.heads import HeadChoice, choose_heads, heads_of_shape, require_collected
 from radiant_lens.sites import HeadSite, as_sites, checked_sites
-from radiant_lens.steering.gates import GATES, HeadScores
+from radiant_lens.steering.gates import GATES, HeadScores, require_joint
 from radiant_lens.steering.maps import Certificate, RankOneMaps
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def steering_template(
     Args:
         model: from `load_model`.
         heads: those to move; without a detector "all", "layer:I", heads by name, or pairs `(layer, head)`.
-        gate: "head", "vote", "layer" or "none".
+        gate: one of `GATES`.
         detector: fitted; needed for every gate but "none".
         method: for the certificates.
 
@@ -58,7 +59,8 @@ def steering_template(
         sites = choose_heads(detector, heads)
         if gate != "none":
             require_collected((site.layer for site in sites), detector.collected_layers_, "the detector's data")
-        scores = HeadScores(detector.weights_, detector.biases_, detector.vote_thresholds_)
+        scores = detector_scores(detector)
+        require_joint(gate, scores.joint is not None)
     groups = set(detector.training_groups_) | set(detector.validation_groups_) if detector is not None else set()
     meta = {
         "model": signature(model),
@@ -94,7 +96,7 @@ def vector_steering(
     Args:
         model: from `load_model`.
         vectors: `d_head` finite numbers for each head, by name ("L12H3") or by pair `(layer, head)`.
-        gate: "none" adds them everywhere; "head", "vote" and "layer" where the detector flags.
+        gate: "none" adds them everywhere; "head", "vote", "layer" and "joint" where the detector flags.
         detector: fitted; needed for every gate but "none".
 
     Raises:

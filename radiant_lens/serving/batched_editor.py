@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from radiant_lens.steering.gates import TrustRegion
+from radiant_lens.steering.gates import VOTING_GATES, TrustRegion
 from radiant_lens.steering.maps import DenseMaps, HeadMaps, RankOneMaps
 from radiant_lens.steering.steering import Steering
 
@@ -24,7 +25,7 @@ class EditedRows(NamedTuple):
     Attributes:
         z: activations.
         is_open: edited heads.
-        votes: heads that flag, of each ballot; None where no gate of the layer counts votes.
+        votes: heads that flag, of each ballot, or its joint score; None where no gate of the layer asks for either.
     """
 
     z: Float[Tensor, "row d_in"]
@@ -87,7 +88,8 @@ class BatchedEditor:
     are thin, and it needs no choice in Python, so the shapes are the same for every batch and a CUDA graph can hold it:
 
         scores, strengths = z columns + offsets             of all voting heads, of edited heads, `read . a + shift`
-        votes = (scores >= 0) ballots                       counted for each steering, summed over the processes
+        votes = (scores >= 0) ballots                       counted for each steering, summed over the processes; of a
+                                                            joint score the score itself
         open = own flag, enough votes, or both              by each edited head's gate
         z' = z + (strengths * open * row strength) writes   for the rows of this steering, 0 for all others
 
@@ -97,20 +99,23 @@ class BatchedEditor:
     Attributes:
         layer: index of the layer.
         d_head: length of an activation.
-        n_voting: number of the first columns, which give scores of voting heads.
-        n_own: number of the next columns, which give each edited head's own score, or 0 if no gate asks for it; a head
+        n_voting: number of the first columns, which give scores of voting heads, and joint scores.
+        n_own: number of the next columns, which give each edited head's own score or 0 if no gate asks for it; a head
             whose gate does not has zeros, and a score of 0 is a flag.
         columns, offsets: give the scores, then the strengths.
-        ballots: 1 where a voting head belongs to a steering; None where no gate of the layer counts votes.
+        ballots: 1 where a voting column belongs to a steering; None where no gate of the layer votes or is a joint one.
+        joint: voting column that gives the joint score of each ballot, -1 for ballots that count votes; None where no
+            gate of the layer is a joint one.
         heads: number of each edited head in its layer.
         owner: number of each edited head's steering.
         ballot: column of each edited head's votes in `ballots`.
         needs_votes: gates "vote" and "layer".
-        thresholds: least number of votes of each edited head's layer; -1 where the gate does not count them.
+        thresholds: least number of votes of each edited head's layer, or least joint score; minus infinity where the
+            gate asks for neither.
         writes: write vector of each edited head at its place in `z`; 0 for maps that are not of rank one. Without maps
             of rank one there are neither strengths nor writes.
         others: maps that are not of rank one, or have a trust region.
-        reduce: sums votes over processes.
+        reduce: sums votes and joint scores over processes.
     """
 
     layer: int
@@ -120,6 +125,7 @@ class BatchedEditor:
     columns: Float[Tensor, "d_in column"]
     offsets: Float[Tensor, " column"]
     ballots: Float[Tensor, "voting ballot"] | None
+    joint: Int[Tensor, " ballot"] | None
     heads: Int[Tensor, " site"]
     owner: Int[Tensor, " site"]
     ballot: Int[Tensor, " site"]
@@ -139,12 +145,13 @@ class BatchedEditor:
             steering: number of the steering of each row; any other number for none.
             strength: factor of each row's displacements.
         """
+        # In single precision at least: sums are rounded, not what is added.
         real = z.to(self.columns.dtype)
         n_scores = self.n_voting + self.n_own
         # Rows of padding may hold NaN, which stays in its row.
         products = torch.addmm(self.offsets, real, self.columns) if len(self.offsets) else real[:, :0]
         is_open = self.owner == steering[:, None]
-        votes = self._close(is_open, products[:, :n_scores] >= 0) if n_scores else None
+        votes = self._close(is_open, products[:, :n_scores]) if n_scores else None
         split = real.unflatten(1, (-1, self.d_head))
         displacements = [(other, *other.displacement(split)) for other in self.others]
         for other, _, trusted in displacements:
@@ -154,24 +161,28 @@ class BatchedEditor:
         change = None
         if len(self.writes):
             amounts = products[:, n_scores:] * factors
-            if not displacements and z.dtype == real.dtype:
-                return EditedRows(torch.addmm(real, amounts, self.writes), is_open, votes)
+            if not displacements:
+                return EditedRows(torch.addmm(real, amounts, self.writes).to(z.dtype), is_open, votes)
             change = amounts @ self.writes
         for other, displacement, _ in displacements:
             change = other.add_to(change, displacement.mul_(factors[:, other.sites, None]), split.shape[1])
-        # Half precision: the change is rounded, not the activation that it is added to.
-        return EditedRows(z.clone() if change is None else z + change.to(z.dtype), is_open, votes)
+        return EditedRows(z.clone() if change is None else (real + change).to(z.dtype), is_open, votes)
 
     def _close(
-        self, is_open: Bool[Tensor, "row site"], flags: Bool[Tensor, "row score"]
+        self, is_open: Bool[Tensor, "row site"], scores: Float[Tensor, "row score"]
     ) -> Float[Tensor, "row ballot"] | None:
         """Set heads whose gate is closed to False, and return the votes."""
+        flags = scores >= 0
         if self.n_own:
             is_open &= flags[:, self.n_voting :]
         if self.ballots is None:
             return None
         # Every process must take part in the sum, also one whose heads are not edited.
-        votes = self.reduce(flags[:, : self.n_voting].to(self.ballots.dtype) @ self.ballots)
+        votes = flags[:, : self.n_voting].to(self.ballots.dtype) @ self.ballots
+        if self.joint is not None:
+            # Not by a product: an accelerator may round its factors, and votes are whole numbers, but scores are not.
+            votes = torch.where(self.joint >= 0, scores.index_select(1, self.joint.clamp_min(0)), votes)
+        votes = self.reduce(votes)
         # One column serves all heads.
         own = votes if votes.shape[1] == 1 else votes.index_select(1, self.ballot)
         is_open &= own >= self.thresholds
@@ -212,7 +223,7 @@ class _Site(NamedTuple):
     owner: int
     ballot: int
     needs_votes: bool
-    threshold: int
+    threshold: float
 
 
 class _Columns:
@@ -239,6 +250,7 @@ class _Builder:
         self._real = torch.zeros((), device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
         self._voting, self._own, self._strengths = _Columns(), _Columns(), _Columns()
         self._ballots: list[int] = []
+        self._joint: list[int] = []
         self._writes: list[Tensor] = []
         self._sites: list[_Site] = []
         self._others: list[_OtherMaps] = []
@@ -250,17 +262,35 @@ class _Builder:
         first, n = self._shard
         index = [i for i, site in enumerate(steering.sites) if site.layer == self._layer and 0 <= site.head - first < n]
         heads = [steering.sites[i].head - first for i in index]
-        by_votes = steering.gate in ("vote", "layer")
+        by_votes = steering.gate in VOTING_GATES
         if by_votes:
             # All heads of the layer vote.
             self._voting.add(*self._scores(steering, list(range(n))))
-            self._ballots += [self._n_ballots] * n
-            self._n_ballots += 1
+            self._end_ballot(n, joint=False)
+            threshold = float(steering.scores.thresholds[self._layer])
+        elif steering.gate == "joint":
+            self._voting.add(*self._joint_score(steering))
+            self._end_ballot(1, joint=True)
+            threshold = 0.0
+        else:
+            threshold = -math.inf
         self._add_own(steering, heads)
-        threshold = int(steering.scores.thresholds[self._layer]) if by_votes else -1
         ballot = max(self._n_ballots - 1, 0)
         self._sites += [_Site(head + first, number, ballot, by_votes, threshold) for head in heads]
         self._add_maps(steering, torch.tensor(index, dtype=torch.long), torch.tensor(heads, dtype=torch.long))
+
+    def _end_ballot(self, n: int, *, joint: bool) -> None:
+        """The last `n` voting columns are one steering's ballot."""
+        self._ballots += [self._n_ballots] * n
+        self._joint.append(self._voting.n - 1 if joint else -1)
+        self._n_ballots += 1
+
+    def _joint_score(self, steering: Steering) -> tuple[Tensor, Tensor]:
+        """This process's part of the joint score; the first process adds the bias."""
+        joint, (first, n) = steering.scores.joint, self._shard
+        assert joint is not None
+        bias = joint.biases[self._layer, None].to(self._real)
+        return joint.weights[self._layer, first : first + n].to(self._real).reshape(1, -1), bias * (first == 0)
 
     def _scores(self, steering: Steering, heads: list[int]) -> tuple[Tensor, Tensor]:
         places = torch.tensor(heads, dtype=torch.long)
@@ -310,6 +340,7 @@ class _Builder:
             columns=torch.cat([writes[:0], *(v for group in groups for v in group.vectors)]).T.contiguous(),
             offsets=torch.cat([self._real.new_zeros(0), *(o for group in groups for o in group.offsets)]),
             ballots=self._ballot_matrix(),
+            joint=torch.tensor(self._joint, device=self._real.device) if max(self._joint, default=-1) >= 0 else None,
             heads=self._column("head", torch.long),
             owner=self._column("owner", torch.long),
             ballot=self._column("ballot", torch.long),

@@ -14,7 +14,7 @@ from radiant_lens._files import load_folder, save_folder
 from radiant_lens.errors import ArtefactError, InvalidArgumentError, RadiantError
 from radiant_lens.sites import HeadSite, checked_sites, hook_name
 from radiant_lens.steering.display import steering_card, steering_table
-from radiant_lens.steering.gates import GATES, HeadScores, TrustRegion
+from radiant_lens.steering.gates import GATES, HeadScores, TrustRegion, require_joint
 from radiant_lens.steering.maps import MAP_KINDS, Certificate, HeadMaps
 
 _KIND = "steering"
@@ -31,6 +31,10 @@ class SteeringParts:
     certificates: tuple[Certificate, ...]
     trust: TrustRegion | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse the gate "joint" without joint scores."""
+        require_joint(self.gate, self.scores.joint is not None)
 
     @property
     def hook_site(self) -> str:
@@ -49,7 +53,7 @@ def save_parts(steering: SteeringParts, path: str | Path, *, card: str) -> Path:
     """Write a steering and its model card as a folder at `path`."""
     scores = steering.scores
     tensors = {f"map.{name}": value for name, value in steering.head_maps.tensors().items()}
-    tensors |= {f"scores.{name}": getattr(scores, name) for name in ("weights", "biases", "thresholds")}
+    tensors |= {f"scores.{name}": value for name, value in scores.tensors().items()}
     if steering.trust is not None:
         tensors |= {f"trust.{name}": value for name, value in steering.trust.tensors().items()}
     meta = {
@@ -92,11 +96,16 @@ def _load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _fields(tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]:
     """The fields of a steering, checked: a file may come from anywhere."""
     maps, of_scores, of_trust = (_with_prefix(tensors, prefix) for prefix in ("map.", "scores.", "trust."))
-    scores = HeadScores(**of_scores)
+    scores = HeadScores.from_tensors(of_scores)
     _checks.shape("weights", scores.weights, (None, None, None), "layer head d_head")
     n_layers, n_heads, d_head = scores.weights.shape
     _checks.shape("biases", scores.biases, (n_layers, n_heads), "layer head")
     _checks.shape("thresholds", scores.thresholds, (n_layers,), "layer")
+    if scores.joint is not None:
+        _checks.shape("joint_weights", scores.joint.weights, (n_layers, n_heads, d_head), "layer head d_head")
+        _checks.shape("joint_biases", scores.joint.biases, (n_layers,), "layer")
+        for name in ("weights", "biases"):
+            _checks.finite(f"joint_{name}", getattr(scores.joint, name))
     _checks.choice("gate", meta["gate"], GATES)
     _checks.choice("map_kind", meta["map_kind"], MAP_KINDS)
     # The first format had no hook, and edited the same one.

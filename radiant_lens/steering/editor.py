@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import glu
 
-from radiant_lens.steering.gates import HeadScores, TrustRegion, opens
+from radiant_lens.steering.gates import VOTING_GATES, HeadScores, TrustRegion, opens
 from radiant_lens.steering.maps import HeadMaps, RankOneMaps
 
 
@@ -34,6 +34,17 @@ class LayerEdit(NamedTuple):
     displacement: Float[Tensor, "*batch site d_head"]
 
 
+class _JointScore(NamedTuple):
+    """The joint score of one layer."""
+
+    weights: Float[Tensor, "head d_head"]
+    bias: Float[Tensor, " 1"]
+
+    def of(self, z: Float[Tensor, "*batch head d_head"]) -> Float[Tensor, "*batch 1"]:
+        """The score of these activations."""
+        return (z * self.weights).sum((-2, -1))[..., None] + self.bias
+
+
 @dataclass(frozen=True)
 class LayerEditor:
     """All that the hook of one layer needs, on one device and in one precision.
@@ -48,6 +59,7 @@ class LayerEditor:
         threshold: least number of votes.
         gate: one of `GATES`.
         trust: trust region of the edited heads, or None.
+        joint: for the gate of this name, the layer's joint score, which sees all heads.
     """
 
     layer: int
@@ -60,12 +72,14 @@ class LayerEditor:
     threshold: int
     gate: str
     trust: TrustRegion | None
+    joint: _JointScore | None
 
     def compute(self, z: Float[Tensor, "*batch head d_head"]) -> LayerEdit:
         """The edit of these activations."""
         z = z.to(self.weights.dtype)
         edited = z[..., self.heads, :]
-        flagged, opened = self._gate((z[..., self.voting, :] * self.weights).sum(-1) + self.biases)
+        joint = None if self.joint is None else self.joint.of(z)
+        flagged, opened = self._gate((z[..., self.voting, :] * self.weights).sum(-1) + self.biases, joint)
         gated = opened if self.trust is None else opened & self.trust.contains(edited)
         displacement = self.maps.displacement(edited) * gated[..., None]
         return LayerEdit(self.layer, self.heads, flagged, gated, opened & ~gated, displacement)
@@ -75,69 +89,91 @@ class LayerEditor:
         split = z.reshape(-1, self.n_heads, self.weights.shape[1])
         return add_edit(split, self.compute(split)).reshape(z.shape)
 
-    def _gate(self, scores: Float[Tensor, "*batch voting"]) -> tuple[Tensor, Tensor]:
+    def _gate(
+        self, scores: Float[Tensor, "*batch voting"], joint: Float[Tensor, "*batch 1"] | None
+    ) -> tuple[Tensor, Tensor]:
         """Flags of the edited heads, and the heads whose gate is open."""
         flags = scores >= 0
-        if self.gate not in ("vote", "layer"):
-            return flags, opens(self.gate, flags, None, 0)
+        if self.gate not in VOTING_GATES:
+            return flags, opens(self.gate, flags, None, 0, None if joint is None else joint >= 0)
         n = len(self.heads)
         flagged = flags if n == flags.shape[-1] else flags[..., :n]
         return flagged, opens(self.gate, flagged, flags.sum(-1, keepdim=True), self.threshold)
 
 
-# Scores are multiplied by the first, so that bounds of 0 and 1 turn them into flags. Margins of votes, which are at
-# least 1/2, are multiplied by the second: the sigmoid of -2^10 is exactly 0 and that of 2^10 exactly 1, also in double
-# precision, where it underflows at about -745.
+# Scores are multiplied by the first, so that bounds of 0 and 1, or a sigmoid, turn them into flags; the second is
+# added, so that a score of 0 flags. Margins of votes, which are at least 1/2, are multiplied by the second: the sigmoid
+# of -2^10 is exactly 0 and that of 2^10 exactly 1, also in double precision, where it underflows at about -745.
 _STEEP, _SURE = 2.0**64, 2.0**11
+
+
+class _VoteCount(NamedTuple):
+    """Turns strengths and steep scores into strengths and logits of gates that vote; see `RankOneEditor`.
+
+    Attributes:
+        least, most: bounds: none for strengths, 0 and 1 for scores.
+        opening, closing: give the strengths, then the logit of each edited head's gate.
+    """
+
+    least: Float[Tensor, " column"]
+    most: Float[Tensor, " column"]
+    opening: Float[Tensor, "column gate"]
+    closing: Float[Tensor, " gate"]
+
+    def __call__(self, products: Float[Tensor, "row column"]) -> Float[Tensor, "row gate"]:
+        """Strengths, then logits; `products` is overwritten."""
+        return torch.addmm(self.closing, products.clamp_(self.least, self.most), self.opening)
 
 
 @dataclass(frozen=True)
 class RankOneEditor(LayerEditor):
-    """Rank-one maps of all heads as three thin matrix products, the gate included.
+    """Rank-one maps of all heads as two thin matrix products, the gate included; three where heads vote.
 
     A map adds `write (read . a + shift)` to a head's activation where the gate of the head is open. Head by head this
     takes an indexing, two reductions, a comparison, a count and a choice, and every token waits for each of them. Here
     `apply` does the following to the unsplit activations `z`, with all heads of the layer side by side:
 
-        x = clamp(z columns + offsets, least, most)      scores become flags, 0 or 1; strengths stay as they are
-        y, logits = x opening + closing                  y: the strengths again; logits: votes minus votes needed
+        y, logits = z columns + offsets                  y: strengths `read . a + shift`; logits: steep scores, each
+                                                         head's own or the layer's joint one
         z' = z + (y * sigmoid(logits)) rows              the gated linear unit of y and logits, then the writes
+
+    and, where heads vote, between the two
+
+        x = (y, clamp(logits, 0, 1))                     scores become flags
+        y, logits = x opening + closing                  y: the strengths again; logits: votes minus votes needed
 
     The products serve three purposes:
 
     1. They reach all heads at once: `columns` and `rows` hold the vector of each head at its place in the unsplit
        activations and 0 elsewhere, so no head is cut out and put back.
-    2. They replace the comparison `score >= 0`: scores are so steep (`_STEEP`) that the bounds 0 and 1 make flags of
-       them.
+    2. They replace the comparison `score >= 0`: scores are so steep (`_STEEP`) that their sigmoid, or the bounds 0 and
+       1, make flags of them.
     3. They replace the count of votes and the choice by it: margins are so large (`_SURE`) that their sigmoid is
        exactly 0 or 1, so that a shut gate leaves every bit of an activation as it was.
 
     It can fail in one way: a score within 2^-53 below 0 counts as flagged, since `_SURE` is added to make a score of 0
-    flag, and in the last 2^-64 of that interval its flag is a fraction. The rounding of a score is larger than that for
+    flag, and within 2^-54 of -2^-53 its flag is a fraction. The rounding of a score is larger than that for
     activations of any usual size. `test_gates_as_products_open_as_the_votes_decide` compares the gates with those of
     `LayerEditor`, for scores of exactly 0 and activations from 1e-6 to 1e6 times the usual size.
 
     Attributes:
-        columns, offsets: give the steep scores of the voting heads, then the strength `read . a + shift` of each edited
-            head.
-        least, most: bounds of those: 0 and 1 for scores, none for strengths.
-        opening, closing: give the strengths, then the logit of each edited head's gate.
+        columns, offsets: give the strength `read . a + shift` of each edited head, then for the gate "joint" as often
+            the layer's steep joint score, then the steep scores of the voting heads.
+        count: of the votes; None where heads do not vote.
         rows: the write vector of each edited head.
     """
 
     columns: Float[Tensor, "d_in column"]
     offsets: Float[Tensor, " column"]
-    least: Float[Tensor, " column"]
-    most: Float[Tensor, " column"]
-    opening: Float[Tensor, "column gate"]
-    closing: Float[Tensor, " gate"]
+    count: _VoteCount | None
     rows: Float[Tensor, "site d_in"]
 
     def compute(self, z: Float[Tensor, "*batch head d_head"]) -> LayerEdit:
         """The edit of these activations."""
         products = torch.addmm(self.offsets, z.to(self.rows.dtype).reshape(-1, len(self.columns)), self.columns)
-        scores, strengths = products.split_with_sizes((len(self.biases), len(self.heads)), 1)
-        flagged, gated = self._gate(scores)
+        n, n_scores = len(self.heads), len(self.biases)
+        strengths, joint, scores = products.split_with_sizes((n, products.shape[1] - n - n_scores, n_scores), 1)
+        flagged, gated = self._gate(scores, None if self.joint is None else joint[:, :1])
         flagged, gated, strength = (value.reshape(*z.shape[:-2], -1) for value in (flagged, gated, strengths * gated))
         assert isinstance(self.maps, RankOneMaps)
         displacement = strength[..., None] * self.maps.write
@@ -145,17 +181,18 @@ class RankOneEditor(LayerEditor):
 
     def apply(self, z: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """The activations of all heads after the edit, split (`*batch head d_head`) or not (`*batch d_in`)."""
-        flat, rows = z.reshape(-1, self.rows.shape[1]), self.rows
-        if flat.dtype == rows.dtype:
-            return torch.addmm(flat, self._gated_strengths(flat), rows).view_as(z)
-        # Half precision: the change is rounded, not the activation that it is added to.
-        change = self._gated_strengths(flat.to(rows.dtype)) @ rows
-        return (flat + change.to(flat.dtype)).view_as(z)
+        # In single precision at least: the sum is rounded, not what is added.
+        flat = z.reshape(-1, self.rows.shape[1]).to(self.rows.dtype)
+        return torch.addmm(flat, self._gated_strengths(flat), self.rows).to(z.dtype).view_as(z)
 
     def _gated_strengths(self, flat: Float[Tensor, "row d_in"]) -> Float[Tensor, "row site"]:
         """Strengths of the edited heads; 0 where the gate is shut."""
-        flags_and_strengths = torch.addmm(self.offsets, flat, self.columns).clamp_(self.least, self.most)
-        return glu(torch.addmm(self.closing, flags_and_strengths, self.opening))
+        # Few operations: between two layers of a model each starts with cold caches, which takes longer than its work.
+        products = torch.addmm(self.offsets, flat, self.columns)
+        n = len(self.heads)
+        if self.gate == "none":
+            return products[:, :n]
+        return glu(products[:, : 2 * n] if self.count is None else self.count(products))
 
 
 def make_editor(
@@ -182,7 +219,7 @@ def make_editor(
     # Half precision is too coarse to decide a gate in.
     real = torch.zeros((), device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
     n_heads = scores.weights.shape[1]
-    others = [head for head in range(n_heads) if head not in heads.tolist()] if gate in ("vote", "layer") else []
+    others = [head for head in range(n_heads) if head not in heads.tolist()] if gate in VOTING_GATES else []
     voting = torch.cat([heads, torch.tensor(others, dtype=torch.long)])
     editor = LayerEditor(
         layer=layer,
@@ -195,6 +232,7 @@ def make_editor(
         threshold=int(scores.thresholds[layer]),
         gate=gate,
         trust=None if trust is None else trust.to(real),
+        joint=_joint_score(scores, layer, real) if gate == "joint" else None,
     )
     # A trust region is an ellipsoid, which no thin product decides.
     return (
@@ -202,51 +240,56 @@ def make_editor(
     )
 
 
+def _joint_score(scores: HeadScores, layer: int, real: Tensor) -> _JointScore:
+    assert scores.joint is not None
+    return _JointScore(scores.joint.weights[layer].to(real), scores.joint.biases[layer, None].to(real))
+
+
 def _as_products(editor: LayerEditor, maps: RankOneMaps) -> RankOneEditor:
     """The same editor with its matrices; `RankOneEditor` gives the formulas."""
-    n_heads, zeros = editor.n_heads, torch.zeros_like(editor.biases)
-    steep, read = _STEEP * _unsplit(editor.weights, editor.voting, n_heads), _unsplit(maps.read, editor.heads, n_heads)
-    opening, closing = _gate_as_product(editor)
+    n_heads = editor.n_heads
+    scores, biases = _unsplit(editor.weights, editor.voting, n_heads), editor.biases
+    if editor.joint is not None:
+        n = len(editor.heads)
+        scores = torch.cat([editor.joint.weights.flatten().expand(n, -1), scores])
+        biases = torch.cat([editor.joint.bias.expand(n), biases])
     return RankOneEditor(
         **vars(editor),
-        columns=torch.cat([steep, read]).T.contiguous(),
-        # `_SURE`, as a score of 0 flags: it must come out at 1 or above.
-        offsets=torch.cat([_STEEP * editor.biases + _SURE, maps.shift]),
-        least=torch.cat([zeros, torch.full_like(maps.shift, -torch.inf)]),
-        most=torch.cat([zeros + 1, torch.full_like(maps.shift, torch.inf)]),
-        opening=opening,
-        closing=closing,
+        columns=torch.cat([_unsplit(maps.read, editor.heads, n_heads), _STEEP * scores]).T.contiguous(),
+        # `_SURE`, as a score of 0 flags: its sigmoid must be 1, and it must lie above the bound of 1.
+        offsets=torch.cat([maps.shift, _STEEP * biases + _SURE]),
+        count=_vote_count(editor) if editor.gate in VOTING_GATES else None,
         rows=_unsplit(maps.write, editor.heads, n_heads),
     )
 
 
-def _gate_as_product(editor: LayerEditor) -> tuple[Float[Tensor, "column gate"], Float[Tensor, " gate"]]:
-    """Matrix and offset that give, from flags and strengths, the strengths and the logits of the gates.
+def _vote_count(editor: LayerEditor) -> _VoteCount:
+    """The count of votes, as a product.
 
     The logit of a head is `_SURE * (weighted votes - votes needed)`, where the votes needed lie halfway between two
     whole numbers, so that the margin is never less than 1/2:
 
-    - "head": its own flag, 1/2 needed;
     - "layer": the count of flags, threshold - 1/2 needed;
-    - "vote": the count of flags plus `veto` times its own, threshold - 1/2 + veto needed;
-    - "none": nothing, -1/2 needed.
+    - "vote": the count of flags plus `veto` times its own, threshold - 1/2 + veto needed.
     """
     n_voting, n = len(editor.voting), len(editor.heads)
-    own, all_votes = torch.eye(n_voting, n).to(editor.weights), editor.weights.new_ones(n_voting, n)
-    # The veto is more than all votes beyond the threshold together, so a head without its own flag stays shut. It is a
-    # power of 2 because an accelerator may round the factors of a product to 11 significant bits (TF32): the entry
-    # `veto + 1` is exact up to 1,023 voting heads.
-    veto = 2.0 ** max(n_voting - editor.threshold, 0).bit_length()
-    votes, needed = {
-        "head": (own, 0.5),
-        "vote": (all_votes + veto * own, editor.threshold - 0.5 + veto),
-        "layer": (all_votes, editor.threshold - 0.5),
-        "none": (0 * own, -0.5),
-    }[editor.gate]
-    strengths = torch.cat([own.new_zeros(n_voting, n), torch.eye(n).to(own)])
-    logits = _SURE * torch.cat([votes, own.new_zeros(n, n)])
-    closing = torch.cat([own.new_zeros(n), own.new_full((n,), -_SURE * needed)])
-    return torch.cat([strengths, logits], dim=1), closing
+    own, votes = torch.eye(n_voting, n).to(editor.weights), editor.weights.new_ones(n_voting, n)
+    needed = editor.threshold - 0.5
+    if editor.gate == "vote":
+        # The veto is more than all votes beyond the threshold together, so a head without its own flag stays shut. It
+        # is a power of 2 because an accelerator may round the factors of a product to 11 significant bits (TF32): the
+        # entry `veto + 1` is exact up to 1,023 voting heads.
+        veto = 2.0 ** max(n_voting - editor.threshold, 0).bit_length()
+        votes, needed = votes + veto * own, needed + veto
+    strengths = torch.cat([torch.eye(n).to(own), own.new_zeros(n_voting, n)])
+    logits = _SURE * torch.cat([own.new_zeros(n, n), votes])
+    unbounded, zeros = own.new_full((n,), torch.inf), own.new_zeros(n_voting)
+    return _VoteCount(
+        least=torch.cat([-unbounded, zeros]),
+        most=torch.cat([unbounded, zeros + 1]),
+        opening=torch.cat([strengths, logits], dim=1),
+        closing=torch.cat([own.new_zeros(n), own.new_full((n,), -_SURE * needed)]),
+    )
 
 
 def _unsplit(
@@ -262,7 +305,9 @@ def add_edit(z: Float[Tensor, "*batch head d_head"], edit: LayerEdit) -> Float[T
     """`z` with each edited head displaced."""
     if edit.heads.numel() == 0:
         return z
-    return z.index_add(-2, edit.heads, edit.displacement.to(z.dtype))
+    # In single precision at least: the sum is rounded, not what is added.
+    real = torch.promote_types(z.dtype, edit.displacement.dtype)
+    return z.to(real).index_add(-2, edit.heads, edit.displacement.to(real)).to(z.dtype)
 
 
 def mask_edit(edit: LayerEdit, mask: Bool[Tensor, "batch pos"]) -> LayerEdit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,21 +10,62 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.steering.maps import PerHead
 
-GATES = ("head", "vote", "layer", "none")
+GATES = ("head", "vote", "layer", "joint", "none")
+VOTING_GATES = ("vote", "layer")
+"""Gates that count the flags of all heads of a layer, edited or not."""
+
+
+@dataclass(frozen=True)
+class JointScores:
+    """Scores of whole layers: `biases[layer] + sum over heads of weights[layer, head] . a[head]`.
+
+    A layer flags where its score is at least 0.
+    """
+
+    weights: Float[Tensor, "layer head d_head"]
+    biases: Float[Tensor, " layer"]
 
 
 @dataclass(frozen=True)
 class HeadScores:
     """Scores and vote thresholds of the detector, which are all that a gate needs.
 
-    The score of a head is `bias + weight . a`; the head flags where it is at least 0.
+    The score of a head is `bias + weight . a`; the head flags where it is at least 0. `joint` holds the scores of whole
+    layers, for the gate of this name; None: there is no such gate.
     """
 
     weights: Float[Tensor, "layer head d_head"]
     biases: Float[Tensor, "layer head"]
     thresholds: Int[Tensor, " layer"]
+    joint: JointScores | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor, by name."""
+        joint = {} if self.joint is None else {"joint_weights": self.joint.weights, "joint_biases": self.joint.biases}
+        return {"weights": self.weights, "biases": self.biases, "thresholds": self.thresholds, **joint}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> HeadScores:
+        """The scores of which `tensors` are the tensors; other names raise a `TypeError`."""
+        names = ("joint_weights", "joint_biases")
+        joint = JointScores(*(tensors[name] for name in names)) if any(name in tensors for name in names) else None
+        return cls(**{name: value for name, value in tensors.items() if name not in names}, joint=joint)
+
+    def asked_by(self, gate: str) -> tuple[Tensor, ...]:
+        """The tensors that a gate depends on: all, but joint scores only for the gate of this name."""
+        return tuple(t for name, t in self.tensors().items() if gate == "joint" or not name.startswith("joint"))
+
+
+def require_joint(gate: str | None, available: bool) -> None:
+    """Raise `InvalidArgumentError` for the gate "joint" where joint scores are not available."""
+    if gate == "joint" and not available:
+        raise InvalidArgumentError(
+            "`gate` 'joint' needs joint scores of the layers, and this detector has none: fit it with "
+            "`RiskAwareDetector(joint=True)`."
+        )
 
 
 @dataclass(frozen=True)
@@ -50,6 +92,7 @@ def opens(
     own: Bool[Tensor, "*batch site"],
     votes: Int[Tensor, "*batch 1"] | None,
     threshold: int | Int[Tensor, ""],
+    joint: Bool[Tensor, "*batch 1"] | None = None,
 ) -> Bool[Tensor, "*batch site"]:
     """True for the heads of one layer that are edited.
 
@@ -58,11 +101,15 @@ def opens(
         own: flags of the heads themselves.
         votes: number of all heads of the layer that flag; None for gates that do not vote.
         threshold: least number of votes that opens the gate of the layer.
+        joint: flag of the layer's joint score; None for other gates.
     """
     if gate == "head":
         return own
     if gate == "none":
         return torch.ones_like(own)
+    if gate == "joint":
+        assert joint is not None
+        return joint.expand_as(own)
     assert votes is not None
     layer = votes >= threshold
     return (own & layer) if gate == "vote" else layer.expand_as(own)

@@ -57,7 +57,7 @@ class Steering(WeightExports):
         sites: the edited heads, sorted.
         head_maps: their maps, in the order of `sites`.
         scores: the detector's scores and vote thresholds.
-        gate: "head", "vote", "layer" or "none".
+        gate: one of `radiant_lens.steering.gates.GATES`.
         certificates: one for each site.
         trust: if not None, activations outside this region are left alone.
         meta: provenance: policy, detector, training data, groups that were used, model.

@@ -49,7 +49,8 @@ def shuffled_labels(
     validation = experiment.validation_cache.with_shuffled_labels(seed=seed + 1)
     settings: dict[str, Any] = experiment.detector.get_params()
     if force:
-        settings["fnr_weight"] = 1.0
+        # Its gates are the head's own, or none.
+        settings |= {"fnr_weight": 1.0, "joint": False}
     detector = RiskAwareDetector(**settings).fit(train, validation)
     policy = replace(policy or RadiantPolicy(), heads=list(steering.sites))
     for gate in _gates(policy.gate) if force else [policy.gate]:

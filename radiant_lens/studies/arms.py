@@ -15,6 +15,7 @@ from radiant_lens.detectors.votes import VOTE_RULES
 from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.policies.heads import parse_heads
 from radiant_lens.policies.registry import POLICIES, make_policy, option_names
+from radiant_lens.steering.gates import require_joint
 
 _DETECTOR = RiskAwareDetector().get_params()
 DETECTOR_SETTINGS = tuple(name for name in _DETECTOR if name != "seed")
@@ -75,7 +76,8 @@ class Arm:
 
     def make_detector(self, seed: int) -> RiskAwareDetector:
         """Make the unfitted detector."""
-        settings: dict[str, Any] = {**_DETECTOR, **self.detector, "seed": seed}
+        needs_joint = self.policy_options.get("gate") == "joint"
+        settings: dict[str, Any] = {**_DETECTOR, "joint": needs_joint, **self.detector, "seed": seed}
         return RiskAwareDetector(**settings)
 
     def detector_key(self, seed: int) -> DetectorKey:
@@ -106,6 +108,7 @@ class Arm:
         _checks.between("fnr_weight", detector.fnr_weight, 0)
         parse_heads(self.heads)
         make_policy(self.policy, self.policy_options)
+        require_joint(self.policy_options.get("gate"), detector.joint)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Arm:

@@ -25,6 +25,7 @@ from radiant_lens.policies.iti import ITIPolicy
 from radiant_lens.policies.least_kl import LeastKLPolicy
 from radiant_lens.policies.policy import Policy
 from radiant_lens.policies.radiant import RadiantPolicy
+from radiant_lens.steering.gates import require_joint
 from radiant_lens.steering.held_out import HeldOutCertificate
 from radiant_lens.studies.experiment import Experiment, prepare
 from radiant_lens.viz.report import Report, report
@@ -149,7 +150,7 @@ def fit(
         model: from `load_model`.
         data: statements and, to choose heads by their effect, prompts with correct and incorrect answers.
         policy: unfitted; default `RadiantPolicy()`.
-        detector: unfitted; default `RiskAwareDetector(seed=seed)`.
+        detector: unfitted; default `RiskAwareDetector(seed=seed)`, with joint scores for the gate "joint".
         select: for `RadiantPolicy(heads="significant")` and data with prompts: the heads to keep by their effect on
             the validation part, "auto" or a number as for `Steering.select`; None keeps all.
         positions: tokens to detect at (see `collect`).
@@ -177,6 +178,9 @@ def fit(
             raise InvalidArgumentError("`out` keeps what a `LeastKLPolicy` measures; leave it out for other policies.")
         check_target(Path(out) / "any")
     _check_classes(Splits(*data.split(fractions, seed=seed)))
+    if detector is None:
+        detector = RiskAwareDetector(seed=seed, joint=policy.gate == "joint")
+    require_joint(policy.gate, getattr(detector, "joint", False))
     experiment = prepare(
         model, data, detector=detector, positions=positions, fractions=fractions, seed=seed, progress=progress
     )

@@ -101,7 +101,7 @@ READY: dict[str, ReadyStudy] = {
     ),
     "fnr-weight": ReadyStudy("The weight of a miss.", _axis("fnr_weight", 0.5, 0.65, 1.0, 1.5, 2.5)),
     "vote": ReadyStudy("Rules of the layers' vote.", _axis("vote_rule", "risk", "fnr")),
-    "gate": ReadyStudy("Gates: when a head is edited.", _axis("gate", "vote", "head", "layer", "none")),
+    "gate": ReadyStudy("Gates: when a head is edited.", _axis("gate", "vote", "head", "layer", "joint", "none")),
     "geometry": ReadyStudy(
         "The metric in which an edit is least.", _axis("geometry", "mahalanobis", "wasserstein", "procrustes")
     ),

@@ -63,7 +63,7 @@ def gated(model: object, layers: list[int]) -> rl.Steering:
     return steering
 
 
-def in_turns(model, data: rl.Dataset, n_rounds: int) -> None:
+def in_turns(model, data: rl.Dataset, n_rounds: int, only: str) -> None:
     config = model.cfg
     every = gated(model, list(range(config.n_layers)))
     one = gated(model, [config.n_layers // 2])
@@ -100,18 +100,18 @@ def in_turns(model, data: rl.Dataset, n_rounds: int) -> None:
         with rl.steer(model, steering):
             model.generate(tokens, return_type="tokens", **settings)
 
-    print("| ours over its reference | ratio | 95% |\n|-|-|-|")
-    compare("collect, over bare passes", lambda: rl.collect(model, texts, max_tokens=1024), bare, n_rounds)
-    compare("generation, all heads gated", lambda: generate(every), lambda: generate(None), n_rounds)
-    compare("generation, one layer gated", lambda: generate(one), lambda: generate(None), n_rounds)
     scored = data.prompts[:10]
-    compare(
-        "scoring with a steering", lambda: score_choices(model, scored, every), lambda: score_choices(model, scored),
-        n_rounds,
-    )  # fmt: skip
-    compare(
-        "head effects, over a forward and backward pass", lambda: rl.head_effects(model, few, every), backward, n_rounds
-    )
+    pairs = {
+        "collect, over bare passes": (lambda: rl.collect(model, texts, max_tokens=1024), bare),
+        "generation, all heads gated": (lambda: generate(every), lambda: generate(None)),
+        "generation, one layer gated": (lambda: generate(one), lambda: generate(None)),
+        "scoring with a steering": (lambda: score_choices(model, scored, every), lambda: score_choices(model, scored)),
+        "head effects, over a forward and backward pass": (lambda: rl.head_effects(model, few, every), backward),
+    }
+    print("| ours over its reference | ratio | 95% |\n|-|-|-|")
+    for what, (ours, reference) in pairs.items():
+        if only in what:
+            compare(what, ours, reference, n_rounds)
 
 
 def fits(model, n: int) -> None:
@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--data", default="misconceptions")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", default="", help="ratios whose name holds this text")
     parser.add_argument("--examples", type=int, default=30_008)
     parser.add_argument("--threads", type=int, default=2, help="of the fits; all else runs on one")
     parser.add_argument("--least-kl", action="store_true")
@@ -159,7 +160,7 @@ def main() -> None:
     torch.set_num_threads(1)
     data = rl.load_dataset(arguments.data, model=model.tokenizer)
     if arguments.rounds:
-        in_turns(model, data, arguments.rounds)
+        in_turns(model, data, arguments.rounds, arguments.only)
     torch.set_num_threads(arguments.threads)
     if arguments.examples:
         fits(model, arguments.examples)

@@ -19,6 +19,7 @@ MISTAKES = [
     ("bench --arms radiant", 2, "did you mean 'RADIANT'"),
     ("bench --test-groups 0", 2, "for '--test-groups'"),
     ("bench --validation-groups 0", 2, "for '--validation-groups'"),
+    ("bench --gates heads", 2, "`gates` must be one of 'head', 'vote', 'layer', 'joint', 'none'; got 'heads'"),
     ("bench --samples 0", 2, "for '--samples'"),
     ("bench --continuations none.txt", 1, "There is no file 'none.txt'"),
     ("bench --continuations tiny-facts --judge rude", 2, "'rude' is not a known judge"),

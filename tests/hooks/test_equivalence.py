@@ -18,9 +18,9 @@ from transformers import DynamicCache
 import radiant_lens as rl
 from radiant_lens.errors import ModelMismatchError
 from radiant_lens.sites import hook_name
+from radiant_lens.steering.gates import GATES
 
 quick = settings(deadline=None, max_examples=12, derandomize=True)
-GATES = ("head", "vote", "layer", "none")
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 # Largest difference of a logit, as a share of the largest logit: about the precision of one rounding at each layer.
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.05, torch.float16: 0.006}

@@ -15,6 +15,7 @@ from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentErro
 from radiant_lens.linalg import masked_moments
 from radiant_lens.policies import radiant
 from radiant_lens.policies.head_sample import prepare
+from radiant_lens.policies.heads import choose_heads
 from radiant_lens.sites import HeadSite
 from radiant_lens.solvers.problem import UncertifiedError
 
@@ -260,6 +261,22 @@ def test_refusals_of_data(problem):
 def test_a_gate_is_checked_before_anything_is_fitted():
     with pytest.raises(InvalidArgumentError, match="`gate` must be one of"):
         rl.RadiantPolicy(gate="always").check()
+
+
+def test_gated_moments_are_those_of_a_pass_of_their_own_for_heads_of_few_and_of_many(problem):
+    cache, detector, _ = problem
+    sample = prepare(cache, detector, lambda d: choose_heads(d, "all"), "head")
+    few = torch.arange(len(sample.sites)) % 3 == 0
+    some = torch.arange(len(cache)) < 5
+    mixed = replace(sample, gated=torch.where(few, some[:, None], torch.ones_like(sample.gated)))
+    assert len(cache) >= radiant.SHRINK_BELOW * sample.weights.shape[1] > 5
+    for one in (sample, mixed):
+        expected = masked_moments(one.rows, one.gated, shrink_below=radiant.SHRINK_BELOW)
+        moments = one.gated_moments()
+        for name in ("count", "mean", "covariance"):
+            torch.testing.assert_close(getattr(moments, name), getattr(expected, name), rtol=1e-9, atol=1e-12)
+    # The scatters of the same pass are those of a pass without them.
+    torch.testing.assert_close(mixed.within_class_covariance(), sample.within_class_covariance())
 
 
 def test_displacements_go_along_the_weight_in_the_metric_of_the_geometry(problem):

@@ -6,7 +6,7 @@ import torch
 
 import radiant_lens as rl
 from radiant_lens.sites import as_sites
-from radiant_lens.steering.gates import HeadScores, TrustRegion
+from radiant_lens.steering.gates import HeadScores, JointScores, TrustRegion
 from radiant_lens.steering.maps import Certificate, DenseMaps, HeadMaps, RankOneMaps, ResampleMaps
 
 KINDS = ("rank_one", "constant", "dense", "zero", "resample")
@@ -48,6 +48,10 @@ def make_steering(
         torch.randn(n_layers, n_heads, d_head, generator=generator, dtype=torch.float64),
         0.1 * torch.randn(n_layers, n_heads, generator=generator, dtype=torch.float64),
         torch.full((n_layers,), n_heads // 2),
+        JointScores(
+            torch.randn(n_layers, n_heads, d_head, generator=torch.Generator().manual_seed(seed + 1)).double(),
+            torch.full((n_layers,), 0.1, dtype=torch.float64),
+        ),
     )
     region = None
     if trust:

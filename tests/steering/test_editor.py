@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from plain_models import random_steering
 
 from radiant_lens.steering.editor import LayerEdit, LayerEditor, RankOneEditor, mask_edit
-from radiant_lens.steering.gates import TrustRegion
+from radiant_lens.steering.gates import GATES, TrustRegion
 
 
 def editors(gate: str, sites, seed: int = 0):
@@ -25,7 +25,7 @@ def editors(gate: str, sites, seed: int = 0):
 
 @settings(deadline=None, max_examples=40)
 @given(
-    st.sampled_from(["head", "vote", "layer", "none"]),
+    st.sampled_from(GATES),
     st.sets(st.integers(0, 4), min_size=1),
     st.integers(0, 1000),
     st.lists(st.integers(1, 3), max_size=2),
@@ -44,7 +44,7 @@ def test_thin_products_equal_the_maps(gate, heads, seed, batch):
     assert torch.equal(fast.apply(z)[..., untouched, :], z[..., untouched, :])
 
 
-@pytest.mark.parametrize("gate", ["head", "vote"])
+@pytest.mark.parametrize("gate", ["head", "vote", "joint"])
 def test_a_shut_gate_leaves_every_bit(gate):
     fast, _ = editors(gate, [(1, 0), (1, 3)])
     z = torch.randn(400, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -55,7 +55,7 @@ def test_a_shut_gate_leaves_every_bit(gate):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("threshold", [0, 1, 3, 9, 10])
-@pytest.mark.parametrize("gate", ["head", "vote", "layer", "none"])
+@pytest.mark.parametrize("gate", GATES)
 def test_gates_as_products_open_as_the_votes_decide(gate, threshold, dtype):
     steering = random_steering(2, 9, 3, gate=gate, sites=[(1, head) for head in (0, 2, 3)])
     scores = replace(steering.scores, thresholds=torch.full((2,), threshold), biases=torch.zeros(2, 9))
@@ -75,10 +75,10 @@ def test_gates_as_products_open_as_the_votes_decide(gate, threshold, dtype):
     torch.testing.assert_close(fast.apply(z), written)
     shut = ~edit.gated.any(-1)
     assert torch.equal(fast.apply(z)[shut], z[shut])
-    assert shut.any() == ((gate != "none" and threshold > 0) or gate in ("head", "vote"))
+    assert shut.any() == ((gate != "none" and threshold > 0) or gate in ("head", "vote", "joint"))
 
 
-@pytest.mark.parametrize("gate", ["head", "vote", "layer", "none"])
+@pytest.mark.parametrize("gate", GATES)
 def test_gradients_through_thin_products_are_those_of_the_maps(gate):
     """A gate is a step, so it has no gradient of its own."""
     fast, slow = editors(gate, [(1, head) for head in (0, 2, 3)])
@@ -86,6 +86,20 @@ def test_gradients_through_thin_products_are_those_of_the_maps(gate):
     gradient, expected = (torch.autograd.grad(editor.apply(z).square().sum(), z)[0] for editor in (fast, slow))
     torch.testing.assert_close(gradient, expected)
     assert not torch.equal(gradient, 2 * z)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("gate", GATES)
+def test_in_half_precision_the_sum_is_rounded_once(gate, dtype):
+    steering = random_steering(2, 5, 3, gate=gate)
+    z = torch.randn(500, 5, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    edit = steering.displace(z, 1)
+    exact = z.float().index_add(-2, edit.heads, edit.displacement.float())
+    torch.testing.assert_close(steering.edit(z, 1), exact.to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
+    # Nearly all are the nearest number; a sum that lies between two may fall to either by its own rounding.
+    assert float((steering.edit(z, 1) == exact.to(dtype)).double().mean()) > 0.99
+    twice = z + edit.displacement.to(dtype).new_zeros(z.shape).index_add(-2, edit.heads, edit.displacement.to(dtype))
+    assert float((twice == exact.to(dtype)).double().mean()) < 0.99
 
 
 def test_a_trust_region_is_decided_head_by_head():

@@ -92,7 +92,7 @@ def test_folding_edits_the_prompt_too():
 def test_edits_that_are_not_constant_and_other_models_are_refused():
     model = random_model("gpt2")
     sizes, before = shape(model), logits(model)
-    for gate in ("head", "vote", "layer"):
+    for gate in ("head", "vote", "layer", "joint"):
         with pytest.raises(
             InvalidArgumentError, match=f"this steering has gate '{gate}', which decides at every token"
         ):

@@ -13,17 +13,18 @@ from plain_models import random_steering
 
 import radiant_lens as rl
 from radiant_lens.errors import ArtefactError, DataError, InvalidArgumentError, LeakageError, NothingToEditError
+from radiant_lens.steering.gates import GATES
 from radiant_lens.steering.steering import joined
 
 
 @pytest.fixture
 def fitted(gaussian_cache):
     cache = gaussian_cache(300)
-    detector = rl.RiskAwareDetector().fit(cache, validation=gaussian_cache(200, seed=1))
+    detector = rl.RiskAwareDetector(joint=True).fit(cache, validation=gaussian_cache(200, seed=1))
     return cache, detector
 
 
-@pytest.mark.parametrize("gate", ["head", "vote", "layer", "none"])
+@pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("geometry", ["mahalanobis", "wasserstein", "procrustes"])
 def test_edit_applies_the_maps_where_the_gate_is_open(fitted, gate, geometry):
     cache, detector = fitted
@@ -33,11 +34,13 @@ def test_edit_applies_the_maps_where_the_gate_is_open(fitted, gate, geometry):
         edit, after = steering.displace(z, layer), steering.edit(z, layer)
         flags = torch.einsum("nhd,hd->nh", z, detector.weights_[layer].double()) + detector.biases_[layer] >= 0
         voted = flags.sum(-1) >= detector.vote_thresholds_[layer]
+        joint = (z * detector.joint_weights_[layer]).sum((1, 2)) + detector.joint_biases_[layer] >= 0
         for i, head in enumerate(edit.heads.tolist()):
             expected = {
                 "head": flags[:, head],
                 "vote": flags[:, head] & voted,
                 "layer": voted,
+                "joint": joint,
                 "none": torch.ones_like(voted),
             }[gate]
             assert torch.equal(edit.gated[:, i], expected)
@@ -53,6 +56,7 @@ def test_saved_and_loaded_steerings_edit_alike(fitted, tmp_path):
     cache, detector = fitted
     for policy in (
         rl.RadiantPolicy(trust=0.9),
+        rl.RadiantPolicy(gate="joint"),
         rl.ITIPolicy(),
         rl.AblationPolicy("mean"),
         rl.RadiantPolicy(geometry="procrustes", floor=None),

@@ -293,6 +293,10 @@ def test_settings_are_checked_first(model, bare):
         InvalidArgumentError, match="every task needs a name of its own; got \\['tiny-facts', 'tiny-facts'\\]"
     ):
         Benchmark(model, bare, transfer=[bare])
+    with pytest.raises(InvalidArgumentError, match="`gates` must be one of 'head', 'vote', 'layer', 'joint', 'none'"):
+        Benchmark(model, bare, gates=["heads"])
+    with pytest.raises(InvalidArgumentError, match="`gates` must be at least one, each once"):
+        Benchmark(model, bare, gates=["head", "head"])
     with pytest.raises(InvalidArgumentError, match="`arms` must be at least one"):
         Benchmark(model, bare, arms=[])
     for name in ("n_train", "n_validation", "n_test"):
@@ -301,6 +305,18 @@ def test_settings_are_checked_first(model, bare):
     with pytest.raises(InvalidArgumentError, match="`n_train` must be a whole number of at least 5"):
         Benchmark(model, bare, arms=("few-shot",), n_train=4)
     assert {"ITI", "LEACE", "RADIANT", "trained shift"} <= set(ARMS)
+
+
+def test_arms_choose_among_the_gates_on_offer_but_for_those_with_their_own(model, facts, tmp_path):
+    options = {"budgets": (0.02,), "folds": (0,), "n_test": 8, "n_validation": 8, "n_answered": 0, "out": tmp_path}
+    names = ("mean shift", "control: shuffled labels")
+    joint = Benchmark(model, facts, arms=names, gates=("joint",), **options)
+    assert joint.settings()["gates"] == ("joint",)
+    gates = joint.run().questions.groupby("arm")["gate"].unique()
+    assert gates["mean shift"].tolist() == ["joint"] and gates["control: shuffled labels"].tolist() == ["none"]
+    # Kept under other gates, it is not taken for theirs.
+    head = Benchmark(model, facts, arms=names, gates=("head",), **options).run().questions
+    assert set(head.loc[head["arm"] == "mean shift", "gate"]) == {"head"}
 
 
 @pytest.mark.parametrize("error", [NothingToEditError, ConvergenceError])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 # As many heads as ITI edits in its paper; a smaller model has all of its heads edited.
 ITI_HEADS = 48
 GATES_ON_OFFER = ("none", "head")
+"""Gates that arms may choose from unless a benchmark says otherwise."""
 
 
 N_SHOTS = 5
@@ -46,6 +47,7 @@ class Fold:
     """One fold of a task: everything is fitted and chosen on the development groups, and tested once on the others.
 
     Activations are collected, and detectors fitted, when an arm asks for them; with `progress`, long steps show bars.
+    `gates` are those that arms may choose from.
     """
 
     model: TransformerBridge
@@ -54,6 +56,7 @@ class Fold:
     test: Dataset
     seed: int = 0
     progress: bool = False
+    gates: Sequence[str] = GATES_ON_OFFER
 
     @cached_property
     def caches(self) -> tuple[HeadCache, HeadCache]:
@@ -70,9 +73,9 @@ class Fold:
 
     @cached_property
     def detector(self) -> RiskAwareDetector:
-        """The default detector."""
+        """The default detector, with joint scores where that gate is on offer."""
         train, validation = self.caches
-        return RiskAwareDetector(seed=self.seed).fit(train, validation)
+        return RiskAwareDetector(seed=self.seed, joint="joint" in self.gates).fit(train, validation)
 
     @cached_property
     def shuffled(self) -> HeadCache:
@@ -94,11 +97,15 @@ class SteeringArm:
 
     Args:
         fit: from a fold and a gate to a steering; its strength is set afterwards.
-        gates: those that it may choose from, by validation.
+        own_gates: the only ones that it can have; None: all that are on offer. It chooses by validation.
     """
 
     fit: Callable[[Fold, str], Steering]
-    gates: tuple[str, ...] = GATES_ON_OFFER
+    own_gates: tuple[str, ...] | None = None
+
+    def gates(self, offered: Sequence[str]) -> Sequence[str]:
+        """The gates that it may choose from: its own if it has any, else those on offer."""
+        return offered if self.own_gates is None else self.own_gates
 
 
 @dataclass(frozen=True)

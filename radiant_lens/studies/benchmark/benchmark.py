@@ -22,7 +22,8 @@ from radiant_lens.distributed import progress_bar
 from radiant_lens.errors import DataError, InvalidArgumentError
 from radiant_lens.models.identity import signature
 from radiant_lens.models.lengths import within_context
-from radiant_lens.studies.benchmark.arms import ARMS, N_SHOTS, Fold
+from radiant_lens.steering.gates import GATES
+from radiant_lens.studies.benchmark.arms import ARMS, GATES_ON_OFFER, N_SHOTS, Fold
 from radiant_lens.studies.benchmark.continuations import Continuations
 from radiant_lens.studies.benchmark.fold_run import FoldRun, draw_groups
 from radiant_lens.studies.benchmark.result import BenchmarkResult
@@ -53,6 +54,7 @@ class Benchmark:
         arms: names in `ARMS`; None for all.
         budgets: KL in nats a token on desirable validation text.
         folds: 0, 1 or both.
+        gates: those on offer to every arm that has none of its own, of `radiant_lens.steering.gates.GATES`.
         n_train: training groups, drawn at random: steerings are fitted on them, examples before questions come from
             them; None for all.
         n_validation: validation groups on which strengths and gates are chosen, drawn at random; None for all.
@@ -70,6 +72,7 @@ class Benchmark:
     arms: Sequence[str] | None = None
     budgets: Sequence[float] = BUDGETS
     folds: Sequence[int] = (0, 1)
+    gates: Sequence[str] = GATES_ON_OFFER
     n_train: int | None = None
     n_validation: int | None = None
     n_test: int | None = None
@@ -89,7 +92,11 @@ class Benchmark:
             _checks.between("budgets", budget, 0)
         for fold in self.folds:
             _checks.whole("folds", fold, 0, 1)
-        for name, values in (("arms", self.names), ("budgets", self.budgets), ("folds", self.folds)):
+        _checks.instance("gates", self.gates, (list, tuple))
+        for gate in self.gates:
+            _checks.choice("gates", gate, GATES)
+        lists = {"arms": self.names, "budgets": self.budgets, "folds": self.folds, "gates": self.gates}
+        for name, values in lists.items():
             if not len(values) or len(set(values)) < len(values):
                 raise InvalidArgumentError(f"`{name}` must be at least one, each once; got {list(values)!r}.")
         tested = [data.name for data in self._tasks]
@@ -123,7 +130,7 @@ class Benchmark:
     def settings(self) -> dict[str, Any]:
         """The settings, as JSON: model and data by name."""
         names = {"model": signature(self.model)["name"], "data": self.data.name, "arms": self.names}
-        plain = ("budgets", "folds", "n_train", "n_validation", "n_test", "n_answered", "seed")
+        plain = ("budgets", "folds", "gates", "n_train", "n_validation", "n_test", "n_answered", "seed")
         precision = {"dtype": str(self.model.cfg.dtype).removeprefix("torch.")}
         transfer = [data.name for data in self.transfer]
         settings = {**names, **precision, **{k: getattr(self, k) for k in plain}, "transfer": transfer}
@@ -141,7 +148,7 @@ class Benchmark:
         developed = self._half(self.data, number)
         train, validation = developed.split((0.8, 0.2), seed=self.seed)
         train = draw_groups(train, self.n_train, self.seed)
-        return Fold(self.model, train, validation, self.test_part(self.data, number), self.seed)
+        return Fold(self.model, train, validation, self.test_part(self.data, number), self.seed, gates=self.gates)
 
     def _half(self, data: Dataset, number: int) -> Dataset:
         return within_context(self.model, data).split((0.5, 0.5), seed=self.seed)[number]

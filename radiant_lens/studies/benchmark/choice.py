@@ -117,7 +117,8 @@ def choose(fold: Fold, arm: SteeringArm, budgets: Sequence[float], validation: D
     start = time.perf_counter()
     best: dict[float, Chosen] = {}
     notes: list[str] = []
-    for gate in arm.gates:
+    gates = arm.gates(fold.gates)
+    for gate in gates:
         try:
             steering = arm.fit(fold, gate)
         except (NothingToEditError, ConvergenceError) as reason:
@@ -134,7 +135,7 @@ def choose(fold: Fold, arm: SteeringArm, budgets: Sequence[float], validation: D
                 continue
             scaled = steering.scaled(measured.strength)
             mc2 = 0.0
-            if len(arm.gates) > 1:
+            if len(gates) > 1:
                 mc2 = float(score_choices(fold.model, validation.prompts, scaled)["mc2"].mean())
             if budget not in best or mc2 > best[budget].mc2:
                 best[budget] = Chosen(budget, gate, *measured, mc2, scaled)

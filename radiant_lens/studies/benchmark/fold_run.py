@@ -186,7 +186,7 @@ class FoldRun:
             "data": data_fingerprint(benchmark.data),
             "fold": self.number,
             "arm": name,
-            "gates": list(arm.gates) if isinstance(arm, SteeringArm) else [],
+            "gates": list(arm.gates(benchmark.gates)) if isinstance(arm, SteeringArm) else [],
             # The unsteered model has no budget.
             "budgets": [] if name == UNSTEERED else list(benchmark.budgets),
             "n_train": None if name == UNSTEERED else benchmark.n_train,

@@ -7,6 +7,7 @@ const DELAY = 160; // milliseconds that a slider rests before its value is sent
 const KL_STEPS = 60, KL_LEAST = 0.002, KL_MOST = 2;
 const GATE_WORDS = {
   none: "every token", head: "heads that flag", vote: "heads that flag in layers that flag", layer: "layers that flag",
+  joint: "layers whose joint score flags",
 };
 const FORM_WORDS = { text: "Plain text", chat: "Chat message", rendered: "Rendered chat" };
 const ENDED = { end: "ended by the model", stop: "ended at a stop string", limit: "ended at the limit" };
@@ -322,8 +323,9 @@ class View {
       : budget == null ? "Sets the strength by nats a token on desirable text." : `The strength is set so that desirable text moves by ${budget} nats a token.`;
     this.root.classList.toggle("by-kl", budget != null);
     for (const input of this.gates.querySelectorAll("input")) input.checked = input.value === settings.gate;
-    const refused = Object.values(gates).find(Boolean);
-    this.gateNote.textContent = `Edits ${GATE_WORDS[settings.gate]}.` + (refused ? ` No other gate: ${refused}.` : "");
+    const others = Object.entries(gates).filter(([gate]) => gate !== settings.gate);
+    const alone = others.every(([, reason]) => reason);
+    this.gateNote.textContent = `Edits ${GATE_WORDS[settings.gate]}.` + (alone ? ` No other gate: ${others[0][1]}.` : "");
     this.code.textContent = code;
     const example = this.state.examples.find((e) => e.prompt === settings.prompt && e.form === settings.form);
     this.examples.value = example ? this.state.examples.indexOf(example) : "";

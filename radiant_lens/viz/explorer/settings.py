@@ -134,10 +134,15 @@ def allowed_settings(steering: Steering, *, forms: Sequence[str], no_budget: str
     """
     # Least KL without a detector stores scores of zero, on which no gate can decide.
     no_votes = "" if bool(steering.scores.weights.any()) else "this steering was fitted without a detector"
+    no_joint = "" if steering.scores.joint is not None else "this steering's detector has no joint scores of layers"
     no_strength = "resample ablation has no strength" if isinstance(steering.head_maps, ResampleMaps) else ""
     return Allowed(
         sites=steering.sites,
-        gates={gate: "" if gate == "none" else no_votes for gate in ("none", *(g for g in GATES if g != "none"))},
+        gates={
+            "none": "",
+            **{gate: no_votes for gate in GATES if gate not in ("none", "joint")},
+            "joint": no_votes or no_joint,
+        },
         forms=tuple(forms),
         strength=no_strength,
         budget=no_budget or no_strength,

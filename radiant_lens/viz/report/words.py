@@ -34,6 +34,7 @@ def _what(inputs: ReportInputs) -> str:
         "head": "where the head itself flags the token",
         "vote": "where the head and its layer's vote flag the token",
         "layer": "where the layer's vote flags the token",
+        "joint": "where the joint score of its layer flags the token",
         "none": "at every token",
     }[steering.gate]
     return (

@@ -105,7 +105,7 @@ def test_a_refusal_is_a_message_and_the_explorer_goes_on(engine, sent):
     drain(engine)
     errors = [m["message"] for m in sent if m["kind"] == "error"]
     assert [error.split(";")[0].split(" (")[0] for error in errors[:3]] == [
-        "`gate` must be one of 'none', 'head', 'vote', 'layer'",
+        "`gate` must be one of 'none', 'head', 'vote', 'layer', 'joint'",
         "`changes` must be settings by their names",
         "`site` must be a layer and a head",
     ]

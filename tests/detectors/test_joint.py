@@ -1,0 +1,157 @@
+"""Joint scores of layers: what they gain over single heads, their thresholds, and the gate that opens on them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+import radiant_lens as rl
+from radiant_lens.analysis.restored import restored_detector
+from radiant_lens.detectors import load_detector, save_detector
+from radiant_lens.detectors.joint import _threshold
+from radiant_lens.errors import InvalidArgumentError
+from radiant_lens.policies.head_sample import detector_scores
+from radiant_lens.studies import Arm
+
+
+def spread_cache(n: int, seed: int = 0) -> rl.HeadCache:
+    """Classes that differ a little in every head of layer 1, and not at all in layer 0; one group for each text."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 2
+    z = torch.randn(n, 2, 6, 4, generator=generator)
+    z[:, 1, :, 0] += 0.8 * labels[:, None]
+    names = tuple(f"group {seed}-{i}" for i in range(n))
+    return rl.HeadCache(z, labels, torch.arange(n), torch.zeros(n, dtype=torch.long), names, names)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> rl.RiskAwareDetector:
+    return rl.RiskAwareDetector(joint=True).fit(spread_cache(1500), spread_cache(800, seed=1))
+
+
+def worth(fpr, fnr):
+    return (1 - fnr) / fpr.sqrt()
+
+
+def test_a_layer_is_worth_more_than_its_best_head(fitted):
+    new = spread_cache(4000, seed=2)
+    flags, wrong = fitted.joint_flags(new), new.labels == 0
+    fpr, tpr = flags[wrong].double().mean(0), flags[~wrong].double().mean(0)
+    best_head = worth(fitted.head_fpr_[1], fitted.head_fnr_[1]).max()
+    assert tpr[1] / fpr[1].sqrt() > 1.5 * best_head
+    # What it reports of itself is what new examples show.
+    assert abs(fitted.joint_fpr_[1] - fpr[1]) < 0.05 and abs(1 - fitted.joint_fnr_[1] - tpr[1]) < 0.1
+    # Chance: nothing is gained in the layer without a difference.
+    assert abs(tpr[0] - fpr[0]) < 0.05
+
+
+def test_the_direction_is_that_of_logistic_regression(fitted):
+    train = spread_cache(1500)
+    x = train.z[:, 1].flatten(1)
+    model = LogisticRegression(C=1e3).fit(x, train.labels)
+    reference = torch.tensor(model.coef_[0], dtype=torch.float32)
+    assert torch.cosine_similarity(reference, fitted.joint_weights_[1].flatten(), dim=0) > 0.99
+
+
+def test_the_threshold_is_where_hits_over_the_root_of_false_alarms_are_most():
+    generator = torch.Generator().manual_seed(0)
+    undesirable = torch.rand(400, generator=generator) < 0.4
+    scores = torch.randn(400, generator=generator) + 1.2 * undesirable
+    alarms = scores[~undesirable]
+
+    def at(value: float) -> float:
+        fpr = float((alarms >= value).double().mean())
+        return float((scores[undesirable] >= value).double().mean()) / fpr**0.5 if fpr >= 0.01 else 0.0
+
+    chosen = float(_threshold(scores, undesirable))
+    assert at(chosen) == max(map(at, alarms.tolist()))
+
+
+def test_layers_that_were_not_collected_never_flag():
+    def partial(cache: rl.HeadCache) -> rl.HeadCache:
+        z = cache.z.clone()
+        z[:, 0] = 0
+        return replace(cache, z=z, meta={"layers": [1]})
+
+    detector = rl.RiskAwareDetector(joint=True).fit(partial(spread_cache(400)), partial(spread_cache(400, seed=1)))
+    flags = detector.joint_flags(spread_cache(100, seed=2))
+    assert not flags[:, 0].any() and flags[:, 1].any()
+    assert detector.joint_fpr_.isnan().tolist() == [True, False]
+
+
+def test_a_detector_without_joint_scores_says_how_to_get_them():
+    cache = spread_cache(400)
+    detector = rl.RiskAwareDetector().fit(cache, spread_cache(400, seed=1))
+    assert detector.joint_weights_ is None and detector.joint_fpr_ is None
+    with pytest.raises(InvalidArgumentError, match=r"RiskAwareDetector\(joint=True\)"):
+        detector.joint_flags(cache)
+    with pytest.raises(InvalidArgumentError, match=r"`gate` 'joint' needs joint scores .*\(joint=True\)"):
+        rl.MeanShiftPolicy(heads="all", gate="joint").fit(cache, detector)
+    with pytest.raises(InvalidArgumentError, match="`joint` must be"):
+        rl.RiskAwareDetector(joint="yes").fit(cache)
+
+
+def test_a_refit_without_joint_scores_has_none(fitted):
+    detector = rl.RiskAwareDetector(joint=True).fit(spread_cache(400), spread_cache(400, seed=1))
+    detector.set_params(joint=False).fit(spread_cache(400), spread_cache(400, seed=1))
+    assert detector.joint_biases_ is None and detector.joint_fnr_ is None
+
+
+def test_the_gate_is_refused_before_any_work_where_there_are_no_joint_scores(monkeypatch, fitted, model, facts):
+    monkeypatch.setattr("radiant_lens.studies.fitting.prepare", lambda *a, **o: pytest.fail("the data were collected"))
+    with pytest.raises(InvalidArgumentError, match="`gate` 'joint' needs joint scores"):
+        rl.fit(model, facts, rl.MeanShiftPolicy(gate="joint"), detector=rl.RiskAwareDetector())
+    with pytest.raises(InvalidArgumentError, match="`gate` 'joint' needs joint scores"):
+        Arm("a", "mean_shift", {"gate": "joint"}, detector={"joint": False}).check()
+    Arm("a", "mean_shift", {"gate": "joint"}).check()
+    plain = rl.RiskAwareDetector().fit(spread_cache(400), spread_cache(400, seed=1))
+    steering = rl.MeanShiftPolicy(heads="all", gate="head").fit(spread_cache(400), plain)
+    with pytest.raises(InvalidArgumentError, match="`gate` 'joint' needs joint scores"):
+        replace(steering, gate="joint")
+
+
+def test_hashes_know_joint_scores_where_the_gate_asks_for_them(fitted):
+    scores = detector_scores(fitted)
+    assert len(scores.asked_by("head")) == len(scores.asked_by("layer")) == 3
+    assert len(scores.asked_by("joint")) == 5 and scores.asked_by("joint")[3] is fitted.joint_weights_
+
+
+def test_the_gate_opens_on_the_joint_score_and_comes_back_from_disk(fitted, tmp_path):
+    cache, new = spread_cache(1500), spread_cache(300, seed=2)
+    steering = rl.MeanShiftPolicy(heads=[(1, 0), (1, 4)], gate="joint").fit(cache, fitted)
+    steering.save(tmp_path / "s")
+    save_detector(fitted, tmp_path / "d")
+    restored = restored_detector(rl.Steering.load(tmp_path / "s"), new)
+    flags = fitted.joint_flags(new)
+    for detector in (restored, load_detector(tmp_path / "d")):
+        assert torch.equal(detector.joint_flags(new), flags)
+    assert torch.equal(rl.Steering.load(tmp_path / "s").displace(new.z[:, 1], 1).gated, flags[:, [1, 1]])
+    assert torch.equal(load_detector(tmp_path / "d").joint_fpr_, fitted.joint_fpr_)
+
+
+def test_equal_scores_are_one_step_of_the_threshold():
+    """Tokens of a shared prefix have equal activations, in texts of both classes."""
+    scores = torch.tensor([2.0] * 60 + [1.0] * 40 + [3.0] * 5)
+    undesirable = torch.tensor([True, False] * 50 + [True] * 5)
+    # At 2, 30 of 50 alarms and 35 of 55 hits: .82; at 1 all of both: 1.
+    assert float(_threshold(scores, undesirable)) < 1
+    # All alike: everything flags, and nothing is gained by calling a part of it an alarm.
+    assert float(_threshold(torch.ones(30), torch.arange(30) % 3 == 0)) < 1
+
+
+def test_ranks_share_the_layers(monkeypatch, fitted):
+    shares = []
+
+    def in_two_shares(items, work, rank=None):
+        shares.append(list(items))
+        parts = [work(items[i::2]) for i in range(2)]
+        return [parts[i % 2][i // 2] for i in range(len(items))]
+
+    monkeypatch.setattr("radiant_lens.detectors.joint.shared", in_two_shares)
+    again = rl.RiskAwareDetector(joint=True).fit(spread_cache(1500), spread_cache(800, seed=1))
+    assert shares == [[0, 1]]
+    assert torch.equal(again.joint_weights_, fitted.joint_weights_)
+    assert torch.equal(again.joint_biases_, fitted.joint_biases_)
