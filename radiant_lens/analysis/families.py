@@ -33,14 +33,12 @@ class Family:
         kind: one of `FAMILIES`.
         template: the edited heads with their gate; for "strength", also the displacements.
         mean, spread: of each coordinate of the activations, for "affine".
-        desirable_share: share of desirable text among the activations that each head's gate passes; None: 1.
     """
 
     kind: str
     template: Steering
     mean: Float[Tensor, "site d_head"] | None = None
     spread: Float[Tensor, "site d_head"] | None = None
-    desirable_share: Float[Tensor, " site"] | None = None
 
     @property
     def sites(self) -> tuple[HeadSite, ...]:

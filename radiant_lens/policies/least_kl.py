@@ -21,7 +21,6 @@ from radiant_lens.analysis.families import FAMILIES, Family
 from radiant_lens.analysis.sensitivity import GainGradient, fisher_scores, gain_gradient, require_gain
 from radiant_lens.analysis.steering import Steering
 from radiant_lens.analysis.strength import KLCurve, MeasuredStrength, desirable_statements, measure_kl
-from radiant_lens.caches import HeadCache
 from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import Prompt, Statement
@@ -229,29 +228,19 @@ class LeastKLPolicy:
             require_fitting(base, model)
             return Family("strength", base)
         template = steering_template(model, self.heads, self.gate, detector, "least KL")
-        if self.family == "constant" and template.gate == "none":
+        if self.family == "constant":
             return Family("constant", template)
         cache = collect(model, train.sample(_N_MOMENT_GROUPS, seed=self.seed), max_tokens=max_tokens)
-        share = None if template.gate == "none" else _desirable_share(template, cache)
-        if self.family == "constant":
-            return Family("constant", template, desirable_share=share)
         layers, heads = (torch.tensor(numbers) for numbers in zip(*template.sites))
         moments = [_moments(z) for z in HeadRows(cache.z, layers, heads).each_head()]
         mean, spread = (torch.stack(parts) for parts in zip(*moments))
-        return Family("affine", template, mean, spread, share)
+        return Family("affine", template, mean, spread)
 
 
 def _moments(z: Float[Tensor, "example d_head"]) -> tuple[Float[Tensor, " d_head"], Float[Tensor, " d_head"]]:
     """Mean and spread of each coordinate of a head, the latter at least `_LEAST_SPREAD` of the head's size."""
     size = z.square().mean().sqrt()
     return z.mean(0), torch.maximum(z.std(0), _LEAST_SPREAD * size).clamp_min(1e-6)
-
-
-def _desirable_share(template: Steering, cache: HeadCache) -> Float[Tensor, " site"]:
-    """Share of desirable text among the activations that each head's gate passes, as if one more of it had passed."""
-    gated = torch.cat([template.displace(cache.z[:, layer], layer).gated for layer in template.layers], dim=1)
-    counts = gated[cache.labels == 0].sum(0), gated[cache.labels == 1].sum(0)
-    return (counts[0] + 1) / (counts[0] + counts[1] + 1)
 
 
 @dataclass(frozen=True)
@@ -329,11 +318,7 @@ class _Fit:
         result = self.measurements.get(measure, "gain", half.prompts, *map_tensors(steering))
         value, mc2, n_prompts = result["numbers"].tolist()
         gain = GainGradient(result["gradient"], value, mc2, int(n_prompts))
-        sample = self._sample(half.statements, steering, seed)
-        if self.family.desirable_share is not None:
-            # The Fisher information of all that a gate passes, in the amount that passes on desirable text.
-            sample = replace(sample, scores=sample.scores * self.family.desirable_share.sqrt()[:, None])
-        return _Half(gain, sample)
+        return _Half(gain, self._sample(half.statements, steering, seed))
 
     def _sample(self, statements: Sequence[Statement], steering: Steering | None, seed: int) -> Sample:
         def measure() -> dict[str, Tensor]:

@@ -12,7 +12,6 @@ from radiant_lens.analysis.strength import KLCurve
 from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentError, LeakageError
 from radiant_lens.evaluation import score_choices, score_statements
 from radiant_lens.policies import least_kl
-from radiant_lens.policies.measurements import Measurements
 
 
 @pytest.fixture(scope="module")
@@ -116,37 +115,6 @@ def test_under_a_gate_only_flagged_heads_are_moved(model, experiment, gate):
     assert bool(edit.gated.any())
     assert not bool(edit.gated.all())
     assert not bool(edit.displacement[~edit.gated].any())
-
-
-def test_the_share_of_desirable_text_is_counted_at_open_gates_with_one_more(experiment):
-    cache, detector = experiment.train_cache, experiment.detector
-    template = rl.MeanShiftPolicy(heads="all", gate="head").fit(cache, detector)
-    share = least_kl._desirable_share(template, cache)
-    flags = detector.flags(cache).flatten(1)
-    n, wrong = flags.sum(0), flags[cache.labels == 1].sum(0)
-    # A score within its rounding of 0 may flag in one sum and not in another.
-    torch.testing.assert_close(share, (n - wrong + 1) / (n + 1), rtol=0, atol=1e-3)
-    assert 0 < float(share.min()) < float(share.max()) <= 1
-
-
-@pytest.mark.parametrize("kind", ["constant", "affine"])
-def test_a_head_moves_in_inverse_proportion_to_the_share_of_desirable_text(model, experiment, kind):
-    policy = rl.LeastKLPolicy(gate="head", heads="significant", family=kind, ridge=0.1, coupling=0.0)
-    train = experiment.train.head(16)
-    family = policy.make_family(model, train, experiment.detector)
-    assert family.desirable_share is not None
-
-    def displacement(share: torch.Tensor) -> torch.Tensor:
-        fit = least_kl._Fit(policy, model, replace(family, desirable_share=share), None, False, Measurements())
-        halves = [fit._measure(fit._read(half), None, 0) for half in train.split((0.5, 0.5), seed=0)]
-        return fit._solve(halves, budget=0.05)[0].displacement
-
-    even = torch.ones(len(family.sites))
-    change = displacement(torch.where(torch.arange(len(even)) == 1, 0.25, even)).norm(dim=1)
-    change = change / displacement(even).norm(dim=1)
-    # The budget sets the length of all displacements together.
-    assert float(change[1] / change[0]) == pytest.approx(4, rel=1e-4)
-    torch.testing.assert_close(change[2:], change[0].expand(len(change) - 2), rtol=1e-4, atol=0)
 
 
 def test_strengths_are_factors_of_another_steering(model, experiment, steering):
