@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
@@ -15,24 +15,17 @@ from torch import Tensor
 from radiant_lens import _checks
 from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
+from radiant_lens.detectors.collected import check_parts, common_layers, require_collected, without
 from radiant_lens.detectors.display import detector_card, heads_table
 from radiant_lens.detectors.joint import LayerScores, fit_joint
 from radiant_lens.detectors.scores import LOSSES, AffineScores, fit_heads
 from radiant_lens.detectors.subset import Part, head_chunks
-from radiant_lens.detectors.votes import VOTE_RULES, LayerVotes, VotingData, choose_thresholds
+from radiant_lens.detectors.votes import VOTE_RULES, Detection, LayerVotes, VotingData, choose_thresholds
 from radiant_lens.distributed import fitting_rank, shared
 from radiant_lens.errors import InvalidArgumentError, NotFittedError
 from radiant_lens.sites import hook_name, layer_of
 from radiant_lens.statistics.rates import error_rates
 from radiant_lens.statistics.significance import LEVEL, benjamini_hochberg, detection_p_values, detection_power
-
-
-class Detection(NamedTuple):
-    """Scores of all heads at one layer, and the number of heads that flag."""
-
-    layer: int
-    scores: Float[Tensor, "batch pos head"]
-    votes: Int[Tensor, "batch pos"]
 
 
 class RiskAwareDetector(BaseEstimator):
@@ -127,10 +120,10 @@ class RiskAwareDetector(BaseEstimator):
         """
         _checks.instance("cache", cache, HeadCache, hint="`collect` makes one")
         _checks.instance("validation", validation, (HeadCache, type(None)))
-        layers = _common_layers(cache, cache if validation is None else validation)
+        layers = common_layers(cache, cache if validation is None else validation)
         self._check_parameters(cache.n_layers, layers)
         train, held_out = self._train_and_held_out(cache, validation)
-        _check_parts(train, held_out)
+        check_parts(train, held_out)
         stop, test = held_out.split((0.5, 0.5), seed=self.seed)
         for part, where in ((stop, "the stop half"), (test, "the test half")):
             _checks.both_classes(part.labels, f"{where} of the validation data")
@@ -142,12 +135,10 @@ class RiskAwareDetector(BaseEstimator):
         chooser, chooser_flags = (test, flags) if certifies else (stop, stop.flags(weights, biases))
         # The choice may raise; attributes are set only after it, so that a failed refit does not mix two fits.
         votes = self._choose_votes(chooser, chooser_flags, layers)
-        joint = None
-        if self.joint:
-            joint = fit_joint(train, stop, layers, l2=self.l2, max_iterations=self.max_iterations)
+        joint = fit_joint(train, stop, layers, self.l2, self.max_iterations) if self.joint else (None, None)
         self.weights_: Float[Tensor, "layer head d_head"] = weights
         self.biases_: Float[Tensor, "layer head"] = biases
-        self.joint_weights_, self.joint_biases_ = (None, None) if joint is None else joint
+        self.joint_weights_, self.joint_biases_ = joint
         self.collected_layers_ = layers
         self.training_groups_ = train.group_names
         self.validation_groups_ = held_out.group_names
@@ -172,7 +163,7 @@ class RiskAwareDetector(BaseEstimator):
         _checks.finite("cache.z", cache.z)
         flags = self.flags(cache)
         whole = Part.whole(cache)
-        layers = tuple(layer for layer in _common_layers(cache, cache) if layer in self.collected_layers_)
+        layers = tuple(layer for layer in common_layers(cache, cache) if layer in self.collected_layers_)
         if not layers:
             raise InvalidArgumentError(
                 f"`cache` holds layers {cache.collected_layers}; the detector was fitted on {self.collected_layers_}. "
@@ -195,21 +186,21 @@ class RiskAwareDetector(BaseEstimator):
         """Set every figure; `n_groups` counts the groups that had to be held out to have those of `test`."""
         missing = [layer for layer in range(flags.shape[1]) if layer not in layers]
         rates = error_rates(flags, test.labels)
-        self.head_fpr_: Float[Tensor, "layer head"] = _without(rates.fpr, missing, math.nan)
-        self.head_fnr_: Float[Tensor, "layer head"] = _without(rates.fnr, missing, math.nan)
-        self.head_risk_: Float[Tensor, "layer head"] = _without(rates.risk(self.fnr_weight), missing, math.inf)
+        self.head_fpr_: Float[Tensor, "layer head"] = without(rates.fpr, missing, math.nan)
+        self.head_fnr_: Float[Tensor, "layer head"] = without(rates.fnr, missing, math.nan)
+        self.head_risk_: Float[Tensor, "layer head"] = without(rates.risk(self.fnr_weight), missing, math.inf)
         self.head_constant_: Bool[Tensor, "layer head"] = flags.all(dim=0) | ~flags.any(dim=0)
         self._test_heads(test, flags, layers, n_groups)
         self.layer_risk_: Float[Tensor, " layer"] = self.head_risk_.mean(dim=1)
         self.best_layer_ = int(self.layer_risk_.argmin())
         votes = error_rates(flags.sum(-1) >= self.vote_thresholds_, test.labels)
-        self.vote_fpr_: Float[Tensor, " layer"] = _without(votes.fpr, missing, math.nan)
-        self.vote_fnr_: Float[Tensor, " layer"] = _without(votes.fnr, missing, math.nan)
-        self.vote_risk_: Float[Tensor, " layer"] = _without(votes.risk(self.fnr_weight), missing, math.inf)
+        self.vote_fpr_: Float[Tensor, " layer"] = without(votes.fpr, missing, math.nan)
+        self.vote_fnr_: Float[Tensor, " layer"] = without(votes.fnr, missing, math.nan)
+        self.vote_risk_: Float[Tensor, " layer"] = without(votes.risk(self.fnr_weight), missing, math.inf)
         self.joint_fpr_ = self.joint_fnr_ = None
         if (scores := self._joint_scores) is not None:
             joint = error_rates(scores.flags(test), test.labels)
-            self.joint_fpr_, self.joint_fnr_ = (_without(rate, missing, math.nan) for rate in (joint.fpr, joint.fnr))
+            self.joint_fpr_, self.joint_fnr_ = (without(rate, missing, math.nan) for rate in (joint.fpr, joint.fnr))
 
     @property
     def _joint_scores(self) -> LayerScores | None:
@@ -302,9 +293,7 @@ class RiskAwareDetector(BaseEstimator):
         require_fitted(self)
         _checks.shape("cache.z", cache.z, (None, *self.weights_.shape), "example layer head d_head")
         if self._joint_scores is None:
-            raise InvalidArgumentError(
-                "This detector has no joint scores of layers: fit it with `RiskAwareDetector(joint=True)`."
-            )
+            raise InvalidArgumentError("It has no joint scores of layers: fit a `RiskAwareDetector(joint=True)`.")
         return self._joint_scores.flags(Part.whole(cache))
 
     def votes(self, cache: HeadCache) -> Int[Tensor, "example layer"]:
@@ -324,7 +313,7 @@ class RiskAwareDetector(BaseEstimator):
         require_fitted(self)
         layer = self.best_layer_ if layer is None else layer
         _checks.whole("layer", layer, 0, len(self.vote_thresholds_) - 1)
-        _require_collected("layer", layer, tuple(i for i in self.collected_layers_ if i in cache.collected_layers))
+        require_collected("layer", layer, tuple(i for i in self.collected_layers_ if i in cache.collected_layers))
         return (self.votes(cache)[:, layer] >= self.vote_thresholds_[layer]).long()
 
     def hook(self, recorder: Callable[[Detection], object]) -> HookFunction:
@@ -400,37 +389,7 @@ class RiskAwareDetector(BaseEstimator):
         _checks.instance("joint", self.joint, bool)
         if self.vote_layer is not None:
             _checks.whole("vote_layer", self.vote_layer, 0, n_layers - 1)
-            _require_collected("vote_layer", self.vote_layer, layers)
-
-
-def _check_parts(train: Part, validation: Part) -> None:
-    for part, where in ((train, "the training data"), (validation, "the validation data")):
-        _checks.both_classes(part.labels, where)
-        _checks.finite(f"activations of {where}", part.cache.z)
-    _checks.disjoint_groups(train.group_names, validation.group_names, ("training", "validation"))
-
-
-def _common_layers(one: HeadCache, other: HeadCache) -> tuple[int, ...]:
-    """Layers that both caches hold."""
-    layers = tuple(layer for layer in one.collected_layers if layer in other.collected_layers)
-    if not layers:
-        raise InvalidArgumentError(
-            f"`cache` and `validation` must hold at least one layer in common; they hold {one.collected_layers} and "
-            f"{other.collected_layers}."
-        )
-    return layers
-
-
-def _require_collected(name: str, layer: int, layers: tuple[int, ...]) -> None:
-    if layer not in layers:
-        raise InvalidArgumentError(f"`{name}` must be a layer whose activations were collected: {layers}; got {layer}.")
-
-
-def _without(values: Tensor, layers: list[int], filler: float) -> Tensor:
-    """Values with `filler` at layers that were not collected, whose activations are zeros without meaning."""
-    values = values.clone()
-    values[layers] = filler
-    return values
+            require_collected("vote_layer", self.vote_layer, layers)
 
 
 def require_fitted(detector: object, *, hint: str = "") -> None:

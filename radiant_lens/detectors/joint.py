@@ -34,7 +34,7 @@ class LayerScores(NamedTuple):
         return torch.cat([scores[:, :, 0] >= 0 for scores in _as_one_head(part).scores(weights, biases)])
 
 
-def fit_joint(train: Part, stop: Part, layers: Sequence[int], *, l2: float, max_iterations: int) -> LayerScores:
+def fit_joint(train: Part, stop: Part, layers: Sequence[int], l2: float, max_iterations: int) -> LayerScores:
     """Fit the joint scores of some layers, and set each threshold on the stop half.
 
     A displacement at a share FPR of desirable tokens costs a KL in proportion to FPR and to its length squared, and

@@ -19,6 +19,14 @@ from radiant_lens.statistics.rates import ErrorRates, error_rates
 VOTE_RULES = ("fnr", "risk", "certified")
 
 
+class Detection(NamedTuple):
+    """Scores of all heads at one layer, and the number of heads that flag."""
+
+    layer: int
+    scores: Float[Tensor, "batch pos head"]
+    votes: Int[Tensor, "batch pos"]
+
+
 class LayerVotes(NamedTuple):
     """Vote thresholds, their error rates on the data that chose them, and whether a bound holds for each."""
 
