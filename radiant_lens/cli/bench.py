@@ -26,7 +26,10 @@ def bench(
     ] = _DEFAULT_BUDGETS,
     folds: Annotated[str, typer.Option(help="'0', '1' or '0,1': which half is tested.")] = "0,1",
     gates: Annotated[
-        str, typer.Option(help="Gates on offer to the arms, separated by commas: none, head, vote, layer, joint.")
+        str,
+        typer.Option(
+            help="Gates on offer, separated by commas: none, head, vote, layer, joint. Some arms have their own."
+        ),
     ] = _DEFAULT_GATES,
     train_groups: Annotated[
         int | None, typer.Option(min=1, help="Training groups to fit on, drawn at random; default all.")

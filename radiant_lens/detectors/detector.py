@@ -17,7 +17,7 @@ from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.collected import check_parts, common_layers, require_collected, without
 from radiant_lens.detectors.display import detector_card, heads_table
-from radiant_lens.detectors.joint import LayerScores, fit_joint
+from radiant_lens.detectors.joint import JointScores, fit_joint
 from radiant_lens.detectors.scores import LOSSES, AffineScores, fit_heads
 from radiant_lens.detectors.subset import Part, head_chunks
 from radiant_lens.detectors.votes import VOTE_RULES, Detection, LayerVotes, VotingData, choose_thresholds
@@ -203,10 +203,10 @@ class RiskAwareDetector(BaseEstimator):
             self.joint_fpr_, self.joint_fnr_ = (without(rate, missing, math.nan) for rate in (joint.fpr, joint.fnr))
 
     @property
-    def _joint_scores(self) -> LayerScores | None:
+    def _joint_scores(self) -> JointScores | None:
         if self.joint_weights_ is None or self.joint_biases_ is None:
             return None
-        return LayerScores(self.joint_weights_, self.joint_biases_)
+        return JointScores(self.joint_weights_, self.joint_biases_)
 
     def _test_heads(
         self, test: Part, flags: Bool[Tensor, "example layer head"], layers: tuple[int, ...], n_groups: int
@@ -291,9 +291,10 @@ class RiskAwareDetector(BaseEstimator):
             InvalidArgumentError: a cache of another shape, or a detector without joint scores.
         """
         require_fitted(self)
+        _checks.instance("cache", cache, HeadCache)
         _checks.shape("cache.z", cache.z, (None, *self.weights_.shape), "example layer head d_head")
         if self._joint_scores is None:
-            raise InvalidArgumentError("It has no joint scores of layers: fit a `RiskAwareDetector(joint=True)`.")
+            raise InvalidArgumentError("This detector has no joint scores: fit a `RiskAwareDetector(joint=True)`.")
         return self._joint_scores.flags(Part.whole(cache))
 
     def votes(self, cache: HeadCache) -> Int[Tensor, "example layer"]:

@@ -1,7 +1,7 @@
 """Scores of whole layers: one affine score of all heads of a layer together, fitted on all of them at once.
 
-Manner is easier to hear in a layer than in any one of its heads. A gate that opens on a layer's joint score therefore
-opens more often where text is undesirable for as many false alarms.
+It is meant for what a layer says more clearly than any one of its heads, such as the manner of a text: there a gate that
+opens on it opens on more undesirable text at the same rate of false alarms.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from radiant_lens.distributed import fitting_rank, shared
 _LEAST_FPR = 0.01
 
 
-class LayerScores(NamedTuple):
+class JointScores(NamedTuple):
     """Scores of layers: `biases[layer] + sum over heads of weights[layer, head] . a[head]`; at or above 0 it flags."""
 
     weights: Float[Tensor, "layer head d_head"]
@@ -34,7 +34,7 @@ class LayerScores(NamedTuple):
         return torch.cat([scores[:, :, 0] >= 0 for scores in _as_one_head(part).scores(weights, biases)])
 
 
-def fit_joint(train: Part, stop: Part, layers: Sequence[int], l2: float, max_iterations: int) -> LayerScores:
+def fit_joint(train: Part, stop: Part, layers: Sequence[int], l2: float, max_iterations: int) -> JointScores:
     """Fit the joint scores of some layers, and set each threshold on the stop half.
 
     A displacement at a share FPR of desirable tokens costs a KL in proportion to FPR and to its length squared, and
@@ -65,7 +65,7 @@ def fit_joint(train: Part, stop: Part, layers: Sequence[int], l2: float, max_ite
     weights, biases = torch.zeros(shape), torch.full((shape[0],), -1.0)
     for layer, (weight, bias) in zip(layers, shared(list(layers), fit, fitting_rank())):
         weights[layer], biases[layer] = weight.view(shape[1:]), bias
-    return LayerScores(weights, biases)
+    return JointScores(weights, biases)
 
 
 def _as_one_head(part: Part) -> Part:
@@ -74,12 +74,13 @@ def _as_one_head(part: Part) -> Part:
 
 
 def _threshold(scores: Float[Tensor, " example"], undesirable: Bool[Tensor, " example"]) -> Float[Tensor, ""]:
-    """A number halfway between two scores, from which on `TPR / sqrt(FPR)` is largest."""
-    alarms, hits = (scores[of_class].sort().values for of_class in (~undesirable, undesirable))
-    fpr, tpr = (1 - torch.searchsorted(values, alarms).double() / len(values) for values in (alarms, hits))
+    """A number halfway between two scores, from which on `TPR / sqrt(FPR)` is largest among FPRs of `_LEAST_FPR` up."""
+    points = scores.sort().values
+    classes = (scores[of_class].sort().values for of_class in (~undesirable, undesirable))
+    fpr, tpr = (1 - torch.searchsorted(values, points).double() / len(values) for values in classes)
     worth = torch.where(fpr >= _LEAST_FPR, tpr / fpr.sqrt(), -torch.inf)
     # Of equals the largest score, which raises fewer alarms.
-    chosen = alarms[(worth == worth.max()).nonzero().max()]
-    below = scores[scores < chosen]
+    chosen = points[(worth == worth.max()).nonzero().max()]
+    below = points[points < chosen]
     # Rounding must not decide on which side the example lies whose score it is.
-    return (chosen + below.max()) / 2 if len(below) else chosen - 1
+    return (chosen + below[-1]) / 2 if len(below) else chosen - 1

@@ -103,13 +103,13 @@ class BatchedEditor:
         n_own: number of the next columns, which give each edited head's own score or 0 if no gate asks for it; a head
             whose gate does not has zeros, and a score of 0 is a flag.
         columns, offsets: give the scores, then the strengths.
-        ballots: 1 where a voting column belongs to a steering; None where no gate of the layer votes or is a joint one.
+        ballots: 1 where a voting column belongs to a steering; None where every gate of the layer is "head" or "none".
         joint: voting column that gives the joint score of each ballot, -1 for ballots that count votes; None where no
             gate of the layer is a joint one.
         heads: number of each edited head in its layer.
         owner: number of each edited head's steering.
         ballot: column of each edited head's votes in `ballots`.
-        needs_votes: gates "vote" and "layer".
+        needs_votes: gates "vote" and "layer"; a joint score is no count, and not traced.
         thresholds: least number of votes of each edited head's layer, or least joint score; minus infinity where the
             gate asks for neither.
         writes: write vector of each edited head at its place in `z`; 0 for maps that are not of rank one. Without maps

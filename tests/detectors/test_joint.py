@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -10,10 +11,11 @@ from sklearn.linear_model import LogisticRegression
 
 import radiant_lens as rl
 from radiant_lens.analysis.restored import restored_detector
+from radiant_lens.capture.run import _steering_digest
 from radiant_lens.detectors import load_detector, save_detector
 from radiant_lens.detectors.joint import _threshold
 from radiant_lens.errors import InvalidArgumentError
-from radiant_lens.policies.head_sample import detector_scores
+from radiant_lens.policies.fisher import _gate_hash
 from radiant_lens.studies import Arm
 
 
@@ -67,7 +69,7 @@ def test_the_threshold_is_where_hits_over_the_root_of_false_alarms_are_most():
         return float((scores[undesirable] >= value).double().mean()) / fpr**0.5 if fpr >= 0.01 else 0.0
 
     chosen = float(_threshold(scores, undesirable))
-    assert at(chosen) == max(map(at, alarms.tolist()))
+    assert at(chosen) == max(map(at, scores.tolist()))
 
 
 def test_layers_that_were_not_collected_never_flag():
@@ -100,7 +102,7 @@ def test_a_refit_without_joint_scores_has_none(fitted):
     assert detector.joint_biases_ is None and detector.joint_fnr_ is None
 
 
-def test_the_gate_is_refused_before_any_work_where_there_are_no_joint_scores(monkeypatch, fitted, model, facts):
+def test_the_gate_is_refused_before_any_work_where_there_are_no_joint_scores(monkeypatch, model, facts):
     monkeypatch.setattr("radiant_lens.studies.fitting.prepare", lambda *a, **o: pytest.fail("the data were collected"))
     with pytest.raises(InvalidArgumentError, match="`gate` 'joint' needs joint scores"):
         rl.fit(model, facts, rl.MeanShiftPolicy(gate="joint"), detector=rl.RiskAwareDetector())
@@ -113,10 +115,14 @@ def test_the_gate_is_refused_before_any_work_where_there_are_no_joint_scores(mon
         replace(steering, gate="joint")
 
 
-def test_hashes_know_joint_scores_where_the_gate_asks_for_them(fitted):
-    scores = detector_scores(fitted)
-    assert len(scores.asked_by("head")) == len(scores.asked_by("layer")) == 3
-    assert len(scores.asked_by("joint")) == 5 and scores.asked_by("joint")[3] is fitted.joint_weights_
+def test_hashes_depend_on_joint_scores_where_the_gate_asks_for_them(fitted):
+    other = copy.copy(fitted)
+    other.joint_weights_ = fitted.joint_weights_ + 1
+    for gate, differs in (("joint", True), ("head", False), ("layer", False)):
+        assert (_gate_hash(gate, fitted) != _gate_hash(gate, other)) == differs
+        one, two = (rl.MeanShiftPolicy(heads="all", gate=gate).fit(spread_cache(300), d) for d in (fitted, other))
+        # The same maps: the gate decides alone.
+        assert (_steering_digest(one) != _steering_digest(replace(one, scores=two.scores))) == differs
 
 
 def test_the_gate_opens_on_the_joint_score_and_comes_back_from_disk(fitted, tmp_path):
@@ -130,6 +136,11 @@ def test_the_gate_opens_on_the_joint_score_and_comes_back_from_disk(fitted, tmp_
         assert torch.equal(detector.joint_flags(new), flags)
     assert torch.equal(rl.Steering.load(tmp_path / "s").displace(new.z[:, 1], 1).gated, flags[:, [1, 1]])
     assert torch.equal(load_detector(tmp_path / "d").joint_fpr_, fitted.joint_fpr_)
+
+
+def test_the_threshold_lies_above_alarms_that_no_hit_needs():
+    scores = torch.tensor([10.0, *[0.0] * 9, *[5.0] * 10])
+    assert 0 < float(_threshold(scores, torch.arange(20) >= 10)) < 5
 
 
 def test_equal_scores_are_one_step_of_the_threshold():

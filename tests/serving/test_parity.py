@@ -15,10 +15,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def make_steerings(axes):
-    """Of every policy's kind: least KL (constant, affine), RADIANT (head, vote, trust region), ITI, ablations."""
+    """Of every kind: least KL (constant, affine, joint gate), RADIANT (head, vote, trust region), ITI, ablations."""
     kinds = {
         "least_kl_constant": {"kind": "constant", "gate": "layer", "size": 0.7},
         "least_kl_affine": {"kind": "dense", "gate": "layer", "size": 0.7},
+        "least_kl_joint": {"kind": "dense", "gate": "joint", "size": 0.7},
         "radiant_head": {"kind": "rank_one", "gate": "head"},
         "radiant_vote": {"kind": "rank_one", "gate": "vote", "size": 2.0},
         "radiant_trust": {"kind": "rank_one", "gate": "head", "trust": True, "size": 2.0},
@@ -37,11 +38,11 @@ def test_every_policy_in_one_mixed_batch(vllm, model_type, tmp_path):
     """200 prompts, half of them steered and half with a prefix that they share; from a cache, and in chunks."""
     model = make_model(model_type, tmp_path / "model")
     steerings = make_steerings(shape(model))
-    names, prefix = list(steerings), prompts(2, longest=40, seed=1)[1]
+    names, n, prefix = list(steerings), len(steerings), prompts(2, longest=40, seed=1)[1]
     rows = [[*prefix, *row] if i % 6 > 2 else row for i, row in enumerate(prompts(N))]
     # Strengths differ where the maps allow it.
     choices = [
-        None if i % 2 else (names[i // 2 % 8], 1.0 if names[i // 2 % 8] == "resample" else 0.5 + i / N)
+        None if i % 2 else (names[i // 2 % n], 1.0 if names[i // 2 % n] == "resample" else 0.5 + i / N)
         for i in range(N)
     ]
     edited: dict[str, torch.Tensor] = {}

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_models import random_steering
 
+from radiant_lens.serving.batched_editor import make_batched_editor
 from radiant_lens.steering.editor import LayerEdit, LayerEditor, RankOneEditor, mask_edit
 from radiant_lens.steering.gates import GATES, TrustRegion
 
@@ -89,15 +90,19 @@ def test_gradients_through_thin_products_are_those_of_the_maps(gate):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["rank_one", "dense"])
 @pytest.mark.parametrize("gate", GATES)
-def test_in_half_precision_the_sum_is_rounded_once(gate, dtype):
-    steering = random_steering(2, 5, 3, gate=gate)
+def test_in_half_precision_the_sum_is_rounded_once(gate, kind, dtype):
+    steering = random_steering(2, 5, 3, gate=gate, kind=kind)
     z = torch.randn(500, 5, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
     edit = steering.displace(z, 1)
     exact = z.float().index_add(-2, edit.heads, edit.displacement.float())
     torch.testing.assert_close(steering.edit(z, 1), exact.to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
     # Nearly all are the nearest number; a sum that lies between two may fall to either by its own rounding.
     assert float((steering.edit(z, 1) == exact.to(dtype)).double().mean()) > 0.99
+    served = make_batched_editor([steering], 1, like=z)
+    rows = served.apply(z.flatten(1), torch.zeros(len(z), dtype=torch.long), torch.ones(len(z))).z
+    assert float((rows.view_as(z) == exact.to(dtype)).double().mean()) > 0.99
     twice = z + edit.displacement.to(dtype).new_zeros(z.shape).index_add(-2, edit.heads, edit.displacement.to(dtype))
     assert float((twice == exact.to(dtype)).double().mean()) < 0.99
 

@@ -41,7 +41,8 @@ class Benchmark:
 
     The groups are split into two halves. Each in turn is the test part of a fold. The other is split into training and
     validation parts, on which all is fitted and chosen: a steering for each gate, its strength at each budget of KL,
-    and the gate with the most MC2 at that budget. Trained shifts act without a gate, the paper's recipe under its own.
+    and the gate with the most MC2 at that budget. Some arms have gates of their own: none (trained shifts, controls),
+    the layer's vote (CAA, the paper's recipe) or the head's (MAGS).
     The test part is scored once for each arm and budget, with the questions' own answers and with those of other
     questions (what rises there is style, not truth), and greedy answers to some of its questions are judged.
 
