@@ -1,7 +1,7 @@
 """Scores of whole layers: one affine score of all heads of a layer together, fitted on all of them at once.
 
-It is meant for what a layer says more clearly than any one of its heads, such as the manner of a text: there a gate that
-opens on it opens on more undesirable text at the same rate of false alarms.
+It is meant for what a layer says more clearly than any one of its heads, such as the manner of a text: a gate that
+opens on it then opens on more undesirable text at the same rate of false alarms.
 """
 
 from __future__ import annotations
