@@ -100,7 +100,7 @@ class BatchedEditor:
         layer: index of the layer.
         d_head: length of an activation.
         n_voting: number of the first columns, which give scores of voting heads, and joint scores.
-        n_own: number of the next columns, which give each edited head's own score or 0 if no gate asks for it; a head
+        n_own: number of the next columns, which give each edited head's own score, or 0 if no gate asks for it; a head
             whose gate does not has zeros, and a score of 0 is a flag.
         columns, offsets: give the scores, then the strengths.
         ballots: 1 where a voting column belongs to a steering; None where every gate of the layer is "head" or "none".
