@@ -131,7 +131,7 @@ class SavedSteering(Saved):
         return rl.Steering.load(self.path)
 
     def tensors(self, steering):
-        return [*vars(steering.scores).values(), *steering.head_maps.tensors().values()]
+        return [*steering.scores.tensors().values(), *steering.head_maps.tensors().values()]
 
 
 TestSavedCache = pytest.mark.filterwarnings("default")(SavedCache.TestCase)
