@@ -4,6 +4,8 @@ A member adds `basis(a) parameters` to the activation `a` of a head wherever its
 
 - "constant": the same vector everywhere, `d_head` parameters;
 - "affine": a vector, and a factor for each coordinate of the standardised activation, `2 d_head` parameters;
+- "evidence": a vector, and another one times the evidence that the layer as a whole has for undesirable content (see
+  `radiant_lens.steering.maps.EvidenceMaps`), `2 d_head` parameters;
 - "strength": the displacement of another steering, times one parameter for each head.
 
 What the model says depends on the parameters through the sum over positions of `gradient . basis(a)`, so gradients and
@@ -13,6 +15,7 @@ Fisher information of all families come from one backward pass.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,9 +23,16 @@ from torch import Tensor
 
 from radiant_lens.analysis.steering import Steering
 from radiant_lens.sites import HeadSite
-from radiant_lens.steering.maps import DenseMaps, HeadMaps, RankOneMaps
+from radiant_lens.steering.maps import DenseMaps, EvidenceMaps, HeadMaps, RankOneMaps, evidence
 
-FAMILIES = ("constant", "affine", "strength")
+FAMILIES = ("constant", "affine", "evidence", "strength")
+
+
+class Ramp(NamedTuple):
+    """How each head's evidence follows from the joint score of its layer; `EvidenceMaps` documents the entries."""
+
+    start: Float[Tensor, " site"]
+    steepness: Float[Tensor, " site"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +43,19 @@ class Family:
         kind: one of `FAMILIES`.
         template: the edited heads with their gate; for "strength", also the displacements.
         mean, spread: of each coordinate of the activations, for "affine".
+        ramp: of each head's evidence, for "evidence".
     """
 
     kind: str
     template: Steering
     mean: Float[Tensor, "site d_head"] | None = None
     spread: Float[Tensor, "site d_head"] | None = None
+    ramp: Ramp | None = None
+
+    @property
+    def needs_joint(self) -> bool:
+        """Whether displacements, or the gate, depend on the joint scores of layers."""
+        return self.ramp is not None or self.template.needs_joint
 
     @property
     def sites(self) -> tuple[HeadSite, ...]:
@@ -49,7 +66,7 @@ class Family:
     def n_parameters(self) -> int:
         """Parameters of each head."""
         d_head = self.template.scores.weights.shape[-1]
-        return {"constant": d_head, "affine": 2 * d_head, "strength": 1}[self.kind]
+        return {"constant": d_head, "affine": 2 * d_head, "evidence": 2 * d_head, "strength": 1}[self.kind]
 
     def project(
         self,
@@ -80,7 +97,8 @@ class Family:
         shift = of_heads.sum(1)
         if self.kind == "constant":
             return shift
-        return torch.cat([shift, (of_heads * self._standardised(z, at, heads)).sum(1)], dim=-1)
+        factor = self._evidence(z, at, layer) if self.kind == "evidence" else self._standardised(z, at, heads)
+        return torch.cat([shift, (of_heads * factor).sum(1)], dim=-1)
 
     def maps(self, parameters: Float[Tensor, "site parameter"]) -> HeadMaps:
         """The maps of these parameters."""
@@ -88,8 +106,10 @@ class Family:
             return RankOneMaps.translation(parameters)
         if self.kind == "strength":
             return self.template.head_maps.scaled(parameters[:, 0])
-        assert self.mean is not None and self.spread is not None
         shift, factor = parameters.chunk(2, dim=-1)
+        if self.ramp is not None:
+            return EvidenceMaps(shift.contiguous(), factor.contiguous(), *(value.to(factor) for value in self.ramp))
+        assert self.mean is not None and self.spread is not None
         factor = factor / self.spread.to(factor)
         return DenseMaps(torch.diag_embed(factor), shift - factor * self.mean.to(factor))
 
@@ -97,3 +117,9 @@ class Family:
         assert self.mean is not None and self.spread is not None
         mean, spread = (value[at].to(z.device, torch.float32) for value in (self.mean, self.spread))
         return torch.nan_to_num((z[:, :, heads].float() - mean) / spread)
+
+    def _evidence(self, z: Tensor, at: list[int], layer: int) -> Float[Tensor, "batch pos site 1"]:
+        assert self.ramp is not None and self.template.scores.joint is not None
+        joint = self.template.scores.joint.score(z.float(), layer)
+        start, steepness = (value[at].to(joint) for value in self.ramp)
+        return torch.nan_to_num(evidence(joint, start, steepness))[..., None]

@@ -228,6 +228,6 @@ def _steering_digest(steering: Steering) -> str:
     scores = steering.scores
     trust = {} if steering.trust is None else steering.trust.tensors()
     tensors = [t for group in (steering.head_maps.tensors(), trust) for t in group.values()]
-    tensors += scores.asked_by(steering.gate)
+    tensors += scores.used(joint=steering.needs_joint)
     header = f"{steering.sites} {steering.gate}".encode()
     return sha256([header, *(t.detach().cpu().double().numpy().tobytes() for t in tensors)])[:16]

@@ -84,6 +84,7 @@ def fit(
     from radiant_lens import _checks, studies
     from radiant_lens._files import check_target
     from radiant_lens.cli.policies import policy_from_flags
+    from radiant_lens.policies.policy import needs_joint
 
     # Everything that can be refused is refused before the model is loaded.
     check_target(out, "steering")
@@ -100,7 +101,7 @@ def fit(
         bridge,
         dataset,
         unfitted,
-        detector=rl.RiskAwareDetector(fnr_weight=fnr_weight, seed=seed, joint=unfitted.gate == "joint"),
+        detector=rl.RiskAwareDetector(fnr_weight=fnr_weight, seed=seed, joint=needs_joint(unfitted)),
         # Heads that were named stay; by default the significant ones are reduced to those that act.
         select="auto" if heads is None else None,
         positions=positions,

@@ -24,11 +24,12 @@ _TENSORS = {
         ("vote_thresholds_", "vote_certified_", "vote_fpr_", "vote_fnr_", "vote_risk_", "layer_risk_"), "layer"
     ),
 }
-# Those of a detector without joint scores are None, and not in the file.
+# Those of a detector without joint scores are None, and not in the file. Files of the first joint scores have no ramps.
 _JOINT_TENSORS = {
     "joint_weights_": "layer head d_head",
     **dict.fromkeys(("joint_biases_", "joint_fpr_", "joint_fnr_"), "layer"),
 }
+_RAMPS = {"joint_ramps_": "layer end"}
 _NUMBERS = {"least_p_value_": float, "n_groups_": int, "groups_needed_": int, "best_layer_": int}
 _TUPLES = {"training_groups_": str, "validation_groups_": str, "collected_layers_": int}
 
@@ -43,6 +44,7 @@ def save_detector(detector: RiskAwareDetector, path: str | Path) -> Path:
     """
     require_fitted(detector)
     names = _TENSORS | (_JOINT_TENSORS if detector.joint_weights_ is not None else {})
+    names |= _RAMPS if detector.joint_ramps_ is not None else {}
     tensors = {name: getattr(detector, name) for name in names}
     fitted = {name: getattr(detector, name) for name in (*_NUMBERS, *_TUPLES)}
     return save_folder(path, KIND, tensors, {"parameters": detector.get_params(), "fitted": fitted})
@@ -64,15 +66,16 @@ def load_detector(path: str | Path) -> RiskAwareDetector:
 def _restored(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> RiskAwareDetector:
     detector, fitted = RiskAwareDetector(**meta["parameters"]), meta["fitted"]
     _checks.shape("weights_", tensors["weights_"], (None, None, None), _TENSORS["weights_"])
-    lengths: dict[str, int] = dict(zip(("layer", "head", "d_head"), tensors["weights_"].shape))
-    for name in _JOINT_TENSORS:
+    lengths: dict[str, int] = dict(zip(("layer", "head", "d_head"), tensors["weights_"].shape), end=2)
+    for name in _JOINT_TENSORS | _RAMPS:
         setattr(detector, name, None)
     joint = _JOINT_TENSORS if "joint_weights_" in tensors else {}
-    for name, axes in (_TENSORS | joint).items():
+    ramps = _RAMPS if "joint_ramps_" in tensors else {}
+    for name, axes in (_TENSORS | joint | ramps).items():
         _checks.shape(name, tensors[name], tuple(lengths[axis] for axis in axes.split()), axes)
         setattr(detector, name, tensors[name])
     # Risks of layers that were not collected are infinite; scores never are.
-    for name in ("weights_", "biases_", "joint_weights_", "joint_biases_"):
+    for name in ("weights_", "biases_", "joint_weights_", "joint_biases_", "joint_ramps_"):
         if name in tensors:
             _checks.finite(name, tensors[name])
     for name, kind in _NUMBERS.items():

@@ -50,8 +50,8 @@ class RiskAwareDetector(BaseEstimator):
         vote_layer: for the certified rule, the one layer to certify, chosen before seeing the data.
         l2: penalty on the weights of standardised activations, at least 0.
         max_iterations: of the quasi-Newton method, at least 1.
-        joint: fit a score of each whole layer, too, on which the gate "joint" opens: by cross-entropy, with a threshold
-            that is chosen on the stop half (`radiant_lens.detectors.joint`).
+        joint: fit a score of each whole layer, too, for the gate "joint" and for edits by evidence: by cross-entropy,
+            with thresholds and ramps that are chosen on the stop half (`radiant_lens.detectors.joint`).
 
     Attributes:
         weights_, biases_: the scores, `layer head d_head` and `layer head`, in units of the activations.
@@ -66,6 +66,7 @@ class RiskAwareDetector(BaseEstimator):
         vote_thresholds_, vote_fpr_, vote_fnr_, vote_risk_, vote_certified_: of the layers' votes, `layer`.
         joint_weights_, joint_biases_, joint_fpr_, joint_fnr_: scores of whole layers, `layer head d_head` and `layer`,
             and their validation error rates, `layer`; None without `joint`.
+        joint_ramps_: joint scores at which the evidence of a layer is 0 and 1, `layer end`; None without `joint`.
         layer_risk_: mean validation risk of each layer's heads; `best_layer_` has the least.
         training_groups_, validation_groups_: names of the groups of both parts.
         collected_layers_: layers that training and validation data both hold.
@@ -76,6 +77,7 @@ class RiskAwareDetector(BaseEstimator):
 
     joint_weights_: Float[Tensor, "layer head d_head"] | None = None
     joint_biases_: Float[Tensor, " layer"] | None = None
+    joint_ramps_: Float[Tensor, "layer end"] | None = None
     joint_fpr_: Float[Tensor, " layer"] | None = None
     joint_fnr_: Float[Tensor, " layer"] | None = None
 
@@ -135,10 +137,10 @@ class RiskAwareDetector(BaseEstimator):
         chooser, chooser_flags = (test, flags) if certifies else (stop, stop.flags(weights, biases))
         # The choice may raise; attributes are set only after it, so that a failed refit does not mix two fits.
         votes = self._choose_votes(chooser, chooser_flags, layers)
-        joint = fit_joint(train, stop, layers, self.l2, self.max_iterations) if self.joint else (None, None)
+        joint = fit_joint(train, stop, layers, self.l2, self.max_iterations) if self.joint else (None,) * 3
         self.weights_: Float[Tensor, "layer head d_head"] = weights
         self.biases_: Float[Tensor, "layer head"] = biases
-        self.joint_weights_, self.joint_biases_ = joint
+        self.joint_weights_, self.joint_biases_, self.joint_ramps_ = joint
         self.collected_layers_ = layers
         self.training_groups_ = train.group_names
         self.validation_groups_ = held_out.group_names
@@ -348,11 +350,7 @@ class RiskAwareDetector(BaseEstimator):
         return [(hook_name(layer), function) for layer in range(len(self.weights_))]
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return one row for each head: `layer`, `head`, validation `fpr`, `fnr` and `risk`, `p_value`, `significant`.
-
-        Raises:
-            NotFittedError: before `fit`.
-        """
+        """Return a row for each head: `layer`, `head`, validation `fpr`, `fnr`, `risk`, `p_value` and `significant`."""
         require_fitted(self)
         rates = {"fpr": self.head_fpr_, "fnr": self.head_fnr_, "risk": self.head_risk_}
         return heads_table({**rates, "p_value": self.head_p_value_, "significant": self.head_significant_})

@@ -1,7 +1,8 @@
 """Scores of whole layers: one affine score of all heads of a layer together, fitted on all of them at once.
 
 It is meant for what a layer says more clearly than any one of its heads, such as the manner of a text: a gate that
-opens on it then opens on more undesirable text at the same rate of false alarms.
+opens on it then opens on more undesirable text at the same rate of false alarms. A score says more than its flag:
+`ramps` make evidence between 0 and 1 of it, by which an edit can be as strong as the text is surely undesirable.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from radiant_lens.distributed import fitting_rank, shared
 
 # Least share of false alarms at which a threshold is chosen: of less, a few texts would decide.
 _LEAST_FPR = 0.01
+# Shares of desirable examples above the start of a ramp to choose from, and the share of the undesirable examples above
+# the start whose evidence is full.
+_STARTS = (0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02)
+_FULL = 0.1
 
 
 class JointScores(NamedTuple):
@@ -34,12 +39,21 @@ class JointScores(NamedTuple):
         return torch.cat([scores[:, :, 0] >= 0 for scores in _as_one_head(part).scores(weights, biases)])
 
 
-def fit_joint(train: Part, stop: Part, layers: Sequence[int], l2: float, max_iterations: int) -> JointScores:
-    """Fit the joint scores of some layers, and set each threshold on the stop half.
+class JointFit(NamedTuple):
+    """Weights and biases of `JointScores`, and ramps of evidence: the scores at which it is 0, and at which it is 1."""
+
+    weights: Float[Tensor, "layer head d_head"]
+    biases: Float[Tensor, " layer"]
+    ramps: Float[Tensor, "layer end"]
+
+
+def fit_joint(train: Part, stop: Part, layers: Sequence[int], l2: float, max_iterations: int) -> JointFit:
+    """Fit the joint scores of some layers, and set each threshold and ramp on the stop half.
 
     A displacement at a share FPR of desirable tokens costs a KL in proportion to FPR and to its length squared, and
     acts on a share TPR of undesirable ones. So what it gains at a given KL is in proportion to `TPR / sqrt(FPR)`, and
-    the threshold is the one where this is largest.
+    the threshold is the one where this is largest. A displacement times the evidence `e` gains at a given KL in
+    proportion to `mean(e on undesirable) / sqrt(mean(e^2 on desirable))`, and the ramp is the one where this is.
 
     Args:
         train: the examples to fit on.
@@ -51,21 +65,24 @@ def fit_joint(train: Part, stop: Part, layers: Sequence[int], l2: float, max_ite
     shape = train.cache.z.shape[1:]
     fitted, chooser = _as_one_head(train), _as_one_head(stop)
 
-    def fit(numbers: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        pairs = []
+    def fit(numbers: Sequence[int]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        fits = []
         for layer in numbers:
             scores = fit_heads(
                 fitted.sample(slice(layer, layer + 1)), loss="cross_entropy", l2=l2, max_iterations=max_iterations
             )
             held_out = chooser.sample(slice(layer, layer + 1))
             values = (held_out.x @ scores.weights[..., None])[0, :, 0] + scores.biases
-            pairs.append((scores.weights[0], scores.biases[0] - _threshold(values, held_out.labels == 1)))
-        return pairs
+            undesirable = held_out.labels == 1
+            threshold = _threshold(values, undesirable)
+            fits.append((scores.weights[0], scores.biases[0] - threshold, _ramp(values - threshold, undesirable)))
+        return fits
 
     weights, biases = torch.zeros(shape), torch.full((shape[0],), -1.0)
-    for layer, (weight, bias) in zip(layers, shared(list(layers), fit, fitting_rank())):
-        weights[layer], biases[layer] = weight.view(shape[1:]), bias
-    return JointScores(weights, biases)
+    ramps = torch.tensor([0.0, 1.0]).repeat(shape[0], 1)
+    for layer, (weight, bias, ramp) in zip(layers, shared(list(layers), fit, fitting_rank())):
+        weights[layer], biases[layer], ramps[layer] = weight.view(shape[1:]), bias, ramp
+    return JointFit(weights, biases, ramps)
 
 
 def _as_one_head(part: Part) -> Part:
@@ -84,3 +101,25 @@ def _threshold(scores: Float[Tensor, " example"], undesirable: Bool[Tensor, " ex
     below = points[points < chosen]
     # Rounding must not decide on which side the example lies whose score it is.
     return (chosen + below[-1]) / 2 if len(below) else chosen - 1
+
+
+def _ramp(scores: Float[Tensor, " example"], undesirable: Bool[Tensor, " example"]) -> Float[Tensor, " end"]:
+    """Start and end of the ramp whose evidence is worth most, see `fit_joint`; 0 and 1 where none is worth anything."""
+    good, bad = (scores[of_class].double().sort().values for of_class in (~undesirable, undesirable))
+    best, chosen = 0.0, scores.new_tensor([0.0, 1.0])
+    for share in _STARTS:
+        start = _quantile(good, 1 - share)
+        above = bad[bad > start]
+        if not len(above):
+            break
+        end = _quantile(above, 1 - _FULL)
+        of_good, of_bad = (((values - start) / (end - start)).clamp(0, 1) for values in (good, bad))
+        worth = float(of_bad.mean() / of_good.square().mean().sqrt())
+        if worth > best:
+            best, chosen = worth, torch.stack([start, end]).to(scores)
+    return chosen
+
+
+def _quantile(ascending: Float[Tensor, " example"], share: float) -> Float[Tensor, ""]:
+    # `torch.quantile` has a limit of 16 million examples.
+    return ascending[round(share * (len(ascending) - 1))]

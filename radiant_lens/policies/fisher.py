@@ -175,5 +175,5 @@ def fit_with_model(
 def _gate_hash(gate: str, detector: RiskAwareDetector | None) -> str:
     if gate == "none" or detector is None:
         return ""
-    tensors = detector_scores(detector).asked_by(gate)
+    tensors = detector_scores(detector).used(joint=gate == "joint")
     return sha256(tensor.detach().cpu().contiguous().numpy().data for tensor in tensors)[:16]

@@ -21,7 +21,6 @@ from radiant_lens.analysis.families import FAMILIES, Family
 from radiant_lens.analysis.sensitivity import GainGradient, fisher_scores, gain_gradient, require_gain
 from radiant_lens.analysis.steering import Steering
 from radiant_lens.analysis.strength import KLCurve, MeasuredStrength, desirable_statements, measure_kl
-from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.datasets.records import Prompt, Statement
 from radiant_lens.detectors.detector import RiskAwareDetector
@@ -29,7 +28,7 @@ from radiant_lens.errors import ConvergenceError, InvalidArgumentError
 from radiant_lens.evaluation.likelihood import KeptLogits
 from radiant_lens.models.identity import require_bridge, require_fitting
 from radiant_lens.models.lengths import fit_context
-from radiant_lens.policies.head_sample import HeadRows
+from radiant_lens.policies.displacements import affine_family, evidence_family
 from radiant_lens.policies.heads import HeadChoice
 from radiant_lens.policies.measurements import KIND, Measurements, fit_settings, map_tensors
 from radiant_lens.policies.template import steering_template
@@ -39,13 +38,6 @@ from radiant_lens.steering.maps import Certificate
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-# Groups on whose activations the mean and spread of coordinates are measured, for affine displacements.
-_N_MOMENT_GROUPS = 100
-# Least spread of a coordinate, as a share of the head's activations (root of their mean square). A head that reads the
-# first token alone hardly varies on the text of the fit, but does on other text: in units of its own spread that text
-# would lie thousands of units away, and an affine displacement would follow it there.
-_LEAST_SPREAD = 0.05
 
 
 class _Texts(NamedTuple):
@@ -108,9 +100,10 @@ class LeastKLPolicy:
         heads: "all", "layer:I", heads by name or pairs `(layer, head)`; with a detector, any rule of
             `radiant_lens.policies.heads`.
         gate: "none" edits at every position from the last prompt token on; the others as for `RadiantPolicy`.
-        family: displacements to choose among: "constant", "affine" in the activation, or "strength" for each head of
-            the maps of another steering, which is given to `fit` and brings its heads and gate
-            (see `radiant_lens.analysis.families`).
+        family: displacements to choose among: "constant", "affine" in the activation, "evidence" for those that grow
+            with how surely the layer looks undesirable, which needs `RiskAwareDetector(joint=True)`, or "strength" for
+            each head of the maps of another steering, which is given to `fit` and brings its heads and gate (see
+            `radiant_lens.analysis.families`).
         steps: solutions one after the other, each with gradient and Fisher information under the edits so far, at
             least 1.
         ridge: share of the mean of a head's Fisher information that is added to its diagonal, positive; None: chosen
@@ -169,7 +162,7 @@ class LeastKLPolicy:
             train: prompts with correct and incorrect answers, and desirable statements.
             validation: desirable statements of other groups, on which the KL is measured; None: a fifth of the groups
                 of `train` is set apart.
-            detector: fitted; needed for a gate.
+            detector: fitted; needed for a gate, and for the family "evidence".
             base: the steering whose maps get strengths, for the family "strength".
             guarantee: None: the mean KL on validation text meets the budget. Else an upper bound of it over groups,
                 with this confidence in (0.5, 1).
@@ -179,7 +172,7 @@ class LeastKLPolicy:
             progress: show progress bars.
 
         Raises:
-            InvalidArgumentError: a parameter out of its range, or a gate without a detector.
+            InvalidArgumentError: a parameter out of its range, or a gate or evidence without a detector.
             OutputError: `out` cannot be written.
             DataError: data without prompts of both kinds of answers, or without desirable statements; or all texts
                 (with the rule "error", one) longer than the context.
@@ -228,19 +221,9 @@ class LeastKLPolicy:
             require_fitting(base, model)
             return Family("strength", base)
         template = steering_template(model, self.heads, self.gate, detector, "least KL")
-        if self.family == "constant":
-            return Family("constant", template)
-        cache = collect(model, train.sample(_N_MOMENT_GROUPS, seed=self.seed), max_tokens=max_tokens)
-        layers, heads = (torch.tensor(numbers) for numbers in zip(*template.sites))
-        moments = [_moments(z) for z in HeadRows(cache.z, layers, heads).each_head()]
-        mean, spread = (torch.stack(parts) for parts in zip(*moments))
-        return Family("affine", template, mean, spread)
-
-
-def _moments(z: Float[Tensor, "example d_head"]) -> tuple[Float[Tensor, " d_head"], Float[Tensor, " d_head"]]:
-    """Mean and spread of each coordinate of a head, the latter at least `_LEAST_SPREAD` of the head's size."""
-    size = z.square().mean().sqrt()
-    return z.mean(0), torch.maximum(z.std(0), _LEAST_SPREAD * size).clamp_min(1e-6)
+        if self.family == "affine":
+            return affine_family(model, train, template, seed=self.seed, max_tokens=max_tokens)
+        return Family("constant", template) if self.family == "constant" else evidence_family(template, detector)
 
 
 @dataclass(frozen=True)

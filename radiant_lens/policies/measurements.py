@@ -75,8 +75,9 @@ def fit_settings(model: TransformerBridge, family: Family, max_tokens: int | Non
     template, scores = family.template, family.template.scores
     # The limit of a pass decides which texts share a row, and so the order of the draws.
     plain = (signature(model), family.kind, template.sites, template.gate, pass_tokens(model, max_tokens))
-    tensors = (*scores.asked_by(template.gate), family.mean, family.spread)
-    return (*plain, *tensors, *map_tensors(template))
+    tensors = (*scores.used(joint=family.needs_joint), family.mean, family.spread)
+    ramp = () if family.ramp is None else family.ramp
+    return (*plain, *tensors, *ramp, *map_tensors(template))
 
 
 def map_tensors(steering: Steering | None) -> tuple[object, ...]:

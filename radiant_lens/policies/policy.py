@@ -11,6 +11,11 @@ from radiant_lens.policies.heads import HeadChoice
 from radiant_lens.sites import HeadSite
 
 
+def needs_joint(policy: object) -> bool:
+    """Whether the edits of a policy, or its gate, need a detector with joint scores of layers."""
+    return getattr(policy, "gate", None) == "joint" or getattr(policy, "family", None) == "evidence"
+
+
 @runtime_checkable
 class Policy(Protocol):
     """Settings of an edit, as a frozen dataclass: `dataclasses.replace` gives the same policy with other settings."""

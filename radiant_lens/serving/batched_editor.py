@@ -25,7 +25,7 @@ class EditedRows(NamedTuple):
     Attributes:
         z: activations.
         is_open: edited heads.
-        votes: heads that flag, of each ballot, or its joint score; None where no gate of the layer asks for either.
+        votes: heads that flag, of each ballot, or its joint score; None where nothing in the layer asks for either.
     """
 
     z: Float[Tensor, "row d_in"]
@@ -45,6 +45,7 @@ class _OtherMaps:
     """Maps that are not of rank one, or have a trust region, of one steering.
 
     Attributes:
+        ballot: the one that holds their layer's joint score, for maps that need it, else None.
         sites: their places among all edited heads of the layer.
         heads: their heads, numbered within the shard; None where they are all heads of the shard in their order.
         maps: of these heads.
@@ -55,15 +56,17 @@ class _OtherMaps:
     heads: Int[Tensor, " site"] | None
     maps: HeadMaps
     trust: TrustRegion | None
+    ballot: int | None
 
     def displacement(
-        self, z: Float[Tensor, "row head d_head"]
+        self, z: Float[Tensor, "row head d_head"], votes: Float[Tensor, "row ballot"] | None
     ) -> tuple[Float[Tensor, "row site d_head"], Bool[Tensor, "row site"] | None]:
         """Displacements, and where the trust region allows them."""
         edited = z if self.heads is None else z.index_select(1, self.heads)
         trusted = None if self.trust is None else self.trust.contains(edited)
         if not isinstance(self.maps, DenseMaps):
-            return self.maps.displacement(edited), trusted
+            joint = None if votes is None or self.ballot is None else votes[:, self.ballot, None]
+            return self.maps.displacement(edited, joint), trusted
         # One product for each head. `DenseMaps.displacement`, which takes any axes, makes copies for it.
         shift, change = self.maps.shift[:, None], self.maps.change
         return torch.baddbmm(shift, edited.transpose(0, 1), change.mT).transpose(0, 1), trusted
@@ -103,9 +106,10 @@ class BatchedEditor:
         n_own: number of the next columns, which give each edited head's own score, or 0 if no gate asks for it; a head
             whose gate does not has zeros, and a score of 0 is a flag.
         columns, offsets: give the scores, then the strengths.
-        ballots: 1 where a voting column belongs to a steering; None where every gate of the layer is "head" or "none".
-        joint: voting column that gives the joint score of each ballot, -1 for ballots that count votes; None where no
-            gate of the layer is a joint one.
+        ballots: 1 where a voting column belongs to a steering; None where nothing in the layer counts votes or needs a
+            joint score.
+        joint: voting column that gives the joint score of each ballot, -1 for ballots that count votes; None where
+            nothing in the layer needs a joint score.
         heads: number of each edited head in its layer.
         owner: number of each edited head's steering.
         ballot: column of each edited head's votes in `ballots`.
@@ -153,7 +157,7 @@ class BatchedEditor:
         is_open = self.owner == steering[:, None]
         votes = self._close(is_open, products[:, :n_scores]) if n_scores else None
         split = real.unflatten(1, (-1, self.d_head))
-        displacements = [(other, *other.displacement(split)) for other in self.others]
+        displacements = [(other, *other.displacement(split, votes)) for other in self.others]
         for other, _, trusted in displacements:
             if trusted is not None:
                 is_open[:, other.sites] &= trusted
@@ -263,27 +267,28 @@ class _Builder:
         index = [i for i, site in enumerate(steering.sites) if site.layer == self._layer and 0 <= site.head - first < n]
         heads = [steering.sites[i].head - first for i in index]
         by_votes = steering.gate in VOTING_GATES
+        ballot, threshold = 0, -math.inf
+        joint: int | None = None
+        if steering.needs_joint:
+            self._voting.add(*self._joint_score(steering))
+            joint = self._end_ballot(1, joint=True)
         if by_votes:
             # All heads of the layer vote.
             self._voting.add(*self._scores(steering, list(range(n))))
-            self._end_ballot(n, joint=False)
-            threshold = float(steering.scores.thresholds[self._layer])
+            ballot, threshold = self._end_ballot(n, joint=False), float(steering.scores.thresholds[self._layer])
         elif steering.gate == "joint":
-            self._voting.add(*self._joint_score(steering))
-            self._end_ballot(1, joint=True)
-            threshold = 0.0
-        else:
-            threshold = -math.inf
+            assert joint is not None
+            ballot, threshold = joint, 0.0
         self._add_own(steering, heads)
-        ballot = max(self._n_ballots - 1, 0)
         self._sites += [_Site(head + first, number, ballot, by_votes, threshold) for head in heads]
-        self._add_maps(steering, torch.tensor(index, dtype=torch.long), torch.tensor(heads, dtype=torch.long))
+        self._add_maps(steering, torch.tensor(index, dtype=torch.long), torch.tensor(heads, dtype=torch.long), joint)
 
-    def _end_ballot(self, n: int, *, joint: bool) -> None:
-        """The last `n` voting columns are one steering's ballot."""
+    def _end_ballot(self, n: int, *, joint: bool) -> int:
+        """The last `n` voting columns are one steering's ballot; returns its number."""
         self._ballots += [self._n_ballots] * n
         self._joint.append(self._voting.n - 1 if joint else -1)
         self._n_ballots += 1
+        return self._n_ballots - 1
 
     def _joint_score(self, steering: Steering) -> tuple[Tensor, Tensor]:
         """This process's part of the joint score; the first process adds the bias."""
@@ -304,7 +309,7 @@ class _Builder:
         self._needs_own |= needs_own
         self._own.add(weights if needs_own else 0 * weights, biases if needs_own else 0 * biases)
 
-    def _add_maps(self, steering: Steering, index: Tensor, heads: Tensor) -> None:
+    def _add_maps(self, steering: Steering, index: Tensor, heads: Tensor, joint: int | None) -> None:
         maps = steering.head_maps.take(index).to(self._real)
         trust = None if steering.trust is None else steering.trust.take(index).to(self._real)
         d_head = steering.scores.weights.shape[2]
@@ -316,7 +321,8 @@ class _Builder:
             read, shift, write = empty, empty.sum(1), empty
             sites = slice(len(self._sites) - len(index), len(self._sites))
             every = heads.tolist() == list(range(self._shard.n))
-            self._others.append(_OtherMaps(sites, None if every else heads.to(self._real.device), maps, trust))
+            own_heads = None if every else heads.to(self._real.device)
+            self._others.append(_OtherMaps(sites, own_heads, maps, trust, joint if maps.needs_joint else None))
         self._strengths.add(self._unsplit(read, heads), shift)
         self._writes.append(self._unsplit(write, heads))
 

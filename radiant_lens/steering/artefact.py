@@ -33,8 +33,13 @@ class SteeringParts:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse the gate "joint" without joint scores."""
-        require_joint(self.gate, self.scores.joint is not None)
+        """Refuse the gate "joint", and maps that need it, without joint scores."""
+        require_joint(self.gate, self.scores.joint is not None, evidence=self.head_maps.needs_joint)
+
+    @property
+    def needs_joint(self) -> bool:
+        """Whether the edits depend on the joint scores of layers."""
+        return self.gate == "joint" or self.head_maps.needs_joint
 
     @property
     def hook_site(self) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import glu
 
 from radiant_lens.steering.gates import VOTING_GATES, HeadScores, TrustRegion, opens
-from radiant_lens.steering.maps import HeadMaps, RankOneMaps
+from radiant_lens.steering.maps import EvidenceMaps, HeadMaps, RankOneMaps
 
 
 class LayerEdit(NamedTuple):
@@ -59,7 +59,7 @@ class LayerEditor:
         threshold: least number of votes.
         gate: one of `GATES`.
         trust: trust region of the edited heads, or None.
-        joint: for the gate of this name, the layer's joint score, which sees all heads.
+        joint: for the gate of this name, and for maps that need it, the layer's joint score, which sees all heads.
     """
 
     layer: int
@@ -81,7 +81,7 @@ class LayerEditor:
         joint = None if self.joint is None else self.joint.of(z)
         flagged, opened = self._gate((z[..., self.voting, :] * self.weights).sum(-1) + self.biases, joint)
         gated = opened if self.trust is None else opened & self.trust.contains(edited)
-        displacement = self.maps.displacement(edited) * gated[..., None]
+        displacement = self.maps.displacement(edited, joint) * gated[..., None]
         return LayerEdit(self.layer, self.heads, flagged, gated, opened & ~gated, displacement)
 
     def apply(self, z: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -195,6 +195,32 @@ class RankOneEditor(LayerEditor):
         return glu(products[:, : 2 * n] if self.count is None else self.count(products))
 
 
+@dataclass(frozen=True)
+class EvidenceEditor(LayerEditor):
+    """Displacements by the evidence of the layer, without a gate, as two thin matrix products.
+
+        evidence = clamp(z columns + offsets, 0, 1)
+        z' = z + shift + evidence rows
+
+    Attributes:
+        columns, offsets: give the ramp of each edited head.
+        shift: of all edited heads at their places in the unsplit activations.
+        rows: the slope of each edited head at its place.
+    """
+
+    columns: Float[Tensor, "d_in site"]
+    offsets: Float[Tensor, " site"]
+    shift: Float[Tensor, " d_in"]
+    rows: Float[Tensor, "site d_in"]
+
+    def apply(self, z: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """The activations of all heads after the edit, split (`*batch head d_head`) or not (`*batch d_in`)."""
+        # In single precision at least: the sum is rounded, not what is added.
+        flat = z.reshape(-1, self.rows.shape[1]).to(self.rows.dtype)
+        evidence = torch.addmm(self.offsets, flat, self.columns).clamp_(0, 1)
+        return torch.addmm(flat + self.shift, evidence, self.rows).to(z.dtype).view_as(z)
+
+
 def make_editor(
     layer: int,
     heads: Int[Tensor, " site"],
@@ -232,17 +258,33 @@ def make_editor(
         threshold=int(scores.thresholds[layer]),
         gate=gate,
         trust=None if trust is None else trust.to(real),
-        joint=_joint_score(scores, layer, real) if gate == "joint" else None,
+        joint=_joint_score(scores, layer, real) if gate == "joint" or maps.needs_joint else None,
     )
     # A trust region is an ellipsoid, which no thin product decides.
-    return (
-        editor if trust is not None or not isinstance(editor.maps, RankOneMaps) else _as_products(editor, editor.maps)
-    )
+    if trust is not None:
+        return editor
+    if isinstance(editor.maps, RankOneMaps):
+        return _as_products(editor, editor.maps)
+    if isinstance(editor.maps, EvidenceMaps) and gate == "none":
+        return _with_evidence(editor, editor.maps)
+    return editor
 
 
 def _joint_score(scores: HeadScores, layer: int, real: Tensor) -> _JointScore:
     assert scores.joint is not None
     return _JointScore(scores.joint.weights[layer].to(real), scores.joint.biases[layer, None].to(real))
+
+
+def _with_evidence(editor: LayerEditor, maps: EvidenceMaps) -> EvidenceEditor:
+    """The same editor with its matrices; `EvidenceEditor` gives the formulas."""
+    assert editor.joint is not None
+    return EvidenceEditor(
+        **vars(editor),
+        columns=editor.joint.weights.flatten()[:, None] * maps.steepness,
+        offsets=(editor.joint.bias - maps.start) * maps.steepness,
+        shift=_unsplit(maps.shift, editor.heads, editor.n_heads).sum(0),
+        rows=_unsplit(maps.slope, editor.heads, editor.n_heads),
+    )
 
 
 def _as_products(editor: LayerEditor, maps: RankOneMaps) -> RankOneEditor:

@@ -28,6 +28,10 @@ class JointScores:
     weights: Float[Tensor, "layer head d_head"]
     biases: Float[Tensor, " layer"]
 
+    def score(self, z: Float[Tensor, "*batch head d_head"], layer: int) -> Float[Tensor, "*batch 1"]:
+        """The score of a layer, in the precision and on the device of `z`."""
+        return (z * self.weights[layer].to(z)).sum((-2, -1))[..., None] + self.biases[layer].to(z)
+
 
 @dataclass(frozen=True)
 class HeadScores:
@@ -54,16 +58,17 @@ class HeadScores:
         joint = JointScores(*(tensors[name] for name in names)) if any(name in tensors for name in names) else None
         return cls(**{name: value for name, value in tensors.items() if name not in names}, joint=joint)
 
-    def asked_by(self, gate: str) -> tuple[Tensor, ...]:
-        """The tensors that a gate depends on: all, but joint scores only for the gate of this name."""
-        return tuple(t for name, t in self.tensors().items() if gate == "joint" or not name.startswith("joint"))
+    def used(self, *, joint: bool) -> tuple[Tensor, ...]:
+        """The tensors that edits depend on: all, but joint scores only where they need these."""
+        return tuple(t for name, t in self.tensors().items() if joint or not name.startswith("joint"))
 
 
-def require_joint(gate: str | None, available: bool) -> None:
-    """Raise `InvalidArgumentError` for the gate "joint" where joint scores are not available."""
-    if gate == "joint" and not available:
+def require_joint(gate: str | None, available: bool, *, evidence: bool = False) -> None:
+    """Raise `InvalidArgumentError` for the gate "joint", or edits by evidence, without joint scores."""
+    if (gate == "joint" or evidence) and not available:
+        asking = "`gate` 'joint'" if gate == "joint" else "An edit by the evidence of its layer"
         raise InvalidArgumentError(
-            "`gate` 'joint' needs joint scores of the layers, and this detector has none: fit it with "
+            f"{asking} needs joint scores of the layers, and this detector has none: fit it with "
             "`RiskAwareDetector(joint=True)`."
         )
 

@@ -51,10 +51,14 @@ class HeadMaps(PerHead, ABC):
 
     kind: ClassVar[str]
     axes: ClassVar[dict[str, str]]
+    needs_joint: ClassVar[bool] = False
+    """Whether displacements depend on the joint score of the layer."""
 
     @abstractmethod
-    def displacement(self, z: Float[Tensor, "*batch site d_head"]) -> Float[Tensor, "*batch site d_head"]:
-        """`a' - a` for the activations of the edited heads."""
+    def displacement(
+        self, z: Float[Tensor, "*batch site d_head"], joint: Float[Tensor, "*batch 1"] | None = None
+    ) -> Float[Tensor, "*batch site d_head"]:
+        """`a' - a` for the activations of the edited heads; `joint`: score of their layer, for maps that need it."""
 
     @abstractmethod
     def matrices(self) -> tuple[Float[Tensor, "site d_head d_head"], Float[Tensor, "site d_head"]]:
@@ -84,7 +88,9 @@ class RankOneMaps(HeadMaps):
         """`a' = a + by`."""
         return cls(by, torch.zeros_like(by), torch.ones_like(by[:, 0]))
 
-    def displacement(self, z: Float[Tensor, "*batch site d_head"]) -> Float[Tensor, "*batch site d_head"]:
+    def displacement(
+        self, z: Float[Tensor, "*batch site d_head"], joint: Float[Tensor, "*batch 1"] | None = None
+    ) -> Float[Tensor, "*batch site d_head"]:
         """`write (read . a + shift)`."""
         return self.write * ((z * self.read).sum(-1, keepdim=True) + self.shift[:, None])
 
@@ -116,7 +122,9 @@ class DenseMaps(HeadMaps):
         """`a' = value`."""
         return cls(-torch.eye(value.shape[-1]).to(value).repeat(len(value), 1, 1), value)
 
-    def displacement(self, z: Float[Tensor, "*batch site d_head"]) -> Float[Tensor, "*batch site d_head"]:
+    def displacement(
+        self, z: Float[Tensor, "*batch site d_head"], joint: Float[Tensor, "*batch 1"] | None = None
+    ) -> Float[Tensor, "*batch site d_head"]:
         """`change a + shift`."""
         return torch.einsum("sij,...sj->...si", self.change, z) + self.shift
 
@@ -149,7 +157,9 @@ class ResampleMaps(HeadMaps):
     kind: ClassVar[str] = "resample"
     axes: ClassVar[dict[str, str]] = {"bank": "site draw d_head", "planes": "site bit d_head", "centre": "site d_head"}
 
-    def displacement(self, z: Float[Tensor, "*batch site d_head"]) -> Float[Tensor, "*batch site d_head"]:
+    def displacement(
+        self, z: Float[Tensor, "*batch site d_head"], joint: Float[Tensor, "*batch 1"] | None = None
+    ) -> Float[Tensor, "*batch site d_head"]:
         """The drawn activation minus `a`."""
         bits = torch.einsum("skd,...sd->...sk", self.planes, z - self.centre) > 0
         code = (bits.long() << torch.arange(bits.shape[-1], device=z.device)).sum(-1)
@@ -171,7 +181,55 @@ class ResampleMaps(HeadMaps):
         raise InvalidArgumentError("Resample ablation puts whole activations in place of others: it has no strength.")
 
 
-MAP_KINDS: dict[str, type[HeadMaps]] = {m.kind: m for m in (RankOneMaps, DenseMaps, ResampleMaps)}
+def evidence(
+    joint: Float[Tensor, "*batch 1"], start: Float[Tensor, " site"], steepness: Float[Tensor, " site"]
+) -> Float[Tensor, "*batch site"]:
+    """A ramp of the joint score of a layer, from 0 to 1; `EvidenceMaps` documents the others."""
+    return ((joint - start) * steepness).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class EvidenceMaps(HeadMaps):
+    """`a' = a + shift + evidence * slope`, where the evidence is how surely the whole layer looks undesirable.
+
+    The evidence is a ramp of the joint score of the layer: 0 up to the score `start`, then rising by `steepness`, and 1
+    from there on, so that text unlike any of the fit cannot move a head further than the surest text of the fit does.
+    """
+
+    shift: Float[Tensor, "site d_head"]
+    slope: Float[Tensor, "site d_head"]
+    start: Float[Tensor, " site"]
+    steepness: Float[Tensor, " site"]
+    kind: ClassVar[str] = "evidence"
+    axes: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("shift", "slope"), "site d_head"),
+        **dict.fromkeys(("start", "steepness"), "site"),
+    }
+    needs_joint: ClassVar[bool] = True
+
+    def displacement(
+        self, z: Float[Tensor, "*batch site d_head"], joint: Float[Tensor, "*batch 1"] | None = None
+    ) -> Float[Tensor, "*batch site d_head"]:
+        """`shift + evidence * slope`."""
+        assert joint is not None
+        return self.shift + evidence(joint, self.start, self.steepness)[..., None] * self.slope
+
+    def matrices(self) -> tuple[Float[Tensor, "site d_head d_head"], Float[Tensor, "site d_head"]]:
+        """Refuse: the evidence of a layer is no affine function of one head's activation."""
+        raise InvalidArgumentError("Edits by the evidence of a layer are no affine maps: they have no matrix `G`.")
+
+    def transformed(self, matrix: Float[Tensor, "site d_head d_head"]) -> EvidenceMaps:
+        """`shift` and `slope` from the left by `matrix`."""
+        shift, slope = (torch.einsum("sij,sj->si", matrix, v.to(matrix)) for v in (self.shift, self.slope))
+        return replace(self, shift=shift, slope=slope)
+
+    def scaled(self, factors: Float[Tensor, " site"]) -> EvidenceMaps:
+        """`shift` and `slope` times the factors."""
+        factors = factors.to(self.shift)[:, None]
+        return replace(self, shift=factors * self.shift, slope=factors * self.slope)
+
+
+MAP_KINDS: dict[str, type[HeadMaps]] = {m.kind: m for m in (RankOneMaps, DenseMaps, EvidenceMaps, ResampleMaps)}
 
 
 @dataclass(frozen=True)

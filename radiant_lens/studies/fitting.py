@@ -23,7 +23,7 @@ from radiant_lens.notebook import Fragment, card
 from radiant_lens.policies.heads import check_heads
 from radiant_lens.policies.iti import ITIPolicy
 from radiant_lens.policies.least_kl import LeastKLPolicy
-from radiant_lens.policies.policy import Policy
+from radiant_lens.policies.policy import Policy, needs_joint
 from radiant_lens.policies.radiant import RadiantPolicy
 from radiant_lens.steering.gates import require_joint
 from radiant_lens.steering.held_out import HeldOutCertificate
@@ -150,7 +150,7 @@ def fit(
         model: from `load_model`.
         data: statements and, to choose heads by their effect, prompts with correct and incorrect answers.
         policy: unfitted; default `RadiantPolicy()`.
-        detector: unfitted; default `RiskAwareDetector(seed=seed)`, with joint scores for the gate "joint".
+        detector: unfitted; default `RiskAwareDetector(seed=seed)`, with joint scores for a policy that needs them.
         select: for `RadiantPolicy(heads="significant")` and data with prompts: the heads to keep by their effect on
             the validation part, "auto" or a number as for `Steering.select`; None keeps all.
         positions: tokens to detect at (see `collect`).
@@ -179,8 +179,8 @@ def fit(
         check_target(Path(out) / "any")
     _check_classes(Splits(*data.split(fractions, seed=seed)))
     if detector is None:
-        detector = RiskAwareDetector(seed=seed, joint=policy.gate == "joint")
-    require_joint(policy.gate, getattr(detector, "joint", False))
+        detector = RiskAwareDetector(seed=seed, joint=needs_joint(policy))
+    require_joint(policy.gate, getattr(detector, "joint", False), evidence=needs_joint(policy))
     experiment = prepare(
         model, data, detector=detector, positions=positions, fractions=fractions, seed=seed, progress=progress
     )

@@ -13,8 +13,9 @@ import radiant_lens as rl
 from radiant_lens.analysis.restored import restored_detector
 from radiant_lens.capture.run import _steering_digest
 from radiant_lens.detectors import load_detector, save_detector
-from radiant_lens.detectors.joint import _threshold
+from radiant_lens.detectors.joint import _STARTS, _ramp, _threshold
 from radiant_lens.errors import InvalidArgumentError
+from radiant_lens.policies.displacements import by_evidence
 from radiant_lens.policies.fisher import _gate_hash
 from radiant_lens.studies import Arm
 
@@ -166,3 +167,39 @@ def test_ranks_share_the_layers(monkeypatch, fitted):
     assert shares == [[0, 1]]
     assert torch.equal(again.joint_weights_, fitted.joint_weights_)
     assert torch.equal(again.joint_biases_, fitted.joint_biases_)
+
+
+def test_the_ramp_is_worth_more_than_any_threshold():
+    generator = torch.Generator().manual_seed(0)
+    undesirable = torch.rand(4000, generator=generator) < 0.4
+    scores = torch.randn(4000, generator=generator) + 1.2 * undesirable
+    start, end = _ramp(scores, undesirable).tolist()
+    good, bad = scores[~undesirable], scores[undesirable]
+
+    def worth(of_good, of_bad):
+        return float(of_bad.mean() / of_good.square().mean().sqrt())
+
+    def of_ramp(start, end):
+        return worth(*(((values - start) / (end - start)).clamp(0, 1) for values in (good, bad)))
+
+    steps = [worth((good >= at).float(), (bad >= at).float()) for at in good.quantile(torch.linspace(0, 0.99, 100))]
+    assert of_ramp(start, end) > max(steps)
+    # No other start of the grid is better, each with its own end.
+    ends = {float(at): float(bad[bad > at].quantile(0.9)) for at in good.quantile(1 - torch.tensor(_STARTS))}
+    assert of_ramp(start, end) > 0.995 * max(of_ramp(*pair) for pair in ends.items())
+
+
+def test_a_ramp_of_scores_that_say_nothing_is_between_0_and_1():
+    assert _ramp(torch.ones(30), torch.arange(30) % 3 == 0).tolist() == [0, 1]
+
+
+def test_ramps_come_back_from_disk_and_old_files_have_none(fitted, tmp_path):
+    assert fitted.joint_ramps_.shape == (2, 2) and bool((fitted.joint_ramps_[:, 1] > fitted.joint_ramps_[:, 0]).all())
+    assert torch.equal(load_detector(save_detector(fitted, tmp_path / "d")).joint_ramps_, fitted.joint_ramps_)
+    old = copy.copy(fitted)
+    old.joint_ramps_ = None
+    loaded = load_detector(save_detector(old, tmp_path / "old"))
+    assert loaded.joint_ramps_ is None and torch.equal(loaded.joint_weights_, fitted.joint_weights_)
+    steering = rl.MeanShiftPolicy(heads="all").fit(spread_cache(300), loaded)
+    with pytest.raises(InvalidArgumentError, match="joint scores but no ramps"):
+        by_evidence(steering, loaded)

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import radiant_lens as rl
+from radiant_lens.analysis.sensitivity import gain_gradient
 from radiant_lens.analysis.strength import KLCurve
 from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentError, LeakageError
 from radiant_lens.evaluation import score_choices, score_statements
 from radiant_lens.policies import least_kl
+from radiant_lens.policies.displacements import by_evidence
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +188,65 @@ def test_a_head_that_hardly_varies_is_not_followed_to_other_text():
     assert 60 < float(((-constant - mean) / spread).abs().max()) < 62
     # Heads that vary have their own spread.
     assert torch.allclose(least_kl._moments(constant + noise)[1], noise.std(0))
+
+
+@pytest.fixture(scope="module")
+def joint_detector(model, parts):
+    caches = [rl.collect(model, part) for part in parts[:2]]
+    return rl.RiskAwareDetector(joint=True).fit(caches[0], validation=caches[1])
+
+
+def test_by_evidence_the_budget_is_met_and_correct_answers_gain(model, parts, joint_detector):
+    train, validation, test = parts
+    policy = rl.LeastKLPolicy(budget=0.01, family="evidence")
+    steering = policy.fit(model, train, validation=validation, detector=joint_detector)
+    assert steering.gate == "none" and steering.head_maps.kind == "evidence"
+    assert kl(model, validation, steering) == pytest.approx(0.01, rel=0.05)
+    plain, steered = (score_choices(model, test.prompts, s)["mc2"] for s in (None, steering))
+    assert (steered - plain).mean() > 0.02
+    # Both of its vectors are used.
+    assert bool(steering.head_maps.shift.any()) and bool(steering.head_maps.slope.any())
+
+
+@pytest.mark.parametrize("gate", ["none", "head"])
+def test_gradients_by_evidence_are_those_of_small_displacements(model, parts, joint_detector, gate):
+    """The derivative of the gain along random parameters, against finite differences of the steering itself."""
+    prompts = parts[0].prompts[:12]
+    policy = rl.LeastKLPolicy(family="evidence", gate=gate, heads="layer:1")
+    family = policy.make_family(model, parts[0], joint_detector)
+    gain = gain_gradient(model, prompts, family)
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(gain.gradient.shape, generator=generator, dtype=torch.float64)
+    size = 0.02
+
+    def value(step):
+        steered = replace(family.template, head_maps=family.maps(step * direction))
+        return gain_gradient(model, prompts, family, steered).value
+
+    slope = (value(size) - value(-size)) / (2 * size)
+    assert float((gain.gradient * direction).sum()) == pytest.approx(slope, rel=0.03)
+
+
+def test_evidence_needs_a_detector_that_has_it(model, parts, joint_detector):
+    policy = rl.LeastKLPolicy(family="evidence")
+    with pytest.raises(InvalidArgumentError, match='"evidence" needs a detector'):
+        policy.fit(model, parts[0], validation=parts[1])
+    plain = rl.RiskAwareDetector().fit(*(rl.collect(model, part) for part in parts[:2]))
+    with pytest.raises(InvalidArgumentError, match=r"needs joint scores .*\(joint=True\)"):
+        policy.fit(model, parts[0], validation=parts[1], detector=plain)
+    with pytest.raises(InvalidArgumentError, match=r"needs joint scores .*\(joint=True\)"):
+        rl.fit(model, parts[0], policy, detector=rl.RiskAwareDetector())
+
+
+def test_vectors_by_evidence_are_the_same_vectors_by_token(model, parts, joint_detector):
+    cache = rl.collect(model, parts[0])
+    shift = rl.MeanShiftPolicy(heads="all").fit(cache, joint_detector)
+    graded = by_evidence(shift, joint_detector)
+    moved, whole = (s.displace(cache.z[:, 1], 1).displacement for s in (graded, shift))
+    share = (moved * whole).sum(-1) / whole.square().sum(-1)
+    torch.testing.assert_close(moved, share[..., None] * whole)
+    assert float(share.min()) == 0 and float(share.max()) == pytest.approx(1)
+    of_class = [share[cache.labels == label].mean() for label in (0, 1)]
+    assert of_class[1] > 1.2 * of_class[0]
+    with pytest.raises(InvalidArgumentError, match="add one vector to each head"):
+        by_evidence(rl.RadiantPolicy(heads="all").fit(cache, joint_detector), joint_detector)

@@ -7,9 +7,9 @@ import torch
 import radiant_lens as rl
 from radiant_lens.sites import as_sites
 from radiant_lens.steering.gates import HeadScores, JointScores, TrustRegion
-from radiant_lens.steering.maps import Certificate, DenseMaps, HeadMaps, RankOneMaps, ResampleMaps
+from radiant_lens.steering.maps import Certificate, DenseMaps, EvidenceMaps, HeadMaps, RankOneMaps, ResampleMaps
 
-KINDS = ("rank_one", "constant", "dense", "zero", "resample")
+KINDS = ("rank_one", "constant", "dense", "zero", "resample", "evidence")
 
 
 def make_maps(kind: str, n: int, d_head: int, generator: torch.Generator, size: float) -> HeadMaps:
@@ -24,6 +24,9 @@ def make_maps(kind: str, n: int, d_head: int, generator: torch.Generator, size: 
         return DenseMaps(size * draw(n, d_head, d_head) / d_head**0.5, size * draw(n, d_head))
     if kind == "zero":
         return DenseMaps.constant(torch.zeros(n, d_head, dtype=torch.float64))
+    if kind == "evidence":
+        # Of joint scores, whose spread is the root of the width of a layer, some lie on the ramp and some beyond.
+        return EvidenceMaps(size * draw(n, d_head), size * draw(n, d_head), 0.1 * draw(n), 0.2 + draw(n).abs())
     return ResampleMaps(size * draw(n, 4, d_head), draw(n, 3, d_head), torch.zeros(n, d_head, dtype=torch.float64))
 
 

@@ -32,10 +32,12 @@ def expected(
 def mixed() -> list[Steering]:
     made = [
         make_steering(SHAPE, kind=kind, gate=gate, seed=i)
-        for i, (kind, gate) in enumerate(zip(KINDS, GATES, strict=True))
+        for i, (kind, gate) in enumerate(zip(KINDS, (*GATES, "none"), strict=True))
     ]
     return [
         *made,
+        # Needs votes and a joint score.
+        make_steering(SHAPE, kind="evidence", gate="layer", seed=6),
         make_steering(SHAPE, kind=KINDS[0], gate="vote", seed=7),
         make_steering(SHAPE, kind="rank_one", gate="joint", seed=8),
         make_steering(SHAPE, kind="rank_one", trust=True, seed=9),

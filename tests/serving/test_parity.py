@@ -15,11 +15,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def make_steerings(axes):
-    """Of every kind: least KL (constant, affine, joint gate), RADIANT (head, vote, trust region), ITI, ablations."""
+    """Of every kind: least KL (of all families), RADIANT (head, vote, trust region), ITI, ablations."""
     kinds = {
         "least_kl_constant": {"kind": "constant", "gate": "layer", "size": 0.7},
         "least_kl_affine": {"kind": "dense", "gate": "layer", "size": 0.7},
         "least_kl_joint": {"kind": "dense", "gate": "joint", "size": 0.7},
+        "least_kl_evidence": {"kind": "evidence", "gate": "none", "size": 0.7},
         "radiant_head": {"kind": "rank_one", "gate": "head"},
         "radiant_vote": {"kind": "rank_one", "gate": "vote", "size": 2.0},
         "radiant_trust": {"kind": "rank_one", "gate": "head", "trust": True, "size": 2.0},

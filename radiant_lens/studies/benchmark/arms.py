@@ -20,11 +20,12 @@ from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.evaluation.likelihood import KeptLogits
 from radiant_lens.policies.caa import GATES as CAA_GATES
 from radiant_lens.policies.caa import CAAPolicy
+from radiant_lens.policies.displacements import by_evidence
 from radiant_lens.policies.fisher import fit_with_model
 from radiant_lens.policies.iti import ITIPolicy
 from radiant_lens.policies.least_kl import LeastKLPolicy
 from radiant_lens.policies.matching import LEACEPolicy, LinearActPolicy, MeanShiftPolicy, MomentMatchingPolicy
-from radiant_lens.policies.policy import Policy
+from radiant_lens.policies.policy import Policy, needs_joint
 from radiant_lens.policies.radiant import RadiantPolicy
 from radiant_lens.policies.trained import TrainedShiftPolicy
 from radiant_lens.studies.benchmark.style import score_answers_alone
@@ -76,6 +77,14 @@ class Fold:
         """The default detector, with joint scores where that gate is on offer."""
         train, validation = self.caches
         return RiskAwareDetector(seed=self.seed, joint="joint" in self.gates).fit(train, validation)
+
+    @cached_property
+    def joint_detector(self) -> RiskAwareDetector:
+        """The default detector with joint scores, for arms that edit by evidence."""
+        if self.detector.joint:
+            return self.detector
+        train, validation = self.caches
+        return RiskAwareDetector(seed=self.seed, joint=True).fit(train, validation)
 
     @cached_property
     def shuffled(self) -> HeadCache:
@@ -159,7 +168,7 @@ def _radiant(fold: Fold, gate: str) -> Steering:
 
 
 def _effective_shift(fold: Fold, gate: str) -> Steering:
-    steering = fold.fit(MeanShiftPolicy(heads="all", gate=gate))
+    steering = _mean_shift(fold, gate)
     return steering.select(head_effects(fold.model, fold.validation, steering))
 
 
@@ -185,13 +194,26 @@ def _paper(fold: Fold, gate: str) -> Steering:
     return RadiantPolicy.paper().fit(train, detector)
 
 
-def _least_kl(family: str) -> SteeringArm:
+def _least_kl(family: str, gates: tuple[str, ...] | None = None) -> SteeringArm:
     def fit(fold: Fold, gate: str) -> Steering:
         policy = LeastKLPolicy(family=family, gate=gate, seed=fold.seed)
-        detector = None if gate == "none" else fold.detector
+        detector = fold.joint_detector if needs_joint(policy) else None if gate == "none" else fold.detector
         return policy.fit(fold.model, fold.train, validation=fold.validation, detector=detector, progress=fold.progress)
 
-    return SteeringArm(fit)
+    return SteeringArm(fit, gates)
+
+
+def _iti(fold: Fold, gate: str) -> Steering:
+    return fold.fit(ITIPolicy(n_heads=min(ITI_HEADS, fold.detector.head_risk_.numel()), gate=gate))
+
+
+def _mean_shift(fold: Fold, gate: str) -> Steering:
+    return fold.fit(MeanShiftPolicy(heads="all", gate=gate))
+
+
+def _by_evidence(fit: Callable[[Fold, str], Steering]) -> SteeringArm:
+    """The same vectors added as strongly as the layer looks undesirable, as in DSAS."""
+    return SteeringArm(lambda fold, gate: by_evidence(fit(fold, gate), fold.joint_detector), ("none",))
 
 
 def _least_kl_strengths(fold: Fold, gate: str) -> Steering:
@@ -222,10 +244,10 @@ def _random(fold: Fold, gate: str) -> Steering:
 ARMS: dict[str, SteeringArm | TextArm | AnswerArm] = {
     "prompt": TextArm(prompted),
     "few-shot": TextArm(few_shot),
-    "ITI": SteeringArm(
-        lambda fold, gate: fold.fit(ITIPolicy(n_heads=min(ITI_HEADS, fold.detector.head_risk_.numel()), gate=gate))
-    ),
-    "mean shift": _of(lambda gate: MeanShiftPolicy(heads="all", gate=gate)),
+    "ITI": SteeringArm(_iti),
+    "ITI, by evidence": _by_evidence(_iti),
+    "mean shift": SteeringArm(_mean_shift),
+    "mean shift, by evidence": _by_evidence(_mean_shift),
     "mean shift, effective heads": SteeringArm(_effective_shift),
     "ITI, mediated heads": SteeringArm(_mediated_iti),
     "CAA": SteeringArm(_caa, CAA_GATES),
@@ -238,6 +260,8 @@ ARMS: dict[str, SteeringArm | TextArm | AnswerArm] = {
     "RADIANT": SteeringArm(_radiant),
     "least KL": _least_kl("constant"),
     "least KL, affine": _least_kl("affine"),
+    # Evidence is in place of a gate.
+    "least KL, evidence": _least_kl("evidence", ("none",)),
     "least KL, strengths of RADIANT": SteeringArm(_least_kl_strengths),
     "trained shift": _trained("constant", 2),
     "trained affine, 12 passes": _trained("affine", 12),
