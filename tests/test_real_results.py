@@ -114,8 +114,7 @@ def test_a_reduced_run_agrees_with_its_table(name, folder):
         folds=settings["folds"][:1],
         # Tables from before gates could be chosen have these.
         gates=settings.get("gates", GATES_ON_OFFER),
-        # Training makes twelve passes.
-        n_train=20 if arm.startswith("trained") else 80,
+        n_train=80,
         n_validation=20,
         n_test=40,
         n_answered=0,
@@ -144,6 +143,8 @@ def test_a_reduced_run_agrees_with_its_table(name, folder):
         assert overlap(now[arm]["incorrect_change"], bounds(before[arm, budget]["incorrect_change"]))
 
 
+# Of eight answers of ITI, whose strength breaks the model, one may be empty.
+@pytest.mark.filterwarnings("ignore:.*generated answers are empty")
 @pytest.mark.parametrize("name", PAPER)
 def test_a_reduced_run_agrees_with_a_table_of_the_paper(name):
     content = CONTENTS[name]

@@ -29,10 +29,16 @@ FAMILIES = ("constant", "affine", "evidence", "strength")
 
 
 class Ramp(NamedTuple):
-    """How each head's evidence follows from the joint score of its layer; `EvidenceMaps` documents the entries."""
+    """How each head's evidence follows from the joint score of its layer.
+
+    Attributes:
+        start, steepness: as for `EvidenceMaps`.
+        unit: of the parameters by evidence, so that these are of the size of those of the other vector.
+    """
 
     start: Float[Tensor, " site"]
     steepness: Float[Tensor, " site"]
+    unit: Float[Tensor, " site"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,8 @@ class Family:
             return self.template.head_maps.scaled(parameters[:, 0])
         shift, factor = parameters.chunk(2, dim=-1)
         if self.ramp is not None:
-            return EvidenceMaps(shift.contiguous(), factor.contiguous(), *(value.to(factor) for value in self.ramp))
+            start, steepness, unit = (value.to(factor) for value in self.ramp)
+            return EvidenceMaps(shift.contiguous(), factor * unit[:, None], start, steepness)
         assert self.mean is not None and self.spread is not None
         factor = factor / self.spread.to(factor)
         return DenseMaps(torch.diag_embed(factor), shift - factor * self.mean.to(factor))
@@ -121,5 +128,5 @@ class Family:
     def _evidence(self, z: Tensor, at: list[int], layer: int) -> Float[Tensor, "batch pos site 1"]:
         assert self.ramp is not None and self.template.scores.joint is not None
         joint = self.template.scores.joint.score(z.float(), layer)
-        start, steepness = (value[at].to(joint) for value in self.ramp)
-        return torch.nan_to_num(evidence(joint, start, steepness))[..., None]
+        start, steepness, unit = (value[at].to(joint) for value in self.ramp)
+        return torch.nan_to_num(evidence(joint, start, steepness) * unit)[..., None]

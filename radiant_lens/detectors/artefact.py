@@ -29,7 +29,7 @@ _JOINT_TENSORS = {
     "joint_weights_": "layer head d_head",
     **dict.fromkeys(("joint_biases_", "joint_fpr_", "joint_fnr_"), "layer"),
 }
-_RAMPS = {"joint_ramps_": "layer end"}
+_RAMPS = {"joint_ramps_": "layer start_end_size"}
 _NUMBERS = {"least_p_value_": float, "n_groups_": int, "groups_needed_": int, "best_layer_": int}
 _TUPLES = {"training_groups_": str, "validation_groups_": str, "collected_layers_": int}
 
@@ -66,7 +66,7 @@ def load_detector(path: str | Path) -> RiskAwareDetector:
 def _restored(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> RiskAwareDetector:
     detector, fitted = RiskAwareDetector(**meta["parameters"]), meta["fitted"]
     _checks.shape("weights_", tensors["weights_"], (None, None, None), _TENSORS["weights_"])
-    lengths: dict[str, int] = dict(zip(("layer", "head", "d_head"), tensors["weights_"].shape), end=2)
+    lengths: dict[str, int] = dict(zip(("layer", "head", "d_head"), tensors["weights_"].shape), start_end_size=3)
     for name in _JOINT_TENSORS | _RAMPS:
         setattr(detector, name, None)
     joint = _JOINT_TENSORS if "joint_weights_" in tensors else {}

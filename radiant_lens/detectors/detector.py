@@ -66,7 +66,8 @@ class RiskAwareDetector(BaseEstimator):
         vote_thresholds_, vote_fpr_, vote_fnr_, vote_risk_, vote_certified_: of the layers' votes, `layer`.
         joint_weights_, joint_biases_, joint_fpr_, joint_fnr_: scores of whole layers, `layer head d_head` and `layer`,
             and their validation error rates, `layer`; None without `joint`.
-        joint_ramps_: joint scores at which the evidence of a layer is 0 and 1, `layer end`; None without `joint`.
+        joint_ramps_: joint scores at which the evidence of a layer is 0 and 1, and its size on desirable text, the root
+            of its mean square, `layer start_end_size`; None without `joint`.
         layer_risk_: mean validation risk of each layer's heads; `best_layer_` has the least.
         training_groups_, validation_groups_: names of the groups of both parts.
         collected_layers_: layers that training and validation data both hold.
@@ -77,7 +78,7 @@ class RiskAwareDetector(BaseEstimator):
 
     joint_weights_: Float[Tensor, "layer head d_head"] | None = None
     joint_biases_: Float[Tensor, " layer"] | None = None
-    joint_ramps_: Float[Tensor, "layer end"] | None = None
+    joint_ramps_: Float[Tensor, "layer start_end_size"] | None = None
     joint_fpr_: Float[Tensor, " layer"] | None = None
     joint_fnr_: Float[Tensor, " layer"] | None = None
 

@@ -21,10 +21,15 @@ from radiant_lens.distributed import fitting_rank, shared
 
 # Least share of false alarms at which a threshold is chosen: of less, a few texts would decide.
 _LEAST_FPR = 0.01
+# A layer has many times the weights of a head, and what they learn of single examples makes evidence on the training
+# data smaller than on new ones: the penalty is as many times larger.
+_L2_FACTOR = 100.0
 # Shares of desirable examples above the start of a ramp to choose from, and the share of the undesirable examples above
-# the start whose evidence is full.
-_STARTS = (0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02)
+# the start whose evidence is full. With fewer desirable examples than a tenth, a displacement would look free.
+_STARTS = (0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
 _FULL = 0.1
+# Of a layer that was not collected, or whose scores say nothing.
+_NO_RAMP = (0.0, 1.0, 1.0)
 
 
 class JointScores(NamedTuple):
@@ -40,11 +45,16 @@ class JointScores(NamedTuple):
 
 
 class JointFit(NamedTuple):
-    """Weights and biases of `JointScores`, and ramps of evidence: the scores at which it is 0, and at which it is 1."""
+    """Weights and biases of `JointScores`, and ramps of evidence.
+
+    Attributes:
+        ramps: the scores at which a layer's evidence is 0, and at which it is 1, and the root of the mean square of the
+            evidence on desirable examples.
+    """
 
     weights: Float[Tensor, "layer head d_head"]
     biases: Float[Tensor, " layer"]
-    ramps: Float[Tensor, "layer end"]
+    ramps: Float[Tensor, "layer start_end_size"]
 
 
 def fit_joint(train: Part, stop: Part, layers: Sequence[int], l2: float, max_iterations: int) -> JointFit:
@@ -59,7 +69,7 @@ def fit_joint(train: Part, stop: Part, layers: Sequence[int], l2: float, max_ite
         train: the examples to fit on.
         stop: further examples, on which thresholds are chosen.
         layers: those that were collected; the others never flag.
-        l2: strength of the penalty on weights of standardised activations.
+        l2: strength of the penalty on weights of standardised activations; `_L2_FACTOR` times as strong here.
         max_iterations: of the quasi-Newton method.
     """
     shape = train.cache.z.shape[1:]
@@ -69,7 +79,10 @@ def fit_joint(train: Part, stop: Part, layers: Sequence[int], l2: float, max_ite
         fits = []
         for layer in numbers:
             scores = fit_heads(
-                fitted.sample(slice(layer, layer + 1)), loss="cross_entropy", l2=l2, max_iterations=max_iterations
+                fitted.sample(slice(layer, layer + 1)),
+                loss="cross_entropy",
+                l2=_L2_FACTOR * l2,
+                max_iterations=max_iterations,
             )
             held_out = chooser.sample(slice(layer, layer + 1))
             values = (held_out.x @ scores.weights[..., None])[0, :, 0] + scores.biases
@@ -79,7 +92,7 @@ def fit_joint(train: Part, stop: Part, layers: Sequence[int], l2: float, max_ite
         return fits
 
     weights, biases = torch.zeros(shape), torch.full((shape[0],), -1.0)
-    ramps = torch.tensor([0.0, 1.0]).repeat(shape[0], 1)
+    ramps = torch.tensor(_NO_RAMP).repeat(shape[0], 1)
     for layer, (weight, bias, ramp) in zip(layers, shared(list(layers), fit, fitting_rank())):
         weights[layer], biases[layer], ramps[layer] = weight.view(shape[1:]), bias, ramp
     return JointFit(weights, biases, ramps)
@@ -103,10 +116,10 @@ def _threshold(scores: Float[Tensor, " example"], undesirable: Bool[Tensor, " ex
     return (chosen + below[-1]) / 2 if len(below) else chosen - 1
 
 
-def _ramp(scores: Float[Tensor, " example"], undesirable: Bool[Tensor, " example"]) -> Float[Tensor, " end"]:
-    """Start and end of the ramp whose evidence is worth most, see `fit_joint`; 0 and 1 where none is worth anything."""
+def _ramp(scores: Float[Tensor, " example"], undesirable: Bool[Tensor, " example"]) -> Float[Tensor, " start_end_size"]:
+    """The ramp whose evidence is worth most, see `fit_joint`."""
     good, bad = (scores[of_class].double().sort().values for of_class in (~undesirable, undesirable))
-    best, chosen = 0.0, scores.new_tensor([0.0, 1.0])
+    best, chosen = 0.0, scores.new_tensor(_NO_RAMP)
     for share in _STARTS:
         start = _quantile(good, 1 - share)
         above = bad[bad > start]
@@ -114,9 +127,10 @@ def _ramp(scores: Float[Tensor, " example"], undesirable: Bool[Tensor, " example
             break
         end = _quantile(above, 1 - _FULL)
         of_good, of_bad = (((values - start) / (end - start)).clamp(0, 1) for values in (good, bad))
-        worth = float(of_bad.mean() / of_good.square().mean().sqrt())
+        size = of_good.square().mean().sqrt()
+        worth = float(of_bad.mean() / size)
         if worth > best:
-            best, chosen = worth, torch.stack([start, end]).to(scores)
+            best, chosen = worth, torch.stack([start, end, size]).to(scores)
     return chosen
 
 

@@ -85,7 +85,7 @@ def by_evidence(steering: Steering, detector: RiskAwareDetector) -> Steering:
     vectors = maps.write * maps.shift[:, None]
     return replace(
         steering,
-        head_maps=EvidenceMaps(torch.zeros_like(vectors), vectors, *(value.to(vectors) for value in ramp)),
+        head_maps=EvidenceMaps(torch.zeros_like(vectors), vectors, ramp.start.to(vectors), ramp.steepness.to(vectors)),
         scores=detector_scores(detector),
         gate="none",
     )
@@ -101,5 +101,5 @@ def _ramp(detector: RiskAwareDetector, sites: tuple[HeadSite, ...]) -> Ramp:
         )
     layers = [site.layer for site in sites]
     require_collected(layers, detector.collected_layers_, "the detector's data")
-    start, end = detector.joint_ramps_[layers].double().unbind(1)
-    return Ramp(start, 1 / (end - start))
+    start, end, size = detector.joint_ramps_[layers].double().unbind(1)
+    return Ramp(start, 1 / (end - start), 1 / size)
