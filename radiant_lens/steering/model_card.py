@@ -46,6 +46,7 @@ _GATES = {
     "joint": "an edit wherever the joint score of all heads of the layer flags the token",
     "none": "an edit at every token",
 }
+_BY_EVIDENCE = "; a part of it grows with how surely the layer looks undesirable"
 
 
 def with_metrics(meta: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def model_card(steering: SteeringParts) -> str:
                 "hook": f"`{steering.hook_site}`",
                 "dtype of the activations": model.get("dtype", "not known"),
                 "heads": heads,
-                "gate": f"{steering.gate}: {_GATES[steering.gate]}",
+                "gate": _gate(steering),
                 "data": f"{meta.get('data', 'not known')}, positions {meta.get('positions', 'not known')}, "
                 f"hash {meta.get('data_hash', 'not known')}",
                 "split seed": meta.get("split_seed", "not known"),
@@ -125,6 +126,11 @@ def rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: rounded(inner) for name, inner in value.items()}
     return [rounded(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def _gate(steering: SteeringParts) -> str:
+    by_evidence = _BY_EVIDENCE if steering.head_maps.needs_joint else ""
+    return f"{steering.gate}: {_GATES[steering.gate]}{by_evidence}"
 
 
 def _solver(steering: SteeringParts) -> str:

@@ -173,8 +173,9 @@ def test_the_ramp_is_worth_more_than_any_threshold():
     generator = torch.Generator().manual_seed(0)
     undesirable = torch.rand(4000, generator=generator) < 0.4
     scores = torch.randn(4000, generator=generator) + 1.2 * undesirable
-    start, end = _ramp(scores, undesirable).tolist()
+    start, end, size = _ramp(scores, undesirable).tolist()
     good, bad = scores[~undesirable], scores[undesirable]
+    assert size == pytest.approx(float(((good - start) / (end - start)).clamp(0, 1).square().mean().sqrt()), rel=1e-4)
 
     def worth(of_good, of_bad):
         return float(of_bad.mean() / of_good.square().mean().sqrt())
@@ -190,11 +191,24 @@ def test_the_ramp_is_worth_more_than_any_threshold():
 
 
 def test_a_ramp_of_scores_that_say_nothing_is_between_0_and_1():
-    assert _ramp(torch.ones(30), torch.arange(30) % 3 == 0).tolist() == [0, 1]
+    assert _ramp(torch.ones(30), torch.arange(30) % 3 == 0).tolist() == [0, 1, 1]
+
+
+def test_evidence_on_the_training_data_is_that_on_new_data(fitted):
+    """Else displacements by evidence would look cheap to a fit on the data that the detector learned."""
+
+    def size(cache):
+        joint = (cache.z[:, 1] * fitted.joint_weights_[1]).sum((1, 2)) + fitted.joint_biases_[1]
+        start, end, _ = fitted.joint_ramps_[1]
+        of_good = ((joint - start) / (end - start)).clamp(0, 1)[cache.labels == 0]
+        return float(of_good.square().mean().sqrt())
+
+    assert size(spread_cache(1500)) == pytest.approx(size(spread_cache(4000, seed=2)), rel=0.2)
+    assert float(fitted.joint_ramps_[1, 2]) == pytest.approx(size(spread_cache(4000, seed=2)), rel=0.3)
 
 
 def test_ramps_come_back_from_disk_and_old_files_have_none(fitted, tmp_path):
-    assert fitted.joint_ramps_.shape == (2, 2) and bool((fitted.joint_ramps_[:, 1] > fitted.joint_ramps_[:, 0]).all())
+    assert fitted.joint_ramps_.shape == (2, 3) and bool((fitted.joint_ramps_[:, 1] > fitted.joint_ramps_[:, 0]).all())
     assert torch.equal(load_detector(save_detector(fitted, tmp_path / "d")).joint_ramps_, fitted.joint_ramps_)
     old = copy.copy(fitted)
     old.joint_ramps_ = None
