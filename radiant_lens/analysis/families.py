@@ -61,7 +61,7 @@ class Family:
     @property
     def needs_joint(self) -> bool:
         """Whether displacements, or the gate, depend on the joint scores of layers."""
-        return self.ramp is not None or self.template.needs_joint
+        return self.kind == "evidence" or self.template.needs_joint
 
     @property
     def sites(self) -> tuple[HeadSite, ...]:
@@ -113,7 +113,8 @@ class Family:
         if self.kind == "strength":
             return self.template.head_maps.scaled(parameters[:, 0])
         shift, factor = parameters.chunk(2, dim=-1)
-        if self.ramp is not None:
+        if self.kind == "evidence":
+            assert self.ramp is not None
             start, steepness, unit = (value.to(factor) for value in self.ramp)
             return EvidenceMaps(shift.contiguous(), factor * unit[:, None], start, steepness)
         assert self.mean is not None and self.spread is not None

@@ -10,7 +10,7 @@ import torch
 from radiant_lens import _checks
 from radiant_lens._files import load_folder, save_folder
 from radiant_lens.detectors.detector import RiskAwareDetector, require_fitted
-from radiant_lens.errors import ArtefactError, RadiantError
+from radiant_lens.errors import ArtefactError, InvalidArgumentError, RadiantError
 
 KIND = "detector"
 # Attributes of a fitted detector by their type. The axes of tensors are checked against those of the weights.
@@ -70,7 +70,7 @@ def _restored(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> RiskAwa
     for name in _JOINT_TENSORS | _RAMPS:
         setattr(detector, name, None)
     joint = _JOINT_TENSORS if "joint_weights_" in tensors else {}
-    ramps = _RAMPS if "joint_ramps_" in tensors else {}
+    ramps = _RAMPS if joint and "joint_ramps_" in tensors else {}
     for name, axes in (_TENSORS | joint | ramps).items():
         _checks.shape(name, tensors[name], tuple(lengths[axis] for axis in axes.split()), axes)
         setattr(detector, name, tensors[name])
@@ -78,6 +78,10 @@ def _restored(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> RiskAwa
     for name in ("weights_", "biases_", "joint_weights_", "joint_biases_", "joint_ramps_"):
         if name in tensors:
             _checks.finite(name, tensors[name])
+    if detector.joint_ramps_ is not None:
+        start, end, size = detector.joint_ramps_.unbind(1)
+        if not bool(((end > start) & (size > 0)).all()):
+            raise InvalidArgumentError("`joint_ramps_` must rise, with a positive size, in every layer")
     for name, kind in _NUMBERS.items():
         _checks.instance(name, fitted[name], (int, float) if kind is float else kind)
         setattr(detector, name, fitted[name])

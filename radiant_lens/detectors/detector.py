@@ -48,7 +48,7 @@ class RiskAwareDetector(BaseEstimator):
         delta: probability with which that promise may fail, in (0, 1).
         seed: of the halves of the validation data, of permutations, and of the tokens that certificates count.
         vote_layer: for the certified rule, the one layer to certify, chosen before seeing the data.
-        l2: penalty on the weights of standardised activations, at least 0.
+        l2: penalty on the weights of standardised activations, at least 0; joint scores take 100 times as much.
         max_iterations: of the quasi-Newton method, at least 1.
         joint: fit a score of each whole layer, too, for the gate "joint" and for edits by evidence: by cross-entropy,
             with thresholds and ramps that are chosen on the stop half (`radiant_lens.detectors.joint`).

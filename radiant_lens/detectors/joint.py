@@ -21,8 +21,8 @@ from radiant_lens.distributed import fitting_rank, shared
 
 # Least share of false alarms at which a threshold is chosen: of less, a few texts would decide.
 _LEAST_FPR = 0.01
-# A layer has many times the weights of a head, and what they learn of single examples makes evidence on the training
-# data smaller than on new ones: the penalty is as many times larger.
+# A layer has many times the weights of a head, and what they learn of single examples makes the evidence of desirable
+# training examples smaller than that of new ones: the penalty is much stronger.
 _L2_FACTOR = 100.0
 # Shares of desirable examples above the start of a ramp to choose from, and the share of the undesirable examples above
 # the start whose evidence is full. With fewer desirable examples than a tenth, a displacement would look free.
@@ -123,7 +123,8 @@ def _ramp(scores: Float[Tensor, " example"], undesirable: Bool[Tensor, " example
     for share in _STARTS:
         start = _quantile(good, 1 - share)
         above = bad[bad > start]
-        if not len(above):
+        # Of few examples, or of equal scores, fewer desirable ones may lie above the start than it says.
+        if not len(above) or float((good > start).double().mean()) < _STARTS[-1] / 2:
             break
         end = _quantile(above, 1 - _FULL)
         of_good, of_bad = (((values - start) / (end - start)).clamp(0, 1) for values in (good, bad))

@@ -39,7 +39,7 @@ class RandomDirectionPolicy:
         """Draw rotations `Q` and multiply displacements by `L Q L^{-1}`, `M = L L'`.
 
         Raises:
-            InvalidArgumentError: a reference whose maps are not affine, or heads of layers that were not collected.
+            InvalidArgumentError: a reference of resample ablation, or heads of layers that were not collected.
         """
         _checks.instance("reference", self.reference, Steering)
         _checks.choice("metric", self.metric, METRICS)

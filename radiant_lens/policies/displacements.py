@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from radiant_lens import _checks
 from radiant_lens.analysis.families import Family, Ramp
 from radiant_lens.analysis.steering import Steering
 from radiant_lens.capture._collect import collect
@@ -17,9 +18,10 @@ from radiant_lens.detectors.detector import RiskAwareDetector, require_fitted
 from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.policies.head_sample import HeadRows, detector_scores
 from radiant_lens.policies.heads import require_collected
+from radiant_lens.policies.template import require_shape
 from radiant_lens.sites import HeadSite
 from radiant_lens.steering.gates import require_joint
-from radiant_lens.steering.maps import EvidenceMaps, RankOneMaps
+from radiant_lens.steering.maps import Certificate, EvidenceMaps, RankOneMaps
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -62,7 +64,7 @@ def evidence_family(template: Steering, detector: RiskAwareDetector | None) -> F
 
 
 def by_evidence(steering: Steering, detector: RiskAwareDetector) -> Steering:
-    """The same vectors, added as strongly as the layer looks undesirable, at every token.
+    """The same vectors, each times the evidence of its layer, at every token.
 
     In place of a gate, which adds them wholly or not at all. DSAS (arXiv 2512.03661) scales other steerings by token in
     this manner, with a classifier of its own for each layer.
@@ -72,22 +74,39 @@ def by_evidence(steering: Steering, detector: RiskAwareDetector) -> Steering:
         detector: fitted with joint scores.
 
     Raises:
-        InvalidArgumentError: maps that are no vectors, a trust region, or a detector without joint scores or their
-            ramps, or that has not seen a layer.
+        InvalidArgumentError: another object, maps that are no vectors, a trust region, or a detector of another shape,
+            without joint scores or their ramps, or that has not seen a layer.
         NotFittedError: the detector is not fitted.
     """
+    _checks.instance("steering", steering, Steering, hint="a policy's `fit` returns one")
     maps = steering.head_maps
-    if not isinstance(maps, RankOneMaps) or bool(maps.read.any()) or steering.trust is not None:
+    if not isinstance(maps, RankOneMaps) or bool(maps.read.any()):
         raise InvalidArgumentError(
-            f"Only steerings that add one vector to each head can do so by evidence; got {steering!r}."
+            f"Only steerings that add one vector to each head can do so by evidence; got maps of kind {maps.kind!r}: "
+            'use `ITIPolicy`, `MeanShiftPolicy`, `LeastKLPolicy(family="constant")` or `vector_steering`.'
         )
+    if steering.trust is not None:
+        raise InvalidArgumentError("This steering has a trust region, which decides at every token: fit it without.")
+    require_fitted(detector)
+    require_shape(detector, tuple(steering.scores.weights.shape))
     ramp = _ramp(detector, steering.sites)
-    vectors = maps.write * maps.shift[:, None]
+    vectors, meta = maps.write * maps.shift[:, None], steering.meta
     return replace(
         steering,
         head_maps=EvidenceMaps(torch.zeros_like(vectors), vectors, ramp.start.to(vectors), ramp.steepness.to(vectors)),
         scores=detector_scores(detector),
         gate="none",
+        # No promise of the policy carries over, nor a KL that was measured.
+        certificates=tuple(Certificate(c.method, n_flagged=c.n_flagged) for c in steering.certificates),
+        meta={
+            **{key: value for key, value in meta.items() if key not in ("kl_budget", "least_kl", "metrics")},
+            "policy": {"name": "by evidence", "of": meta.get("policy")},
+            "gamma": None,
+            "detector": detector.get_params(),
+            "seen_groups": sorted(
+                {*meta.get("seen_groups", ()), *detector.training_groups_, *detector.validation_groups_}
+            ),
+        },
     )
 
 

@@ -93,7 +93,7 @@ class LeastKLPolicy:
     is met even where the second-order estimate is poor.
 
     It is not part of the paper. It needs prompts with correct and incorrect answers; it needs a detector only for a
-    gate.
+    gate and for the family "evidence".
 
     Args:
         budget: KL in nats a token, positive.
@@ -101,7 +101,7 @@ class LeastKLPolicy:
             `radiant_lens.policies.heads`.
         gate: "none" edits at every position from the last prompt token on; the others as for `RadiantPolicy`.
         family: displacements to choose among: "constant", "affine" in the activation, "evidence" for those that grow
-            with how surely the layer looks undesirable, which needs `RiskAwareDetector(joint=True)`, or "strength" for
+            with the evidence of the layer, which needs `RiskAwareDetector(joint=True)`, or "strength" for
             each head of the maps of another steering, which is given to `fit` and brings its heads and gate (see
             `radiant_lens.analysis.families`).
         steps: solutions one after the other, each with gradient and Fisher information under the edits so far, at

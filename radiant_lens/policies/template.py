@@ -55,7 +55,7 @@ def steering_template(
         weights = torch.zeros((*biases.shape, config.d_head))
         scores = HeadScores(weights, biases, torch.ones(config.n_layers, dtype=torch.long))
     else:
-        _require_shape(detector, (config.n_layers, config.n_heads, config.d_head))
+        require_shape(detector, (config.n_layers, config.n_heads, config.d_head))
         sites = choose_heads(detector, heads)
         if gate != "none":
             require_collected((site.layer for site in sites), detector.collected_layers_, "the detector's data")
@@ -72,7 +72,8 @@ def steering_template(
     return Steering(sites, nothing, scores, gate, tuple(Certificate(method) for _ in sites), meta=meta)
 
 
-def _require_shape(detector: RiskAwareDetector, shape: tuple[int, int, int]) -> None:
+def require_shape(detector: RiskAwareDetector, shape: tuple[int, ...]) -> None:
+    """Raise for a detector that is not fitted, or of other numbers of layers and heads or another `d_head`."""
     require_fitted(detector)
     own = tuple(detector.weights_.shape)
     if own != shape:

@@ -45,11 +45,11 @@ class _OtherMaps:
     """Maps that are not of rank one, or have a trust region, of one steering.
 
     Attributes:
-        ballot: the one that holds their layer's joint score, for maps that need it, else None.
         sites: their places among all edited heads of the layer.
         heads: their heads, numbered within the shard; None where they are all heads of the shard in their order.
         maps: of these heads.
         trust: trust region, or None.
+        ballot: the one that holds their layer's joint score, for maps that need it, else None.
     """
 
     sites: slice

@@ -15,7 +15,7 @@ from radiant_lens.errors import ArtefactError, InvalidArgumentError, RadiantErro
 from radiant_lens.sites import HeadSite, checked_sites, hook_name
 from radiant_lens.steering.display import steering_card, steering_table
 from radiant_lens.steering.gates import GATES, HeadScores, TrustRegion, require_joint
-from radiant_lens.steering.maps import MAP_KINDS, Certificate, HeadMaps
+from radiant_lens.steering.maps import MAP_KINDS, Certificate, EvidenceMaps, HeadMaps
 
 _KIND = "steering"
 
@@ -122,6 +122,10 @@ def _fields(tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]:
     trust = TrustRegion(**of_trust) if of_trust else None
     for tensors_of_heads in (head_maps, *([trust] if trust else [])):
         _check_axes(tensors_of_heads, {"site": len(sites), "d_head": d_head})
+    if isinstance(head_maps, EvidenceMaps) and not bool((head_maps.steepness > 0).all()):
+        raise InvalidArgumentError("`map.steepness` must be positive for every head")
+    # Here, so that it counts as a damaged file.
+    require_joint(meta["gate"], scores.joint is not None, evidence=head_maps.needs_joint)
     if len(meta["certificates"]) != len(sites):
         raise InvalidArgumentError(f"{len(sites)} heads need as many certificates; got {len(meta['certificates'])}")
     _check_provenance(meta["meta"])

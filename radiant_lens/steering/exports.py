@@ -38,9 +38,9 @@ class WeightExports(SteeringParts):
             savable: refuse architectures without such a setting, since a saved copy would lose the bias.
 
         Raises:
-            InvalidArgumentError: edits with a gate, a trust region or resampling; a bridge; a model with an adapter; an
-                output projection that is not exactly a `torch.nn.Linear` or a transformers `Conv1D` with plain weights
-                in memory; weights that would overflow; or a bias that cannot be saved.
+            InvalidArgumentError: edits with a gate, a trust region, evidence or resampling; a bridge; a model with an
+                adapter; an output projection that is not exactly a `torch.nn.Linear` or a transformers `Conv1D` with
+                plain weights in memory; weights that would overflow; or a bias that cannot be saved.
             UnknownNameError: an architecture whose module paths are not known.
             ModelMismatchError: a model of another shape.
         """

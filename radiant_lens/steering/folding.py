@@ -76,6 +76,11 @@ def _require_constant_edits(steering: SteeringParts) -> None:
         )
     if steering.trust is not None:
         raise InvalidArgumentError("A trust region decides at every token: such edits cannot be folded; use `steer`.")
+    if steering.head_maps.needs_joint:
+        raise InvalidArgumentError(
+            "An edit by evidence depends on the joint score of its layer at every token: such edits cannot be folded; "
+            "use `steer`."
+        )
 
 
 def _refuse_adapters(model: nn.Module) -> None:

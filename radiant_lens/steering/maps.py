@@ -184,16 +184,16 @@ class ResampleMaps(HeadMaps):
 def evidence(
     joint: Float[Tensor, "*batch 1"], start: Float[Tensor, " site"], steepness: Float[Tensor, " site"]
 ) -> Float[Tensor, "*batch site"]:
-    """A ramp of the joint score of a layer, from 0 to 1; `EvidenceMaps` documents the others."""
+    """A ramp of the joint score of a layer, from 0 to 1; `start` and `steepness` are those of `EvidenceMaps`."""
     return ((joint - start) * steepness).clamp(0, 1)
 
 
 @dataclass(frozen=True)
 class EvidenceMaps(HeadMaps):
-    """`a' = a + shift + evidence * slope`, where the evidence is how surely the whole layer looks undesirable.
+    """`a' = a + shift + evidence * slope`; the evidence is how surely the text looks undesirable to the whole layer.
 
-    The evidence is a ramp of the joint score of the layer: 0 up to the score `start`, then rising by `steepness`, and 1
-    from there on, so that text unlike any of the fit cannot move a head further than the surest text of the fit does.
+    The evidence is a ramp of the joint score of the layer: 0 up to the score `start`, then rising by `steepness` for
+    each unit of the score until it is 1, and 1 beyond, so that no text can move a head further than the whole slope.
     """
 
     shift: Float[Tensor, "site d_head"]

@@ -46,7 +46,7 @@ _GATES = {
     "joint": "an edit wherever the joint score of all heads of the layer flags the token",
     "none": "an edit at every token",
 }
-_BY_EVIDENCE = "; a part of it grows with how surely the layer looks undesirable"
+_BY_EVIDENCE = "; a part of it grows with how surely the text looks undesirable to the layer"
 
 
 def with_metrics(meta: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:

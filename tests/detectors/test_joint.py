@@ -14,7 +14,7 @@ from radiant_lens.analysis.restored import restored_detector
 from radiant_lens.capture.run import _steering_digest
 from radiant_lens.detectors import load_detector, save_detector
 from radiant_lens.detectors.joint import _STARTS, _ramp, _threshold
-from radiant_lens.errors import InvalidArgumentError
+from radiant_lens.errors import ArtefactError, InvalidArgumentError
 from radiant_lens.policies.displacements import by_evidence
 from radiant_lens.policies.fisher import _gate_hash
 from radiant_lens.studies import Arm
@@ -167,6 +167,7 @@ def test_ranks_share_the_layers(monkeypatch, fitted):
     assert shares == [[0, 1]]
     assert torch.equal(again.joint_weights_, fitted.joint_weights_)
     assert torch.equal(again.joint_biases_, fitted.joint_biases_)
+    assert torch.equal(again.joint_ramps_, fitted.joint_ramps_)
 
 
 def test_the_ramp_is_worth_more_than_any_threshold():
@@ -194,6 +195,14 @@ def test_a_ramp_of_scores_that_say_nothing_is_between_0_and_1():
     assert _ramp(torch.ones(30), torch.arange(30) % 3 == 0).tolist() == [0, 1, 1]
 
 
+@pytest.mark.parametrize("alarms", [[0.0, 1.0, 2.0], [0.0] * 3 + [1.0] * 30])
+def test_every_ramp_has_desirable_examples_on_it(alarms):
+    """Else evidence would have no size on desirable text, and look free."""
+    scores = torch.tensor([*alarms, *[3.0, 4.0, 5.0] * 10])
+    start, end, size = _ramp(scores, torch.arange(len(scores)) >= len(alarms)).tolist()
+    assert end > start and size > 0
+
+
 def test_evidence_on_the_training_data_is_that_on_new_data(fitted):
     """Else displacements by evidence would look cheap to a fit on the data that the detector learned."""
 
@@ -214,6 +223,10 @@ def test_ramps_come_back_from_disk_and_old_files_have_none(fitted, tmp_path):
     old.joint_ramps_ = None
     loaded = load_detector(save_detector(old, tmp_path / "old"))
     assert loaded.joint_ramps_ is None and torch.equal(loaded.joint_weights_, fitted.joint_weights_)
+    falling = copy.copy(fitted)
+    falling.joint_ramps_ = fitted.joint_ramps_.flip(1)
+    with pytest.raises(ArtefactError, match="`joint_ramps_` must rise"):
+        load_detector(save_detector(falling, tmp_path / "falling"))
     steering = rl.MeanShiftPolicy(heads="all").fit(spread_cache(300), loaded)
     with pytest.raises(InvalidArgumentError, match="joint scores but no ramps"):
         by_evidence(steering, loaded)

@@ -153,7 +153,7 @@ def test_chosen_heads_alone_are_moved(model, parts):
         ({"heads": "significant"}, "`heads` must be 'all'"),
         ({"gate": "heads"}, "`gate` must be one of"),
         ({"gate": "head"}, "`gate` 'head' needs a detector"),
-        ({"family": "linear"}, "`family` must be one of 'constant', 'affine', 'strength'"),
+        ({"family": "linear"}, "`family` must be one of 'constant', 'affine', 'evidence', 'strength'"),
         ({"family": "strength"}, "`base`, the steering whose maps get strengths"),
     ],
 )
@@ -250,3 +250,9 @@ def test_vectors_by_evidence_are_the_same_vectors_by_token(model, parts, joint_d
     assert of_class[1] > 1.2 * of_class[0]
     with pytest.raises(InvalidArgumentError, match="add one vector to each head"):
         by_evidence(rl.RadiantPolicy(heads="all").fit(cache, joint_detector), joint_detector)
+    # Of the detector, too: a certificate on them would be void.
+    vector = rl.vector_steering(model, {"L1H0": torch.ones(model.cfg.d_head)})
+    assert set(joint_detector.validation_groups_) <= set(by_evidence(vector, joint_detector).meta["seen_groups"])
+    other = rl.RiskAwareDetector(joint=True).fit(replace(cache, z=cache.z[..., :8]))
+    with pytest.raises(InvalidArgumentError, match="`detector` is for .* heads of 8"):
+        by_evidence(shift, other)

@@ -9,8 +9,9 @@ import torch
 from serving.steerings import make_steering
 
 import radiant_lens as rl
+from radiant_lens._files import load_folder, save_folder
 from radiant_lens.capture.run import _steering_digest
-from radiant_lens.errors import InvalidArgumentError
+from radiant_lens.errors import ArtefactError, InvalidArgumentError
 from radiant_lens.steering.editor import EvidenceEditor, LayerEditor
 from radiant_lens.steering.gates import GATES
 from radiant_lens.steering.steering import joined
@@ -43,7 +44,8 @@ def test_the_edit_is_a_vector_and_another_one_times_the_evidence(steering, layer
     z = activations()
     assert isinstance(steering._editor(layer, z), EvidenceEditor)
     torch.testing.assert_close(steering.edit(z, layer), by_hand(steering, z, layer))
-    torch.testing.assert_close(steering.edit(z.flatten(1).view_as(z), layer), by_hand(steering, z, layer))
+    unsplit = steering._editor(layer, z).apply(z.flatten(1))
+    torch.testing.assert_close(unsplit, by_hand(steering, z, layer).flatten(1))
     # Some below the ramp, some on it, some above.
     joint = steering.scores.joint.score(z, layer)
     ramp = (joint - steering.head_maps.start[0]) * steering.head_maps.steepness[0]
@@ -106,9 +108,23 @@ def test_strength_choice_and_turns_act_on_both_vectors(steering):
     torch.testing.assert_close(turned.displace(z, 1).displacement, expected)
 
 
-def test_it_is_no_affine_map(steering):
+def test_it_is_no_affine_map(steering, tmp_path):
     with pytest.raises(InvalidArgumentError, match="no affine maps"):
         steering.maps()
+    for fold in (steering.fold_into, lambda model: steering.to_lora(tmp_path / "lora", model)):
+        with pytest.raises(InvalidArgumentError, match="evidence depends on .* use `steer`"):
+            fold(torch.nn.Linear(1, 1))
+
+
+def test_damaged_files_are_refused(steering, tmp_path):
+    maps = replace(steering.head_maps, steepness=-steering.head_maps.steepness)
+    with pytest.raises(ArtefactError, match="`map.steepness` must be positive"):
+        rl.Steering.load(replace(steering, head_maps=maps).save(tmp_path / "falling"))
+    tensors, meta = load_folder(steering.save(tmp_path / "s"), "steering")
+    tensors = {name: value for name, value in tensors.items() if "joint" not in name}
+    save_folder(tmp_path / "without", "steering", tensors, {name: meta[name] for name in meta if name != "sha256"})
+    with pytest.raises(ArtefactError, match="needs joint scores"):
+        rl.Steering.load(tmp_path / "without")
 
 
 def test_it_needs_joint_scores(steering):

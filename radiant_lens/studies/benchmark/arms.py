@@ -74,15 +74,7 @@ class Fold:
 
     @cached_property
     def detector(self) -> RiskAwareDetector:
-        """The default detector, with joint scores where that gate is on offer."""
-        train, validation = self.caches
-        return RiskAwareDetector(seed=self.seed, joint="joint" in self.gates).fit(train, validation)
-
-    @cached_property
-    def joint_detector(self) -> RiskAwareDetector:
-        """The default detector with joint scores, for arms that edit by evidence."""
-        if self.detector.joint:
-            return self.detector
+        """The default detector, with joint scores."""
         train, validation = self.caches
         return RiskAwareDetector(seed=self.seed, joint=True).fit(train, validation)
 
@@ -197,7 +189,7 @@ def _paper(fold: Fold, gate: str) -> Steering:
 def _least_kl(family: str, gates: tuple[str, ...] | None = None) -> SteeringArm:
     def fit(fold: Fold, gate: str) -> Steering:
         policy = LeastKLPolicy(family=family, gate=gate, seed=fold.seed)
-        detector = fold.joint_detector if needs_joint(policy) else None if gate == "none" else fold.detector
+        detector = fold.detector if gate != "none" or needs_joint(policy) else None
         return policy.fit(fold.model, fold.train, validation=fold.validation, detector=detector, progress=fold.progress)
 
     return SteeringArm(fit, gates)
@@ -212,8 +204,8 @@ def _mean_shift(fold: Fold, gate: str) -> Steering:
 
 
 def _by_evidence(fit: Callable[[Fold, str], Steering]) -> SteeringArm:
-    """The same vectors added as strongly as the layer looks undesirable, as in DSAS."""
-    return SteeringArm(lambda fold, gate: by_evidence(fit(fold, gate), fold.joint_detector), ("none",))
+    """The same vectors times the evidence of their layers, as in DSAS."""
+    return SteeringArm(lambda fold, gate: by_evidence(fit(fold, gate), fold.detector), ("none",))
 
 
 def _least_kl_strengths(fold: Fold, gate: str) -> Steering:

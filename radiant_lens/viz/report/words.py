@@ -37,7 +37,9 @@ def _what(inputs: ReportInputs) -> str:
         "joint": "where the joint score of its layer flags the token",
         "none": "at every token",
     }[steering.gate]
-    by_evidence = ", in part as strongly as the layer looks undesirable" if steering.head_maps.needs_joint else ""
+    by_evidence = (
+        ", in part as strongly as the text looks undesirable to its layer" if steering.head_maps.needs_joint else ""
+    )
     return (
         f"The steering ({policy}) edits {len(steering.sites)} of the {n_layers * n_heads} attention heads of "
         f"{model} ({names}), each {where}{by_evidence}."
