@@ -128,6 +128,7 @@ class Family:
 
     def _evidence(self, z: Tensor, at: list[int], layer: int) -> Float[Tensor, "batch pos site 1"]:
         assert self.ramp is not None and self.template.scores.joint is not None
-        joint = self.template.scores.joint.score(z.float(), layer)
+        z = z.float()
+        joint = self.template.scores.joint.of_layer(layer, z)(z)
         start, steepness, unit = (value[at].to(joint) for value in self.ramp)
         return torch.nan_to_num(evidence(joint, start, steepness) * unit)[..., None]

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import glu
 
-from radiant_lens.steering.gates import VOTING_GATES, HeadScores, TrustRegion, opens
+from radiant_lens.steering.gates import VOTING_GATES, HeadScores, JointScore, TrustRegion, opens
 from radiant_lens.steering.maps import EvidenceMaps, HeadMaps, RankOneMaps
 
 
@@ -32,17 +32,6 @@ class LayerEdit(NamedTuple):
     gated: Bool[Tensor, "*batch site"]
     untrusted: Bool[Tensor, "*batch site"]
     displacement: Float[Tensor, "*batch site d_head"]
-
-
-class _JointScore(NamedTuple):
-    """The joint score of one layer."""
-
-    weights: Float[Tensor, "head d_head"]
-    bias: Float[Tensor, " 1"]
-
-    def of(self, z: Float[Tensor, "*batch head d_head"]) -> Float[Tensor, "*batch 1"]:
-        """The score of these activations."""
-        return (z * self.weights).sum((-2, -1))[..., None] + self.bias
 
 
 @dataclass(frozen=True)
@@ -72,13 +61,13 @@ class LayerEditor:
     threshold: int
     gate: str
     trust: TrustRegion | None
-    joint: _JointScore | None
+    joint: JointScore | None
 
     def compute(self, z: Float[Tensor, "*batch head d_head"]) -> LayerEdit:
         """The edit of these activations."""
         z = z.to(self.weights.dtype)
         edited = z[..., self.heads, :]
-        joint = None if self.joint is None else self.joint.of(z)
+        joint = None if self.joint is None else self.joint(z)
         flagged, opened = self._gate((z[..., self.voting, :] * self.weights).sum(-1) + self.biases, joint)
         gated = opened if self.trust is None else opened & self.trust.contains(edited)
         displacement = self.maps.displacement(edited, joint) * gated[..., None]
@@ -245,6 +234,7 @@ def make_editor(
     # Half precision is too coarse to decide a gate in.
     real = torch.zeros((), device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
     n_heads = scores.weights.shape[1]
+    needs_joint = gate == "joint" or maps.needs_joint
     others = [head for head in range(n_heads) if head not in heads.tolist()] if gate in VOTING_GATES else []
     voting = torch.cat([heads, torch.tensor(others, dtype=torch.long)])
     editor = LayerEditor(
@@ -258,7 +248,7 @@ def make_editor(
         threshold=int(scores.thresholds[layer]),
         gate=gate,
         trust=None if trust is None else trust.to(real),
-        joint=_joint_score(scores, layer, real) if gate == "joint" or maps.needs_joint else None,
+        joint=scores.joint.of_layer(layer, real) if scores.joint is not None and needs_joint else None,
     )
     # A trust region is an ellipsoid, which no thin product decides.
     if trust is not None:
@@ -268,11 +258,6 @@ def make_editor(
     if isinstance(editor.maps, EvidenceMaps) and gate == "none":
         return _with_evidence(editor, editor.maps)
     return editor
-
-
-def _joint_score(scores: HeadScores, layer: int, real: Tensor) -> _JointScore:
-    assert scores.joint is not None
-    return _JointScore(scores.joint.weights[layer].to(real), scores.joint.biases[layer, None].to(real))
 
 
 def _with_evidence(editor: LayerEditor, maps: EvidenceMaps) -> EvidenceEditor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +18,17 @@ VOTING_GATES = ("vote", "layer")
 """Gates that count the flags of all heads of a layer, edited or not."""
 
 
+class JointScore(NamedTuple):
+    """The joint score of one layer."""
+
+    weights: Float[Tensor, "head d_head"]
+    bias: Float[Tensor, " 1"]
+
+    def __call__(self, z: Float[Tensor, "*batch head d_head"]) -> Float[Tensor, "*batch 1"]:
+        """The score of these activations."""
+        return (z * self.weights).sum((-2, -1))[..., None] + self.bias
+
+
 @dataclass(frozen=True)
 class JointScores:
     """Scores of whole layers: `biases[layer] + sum over heads of weights[layer, head] . a[head]`.
@@ -28,9 +39,9 @@ class JointScores:
     weights: Float[Tensor, "layer head d_head"]
     biases: Float[Tensor, " layer"]
 
-    def score(self, z: Float[Tensor, "*batch head d_head"], layer: int) -> Float[Tensor, "*batch 1"]:
-        """The score of a layer, in the precision and on the device of `z`."""
-        return (z * self.weights[layer].to(z)).sum((-2, -1))[..., None] + self.biases[layer].to(z)
+    def of_layer(self, layer: int, like: Tensor) -> JointScore:
+        """The score of one layer, in the precision and on the device of `like`."""
+        return JointScore(self.weights[layer].to(like), self.biases[layer, None].to(like))
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def test_the_edit_is_a_vector_and_another_one_times_the_evidence(steering, layer
     unsplit = steering._editor(layer, z).apply(z.flatten(1))
     torch.testing.assert_close(unsplit, by_hand(steering, z, layer).flatten(1))
     # Some below the ramp, some on it, some above.
-    joint = steering.scores.joint.score(z, layer)
+    joint = steering.scores.joint.of_layer(layer, z)(z)
     ramp = (joint - steering.head_maps.start[0]) * steering.head_maps.steepness[0]
     assert (ramp < 0).any() and ((ramp > 0) & (ramp < 1)).any() and (ramp > 1).any()
 
