@@ -8,11 +8,10 @@ import pytest
 import torch
 
 import radiant_lens as rl
-from radiant_lens.analysis.sensitivity import gain_gradient
 from radiant_lens.analysis.strength import KLCurve
 from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentError, LeakageError
 from radiant_lens.evaluation import score_choices, score_statements
-from radiant_lens.policies import least_kl
+from radiant_lens.policies import displacements
 from radiant_lens.policies.displacements import by_evidence
 
 
@@ -167,7 +166,7 @@ def test_data_that_cannot_serve_are_refused(model, parts, monkeypatch):
     with pytest.raises(LeakageError, match="training and validation must not share groups"):
         rl.LeastKLPolicy().fit(model, train, validation=train)
     # Affine displacements need activations, which are collected after these checks.
-    monkeypatch.setattr(least_kl, "collect", lambda *_, **__: pytest.fail("collected"))
+    monkeypatch.setattr(displacements, "collect", lambda *_, **__: pytest.fail("collected"))
     policy = rl.LeastKLPolicy(family="affine")
     with pytest.raises(DataError, match="no desirable statements"):
         policy.fit(model, train, validation=replace(validation, atoms=()))
@@ -181,13 +180,13 @@ def test_a_head_that_hardly_varies_is_not_followed_to_other_text():
     noise = torch.randn(500, 8, generator=generator, dtype=torch.float64)
     constant = torch.linspace(-1, 1, 8, dtype=torch.float64)
     # Rounding alone, as of a head that reads the first token on the text of the fit; other text may differ by its size.
-    mean, spread = least_kl._moments(constant + 1e-5 * noise)
+    mean, spread = displacements._moments(constant + 1e-5 * noise)
     size = constant.square().mean().sqrt()
-    assert torch.allclose(spread, least_kl._LEAST_SPREAD * size.expand(8), rtol=1e-3)
+    assert torch.allclose(spread, displacements._LEAST_SPREAD * size.expand(8), rtol=1e-3)
     # In units of its own spread other text would lie 200,000 units away.
     assert 60 < float(((-constant - mean) / spread).abs().max()) < 62
     # Heads that vary have their own spread.
-    assert torch.allclose(least_kl._moments(constant + noise)[1], noise.std(0))
+    assert torch.allclose(displacements._moments(constant + noise)[1], noise.std(0))
 
 
 @pytest.fixture(scope="module")
@@ -206,25 +205,6 @@ def test_by_evidence_the_budget_is_met_and_correct_answers_gain(model, parts, jo
     assert (steered - plain).mean() > 0.02
     # Both of its vectors are used.
     assert bool(steering.head_maps.shift.any()) and bool(steering.head_maps.slope.any())
-
-
-@pytest.mark.parametrize("gate", ["none", "head"])
-def test_gradients_by_evidence_are_those_of_small_displacements(model, parts, joint_detector, gate):
-    """The derivative of the gain along random parameters, against finite differences of the steering itself."""
-    prompts = parts[0].prompts[:12]
-    policy = rl.LeastKLPolicy(family="evidence", gate=gate, heads="layer:1")
-    family = policy.make_family(model, parts[0], joint_detector)
-    gain = gain_gradient(model, prompts, family)
-    generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(gain.gradient.shape, generator=generator, dtype=torch.float64)
-    size = 0.02
-
-    def value(step):
-        steered = replace(family.template, head_maps=family.maps(step * direction))
-        return gain_gradient(model, prompts, family, steered).value
-
-    slope = (value(size) - value(-size)) / (2 * size)
-    assert float((gain.gradient * direction).sum()) == pytest.approx(slope, rel=0.03)
 
 
 def test_evidence_needs_a_detector_that_has_it(model, parts, joint_detector):
