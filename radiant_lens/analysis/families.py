@@ -29,7 +29,7 @@ FAMILIES = ("constant", "affine", "evidence", "strength")
 
 
 class Ramp(NamedTuple):
-    """How each head's evidence follows from the joint score of its layer.
+    """The way from the joint score of a layer to the evidence of each of its heads.
 
     Attributes:
         start, steepness: as for `EvidenceMaps`.
@@ -60,7 +60,7 @@ class Family:
 
     @property
     def needs_joint(self) -> bool:
-        """Whether displacements, or the gate, depend on the joint scores of layers."""
+        """True where displacements, or the gate, depend on the joint scores of layers."""
         return self.kind == "evidence" or self.template.needs_joint
 
     @property

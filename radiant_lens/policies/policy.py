@@ -12,7 +12,7 @@ from radiant_lens.sites import HeadSite
 
 
 def needs_joint(policy: object) -> bool:
-    """Whether the edits of a policy, or its gate, need a detector with joint scores of layers."""
+    """True where the edits of a policy, or its gate, need a detector with joint scores of layers."""
     return getattr(policy, "gate", None) == "joint" or getattr(policy, "family", None) == "evidence"
 
 

@@ -38,7 +38,7 @@ class SteeringParts:
 
     @property
     def needs_joint(self) -> bool:
-        """Whether the edits depend on the joint scores of layers."""
+        """True where the edits depend on the joint scores of layers."""
         return self.gate == "joint" or self.head_maps.needs_joint
 
     @property

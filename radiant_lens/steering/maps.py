@@ -52,7 +52,7 @@ class HeadMaps(PerHead, ABC):
     kind: ClassVar[str]
     axes: ClassVar[dict[str, str]]
     needs_joint: ClassVar[bool] = False
-    """Whether displacements depend on the joint score of the layer."""
+    """True where displacements depend on the joint score of the layer."""
 
     @abstractmethod
     def displacement(
