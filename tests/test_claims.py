@@ -10,6 +10,8 @@ from radiant_lens.datasets.world.facts import RELIABLE_SOURCES
 from radiant_lens.datasets.world.tone import KIND_MOODS
 from radiant_lens.evaluation import generate_answers, get_judge
 
+pytestmark = pytest.mark.slow
+
 BARE, MISLED = "bare", "after_undesirable"
 
 
@@ -84,7 +86,6 @@ def test_shuffled_labels_do_little_under_the_recipes_gate(gains, condition):
     assert gains["shuffled labels, not forced", condition].high < gains["RADIANT", condition].low / 3
 
 
-@pytest.mark.slow
 def test_shuffled_labels_that_are_forced_to_edit(controls, gains):
     """The metric holds the true difference, so a chance direction is largely that difference, with either sign."""
     assert controls.loc[("shuffled labels", "edited_share"), "least"] > 0.5
@@ -93,14 +94,12 @@ def test_shuffled_labels_that_are_forced_to_edit(controls, gains):
     assert misled["difference"] < gains["RADIANT", MISLED].value / 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["mahalanobis", "total"])
 def test_random_directions_do_little(controls, gains, metric):
     for condition in (BARE, MISLED):
         assert controls.loc[(metric, f"correct/{condition}"), "difference"] < gains["RADIANT", condition].value / 3
 
 
-@pytest.mark.slow
 def test_a_quarter_of_the_cost_of_iti(experiment, comparison):
     steered = comparison.evaluations["RADIANT"].metrics
     points = []

@@ -6,13 +6,15 @@ import json
 import shutil
 import tempfile
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import pytest
 import torch
 from conftest import make_cache
-from fuzz.fuzz_readers import READERS, STUDY, changed, changed_json, data_ways, loads
+from fuzz.fuzz_readers import READERS, STUDY, Reader, changed, changed_json, data_ways, loads
 from hypothesis import assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -140,24 +142,42 @@ for case in (TestSavedCache, TestSavedSteering):
     case.settings = settings(max_examples=40, stateful_step_count=12, deadline=None)
 
 
+class Started(NamedTuple):
+    """A reader, the good input that the fuzzer starts from, and the folder that both use."""
+
+    reader: Reader
+    seeds: list[bytes]
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """Of each target, made once: to make those of data takes longer than to read them."""
+
+    @cache
+    def start(target):
+        reader, folder = READERS[target](), tmp_path_factory.mktemp(target)
+        return Started(reader, list(reader.seeds(folder)), folder)
+
+    return start
+
+
 @pytest.mark.parametrize("target", sorted(READERS))
-def test_what_the_fuzzer_starts_from_can_be_read(target, tmp_path):
-    reader = READERS[target]()
-    seeds = list(reader.seeds(tmp_path))
+def test_what_the_fuzzer_starts_from_can_be_read(target, started):
+    reader, seeds, folder = started(target)
     assert seeds
     for seed in seeds:
-        reader.read(seed, tmp_path)
+        reader.read(seed, folder)
 
 
-def test_the_fuzzer_starts_from_every_way_to_read_data(tmp_path):
-    assert {seed[1] for seed in READERS["data"]().seeds(tmp_path)} == set(range(len(data_ways())))
+def test_the_fuzzer_starts_from_every_way_to_read_data(started):
+    assert {seed[1] for seed in started("data").seeds} == set(range(len(data_ways())))
 
 
 @pytest.mark.parametrize("target", sorted(READERS))
-def test_odd_values_and_bytes_give_documented_errors(target, tmp_path):
-    reader = READERS[target]()
+def test_odd_values_and_bytes_give_documented_errors(target, started):
+    reader, seeds, folder = started(target)
     random = Random(0)
-    seeds = list(reader.seeds(tmp_path))
     n_loaded = n_refused = 0
     for i in range(300):
         data = random.choice(seeds)
@@ -167,7 +187,7 @@ def test_odd_values_and_bytes_give_documented_errors(target, tmp_path):
             new = data[:cut] + random.randbytes(random.randrange(3)) + data[cut + random.randrange(3) :]
         if new == data:
             continue
-        loaded = loads(reader, new, tmp_path)
+        loaded = loads(reader, new, folder)
         n_loaded += loaded
         n_refused += not loaded
     # Changes that all load, or that are all refused, test one half of a reader alone.

@@ -126,7 +126,8 @@ def test_a_bar_that_was_left_behind_is_not_used(lines, monkeypatch):
 
 
 def test_a_run_with_json_shows_its_bar_and_prints_one_object(terminal, command_line):
-    line = ["bench", "tiny-facts", "--arms", "least KL", "--test-groups", "4", "--validation-groups", "4"]
+    groups = ["--train-groups", "20", "--validation-groups", "4", "--test-groups", "4"]
+    line = ["bench", "tiny-facts", "--arms", "least KL", *groups]
     status, out, err = command_line(*line, "--answers", "0", "--budgets", "0.02", "--folds", "0", "--json")
     assert status == 0, err
     assert {row["arm"] for row in json.loads(out)["rows"]} == {"none", "least KL"}

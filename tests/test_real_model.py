@@ -44,7 +44,7 @@ def test_texts_are_tokenized_as_the_chat_template_does_it(model, data):
 def test_shared_rows_collect_what_separate_rows_collect(data):
     """In single precision: in bfloat16 the order of a sum alone changes activations by two percent."""
     model = rl.load_model(NAME, dtype="float32")
-    statements = [s for s in data.statements if s.group in sorted(data.groups)[:4]]
+    statements = [s for s in data.statements if s.group in sorted(data.groups)[:2]]
     shared = rl.collect(model, statements).z
     alone = torch.cat([rl.collect(model, [statement]).z for statement in statements])
     assert float((shared - alone).norm() / alone.norm()) < 1e-5

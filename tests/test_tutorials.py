@@ -21,7 +21,7 @@ UNWANTED = (
 
 each = pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
 # These take most of the time of all.
-LONG = ("03_steer_and_certify", "04_ablation_study", "07_cost_and_gain")
+LONG = ("01_capture_heads", "03_steer_and_certify", "04_ablation_study", "07_cost_and_gain")
 each_in_its_time = pytest.mark.parametrize(
     "path",
     [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in notebooks()],

@@ -54,6 +54,7 @@ def two_hosts() -> Iterator[list[str]]:
             subprocess.run(["ip", "netns", "del", host], capture_output=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not namespaces_can_be_made(), reason="needs root and `ip netns` (iproute2)")
 def test_two_hosts_collect_as_one(model, data, tmp_path, launch):
     with two_hosts() as hosts:

@@ -16,8 +16,8 @@ import pytest
 PAGES = Path(__file__).parents[2] / ".docs" / "pages"
 FENCE = re.compile(r"^```(python|sh)(.*)\n((?:.*\n)*?)```$", re.M)
 FIRST = "quickstart.md"
-# Pages whose blocks take a minute each.
-LONG = ("least-kl", "certificates")
+# Pages whose blocks take half a minute and more.
+LONG = ("least-kl", "certificates", "gates", "least-edit", "choose-a-policy")
 
 
 class Block(NamedTuple):

@@ -16,6 +16,8 @@ import pytest
 import radiant_lens as rl
 from radiant_lens.studies import Arm
 
+pytestmark = pytest.mark.slow
+
 ARMS = [Arm("RADIANT", heads="layers:1", detector={"loss": "lda"})]
 SMALL = {"n_groups": 30, "n_samples": 1}
 
@@ -32,7 +34,6 @@ print(result.to_markdown())
 """
 
 
-@pytest.mark.slow
 def test_a_killed_study_resumes(tmp_path):
     command = [sys.executable, "-c", SCRIPT]
     cells = tmp_path / "a" / "cells"
@@ -58,7 +59,6 @@ def test_a_killed_study_resumes(tmp_path):
     assert {p.name for p in Path(cells).glob("*.json")} == {p.name for p in (tmp_path / "b" / "cells").glob("*.json")}
 
 
-@pytest.mark.slow
 def test_two_processes_find_what_one_finds(tmp_path):
     one, two = (rl.Study("shared", ARMS, out=tmp_path / str(n), **SMALL).run(n_jobs=n) for n in (1, 2))
     assert one.n_computed == two.n_computed == 7
@@ -94,12 +94,11 @@ def until(condition, seconds: float = 120.0) -> bool:
 @pytest.mark.parametrize(
     ("how", "whom", "status"),
     [
-        # Each takes half a minute; the hardest, of which nobody is told, is tried on every change.
-        pytest.param(signal.SIGTERM, "parent", 143, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, "parent", 130, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, "all", 130, marks=pytest.mark.slow),
+        (signal.SIGTERM, "parent", 143),
+        (signal.SIGINT, "parent", 130),
+        (signal.SIGINT, "all", 130),
         (signal.SIGKILL, "parent", -signal.SIGKILL),
-        pytest.param(signal.SIGKILL, "child", 1, marks=pytest.mark.slow),
+        (signal.SIGKILL, "child", 1),
     ],
     ids=["SIGTERM", "SIGINT", "Ctrl-C", "kill -9", "kill -9 of a child"],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import nbformat
 import pytest
 from notebooks import PLOTLY, code_cells, diagram_cells, notebooks
@@ -9,14 +11,14 @@ from notebooks import PLOTLY, code_cells, diagram_cells, notebooks
 import radiant_lens as rl
 
 
-@pytest.fixture
-def opened(browser, tmp_path):
-    """Open a page from a file with the network off; at the end, the console must be empty."""
+@contextmanager
+def opening(browser, folder):
+    """What opens a page from a file with the network off; at the end, the console must be empty."""
     messages: list[str] = []
     contexts = []
 
     def open_page(html: str, *, width: int = 1280, scheme: str = "light"):
-        path = tmp_path / "page.html"
+        path = folder / "page.html"
         path.write_text(html, encoding="utf-8")
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
         contexts.append(context)
@@ -35,6 +37,28 @@ def opened(browser, tmp_path):
     assert messages == []
 
 
+@pytest.fixture
+def opened(browser, tmp_path):
+    with opening(browser, tmp_path) as open_page:
+        yield open_page
+
+
+@pytest.fixture(scope="module")
+def open_report(browser, tmp_path_factory, full_report):
+    """The report, opened once for all tests that do not change it for good, as it takes seconds to draw."""
+    with opening(browser, tmp_path_factory.mktemp("report")) as open_page:
+        yield open_page(full_report.html)
+
+
+@pytest.fixture
+def report_page(open_report):
+    """The report at its top, 1280 wide."""
+    open_report.set_viewport_size({"width": 1280, "height": 900})
+    open_report.mouse.move(0, 0)
+    open_report.evaluate("scrollTo(0, 0)")
+    return open_report
+
+
 CUT_TITLES = """() => [...document.querySelectorAll('.plot')].filter(plot => {
     const title = plot.querySelector('.gtitle');
     return title && title.getBoundingClientRect().right > plot.getBoundingClientRect().right;
@@ -43,8 +67,15 @@ CUT_TITLES = """() => [...document.querySelectorAll('.plot')].filter(plot => {
 MARKS = ".heatmaplayer image, .scatterlayer .trace, .barlayer .point"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 700])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
+        pytest.param(700, "light", marks=pytest.mark.slow),
+        (700, "dark"),
+    ],
+)
 def test_every_figure_draws_something_and_fits(opened, full_report, width, scheme):
     page = opened(full_report.html, width=width, scheme=scheme)
     plots = page.locator(".plot")
@@ -63,17 +94,19 @@ def test_every_figure_draws_something_and_fits(opened, full_report, width, schem
 
 
 @pytest.mark.parametrize(("width", "columns"), [(1280, 4), (700, 2), (400, 1)])
-def test_the_first_screen_has_four_tiles(opened, full_report, width, columns):
-    page = opened(full_report.html, width=width)
+def test_the_first_screen_has_four_tiles(report_page, width, columns):
+    page = report_page
+    page.set_viewport_size({"width": width, "height": 900})
     boxes = [page.locator(".tile").nth(i).bounding_box() for i in range(page.locator(".tile").count())]
     assert len(boxes) == 4
     assert len({round(box["x"]) for box in boxes}) == columns
     assert all(box["y"] + box["height"] < 900 for box in boxes)
 
 
-def test_a_wide_table_scrolls_inside_the_page_and_says_so(opened, full_report):
+def test_a_wide_table_scrolls_inside_the_page_and_says_so(report_page):
+    page = report_page
     for width, hinted in ((1280, [False]), (400, [True, True, True])):
-        page = opened(full_report.html, width=width)
+        page.set_viewport_size({"width": width, "height": 900})
         hints, wrappers = page.locator(".hint"), page.locator(".scroll")
         assert hints.count() == wrappers.count() == 5
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -93,19 +126,18 @@ HIDDEN_LABELS = """() => {
 }"""
 
 
-def test_a_steering_without_cost_does_not_hide_the_zeros(opened, full_report):
-    assert opened(full_report.html).evaluate(HIDDEN_LABELS) is False
+def test_a_steering_without_cost_does_not_hide_the_zeros(report_page):
+    assert report_page.evaluate(HIDDEN_LABELS) is False
 
 
-def test_the_roc_is_a_square(opened, full_report):
-    page = opened(full_report.html)
+def test_the_roc_is_a_square(report_page):
     # The fifth figure, after the trade-off; its drag area covers exactly the axes.
-    box = page.locator(".plot").nth(4).locator(".plot-container .nsewdrag").first.bounding_box()
+    box = report_page.locator(".plot").nth(4).locator(".plot-container .nsewdrag").first.bounding_box()
     assert box["width"] == pytest.approx(box["height"], abs=2)
 
 
-def test_hovering_a_head_shows_its_numbers(opened, full_report, experiment, steering):
-    page = opened(full_report.html)
+def test_hovering_a_head_shows_its_numbers(report_page, experiment, steering):
+    page = report_page
     area = page.locator("#figures-1 .plot").first.locator(".nsewdrag").first
     box = area.bounding_box()
     layer, head = steering.sites[0]
@@ -126,8 +158,8 @@ def test_hovering_a_head_shows_its_numbers(opened, full_report, experiment, stee
     assert not shown.endswith("not steered")
 
 
-def test_filters_show_the_answers_of_their_kind(opened, full_report):
-    page = opened(full_report.html)
+def test_filters_show_the_answers_of_their_kind(report_page):
+    page = report_page
     rows, none = page.locator("#answers tbody tr"), page.locator("#none")
     for name in ("changed", "corrected", "broken", "all"):
         button = page.locator(f"button[data-show={name}]")
@@ -140,32 +172,33 @@ def test_filters_show_the_answers_of_their_kind(opened, full_report):
 
 
 @pytest.mark.parametrize(("width", "is_left"), [(1280, True), (700, False)])
-def test_contents_are_on_the_left_where_there_is_room(opened, full_report, width, is_left):
-    page = opened(full_report.html, width=width)
+def test_contents_are_on_the_left_where_there_is_room(report_page, width, is_left):
+    page = report_page
+    page.set_viewport_size({"width": width, "height": 900})
     contents, main = page.locator("nav").bounding_box(), page.locator("main").bounding_box()
     assert (contents["x"] + contents["width"] <= main["x"]) == is_left
     page.locator("nav a", has_text="Settings and versions").click()
     page.wait_for_function("() => document.getElementById('settings').getBoundingClientRect().top < innerHeight")
 
 
-def test_words_are_explained_where_the_pointer_is(opened, full_report):
-    page = opened(full_report.html)
-    assert "Kullback-Leibler divergence" in page.locator(".tile abbr", has_text="KL").first.get_attribute("title")
+def test_words_are_explained_where_the_pointer_is(report_page):
+    assert "Kullback-Leibler divergence" in report_page.locator(".tile abbr", has_text="KL").first.get_attribute(
+        "title"
+    )
 
 
-def test_code_is_selected_or_copied(opened, full_report):
-    page = opened(full_report.html)
+def test_code_is_selected_or_copied(report_page):
+    page = report_page
     button = page.locator(".copy").first
     button.click()
     page.wait_for_function("() => /copied|selected/.test(document.querySelector('.copy').textContent)")
 
 
-def test_the_page_follows_a_change_of_scheme(opened, full_report):
-    page = opened(full_report.html, scheme="light")
-    page.emulate_media(color_scheme="dark")
-    page.wait_for_function(
-        "() => getComputedStyle(document.querySelector('.plot .gtitle')).fill === 'rgb(230, 232, 235)'"
-    )
+def test_the_page_follows_a_change_of_scheme(report_page):
+    ink = "() => getComputedStyle(document.querySelector('.plot .gtitle')).fill === '{}'"
+    for scheme, colour in (("dark", "rgb(230, 232, 235)"), ("light", "rgb(27, 31, 36)")):
+        report_page.emulate_media(color_scheme=scheme)
+        report_page.wait_for_function(ink.format(colour))
 
 
 def test_text_of_others_is_not_executed(opened, evaluations):
