@@ -85,6 +85,11 @@ def shape(model: PreTrainedModel) -> tuple[int, int, int]:
     return config.num_hidden_layers, n_heads, getattr(config, "head_dim", None) or config.hidden_size // n_heads
 
 
+def carry(n_layers: int) -> torch.Tensor:
+    """Shares of the joint score of the layer below: half of it, and of none below the first."""
+    return 0.5 * (torch.arange(n_layers) > 0)
+
+
 def random_steering(
     n_layers: int,
     n_heads: int,
@@ -95,8 +100,12 @@ def random_steering(
     seed: int = 0,
     sites=None,
     strength: float = 1.0,
+    hands_over: bool = False,
 ) -> rl.Steering:
-    """Edits of all heads (or `sites`) that are large enough to be seen, open at about every other token."""
+    """Edits of all heads (or `sites`) that are large enough to be seen, open at about every other token.
+
+    With `hands_over`, joint scores depend on those of the layer below.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*lengths: int) -> torch.Tensor:
@@ -111,7 +120,7 @@ def random_steering(
         else DenseMaps(0.3 * noise(n, d_head, d_head), noise(n, d_head))
     )
     own = noise(n_layers, n_heads, d_head)
-    joint = JointScores(noise(n_layers, n_heads, d_head), torch.zeros(n_layers))
+    joint = JointScores(noise(n_layers, n_heads, d_head), torch.zeros(n_layers), hands_over * carry(n_layers))
     scores = HeadScores(own, torch.zeros(n_layers, n_heads), torch.full((n_layers,), n_heads // 2), joint)
     certificates = tuple(Certificate("random") for _ in chosen)
     return rl.Steering(chosen, maps, scores, gate, certificates, meta={"policy": {"name": "random"}})

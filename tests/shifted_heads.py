@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from plain_models import carry
 
 import radiant_lens as rl
 from radiant_lens.analysis.families import Family, Ramp
@@ -23,7 +24,8 @@ def every_head(model, kind: str = "constant", gate: str = "none") -> Family:
     sites = tuple(HeadSite(layer, head) for layer in range(shape[0]) for head in range(shape[1]))
     maps = RankOneMaps.translation(torch.randn(len(sites), model.cfg.d_head, generator=generator).double())
     mean, spread = torch.randn(2, len(sites), model.cfg.d_head, generator=generator).double()
-    joint = JointScores(torch.randn(*shape, model.cfg.d_head, generator=generator), torch.zeros(shape[0]))
+    weights = torch.randn(*shape, model.cfg.d_head, generator=generator)
+    joint = JointScores(weights, torch.zeros(shape[0]), carry(shape[0]))
     template = rl.Steering(sites, maps, replace(scores, joint=joint), gate, tuple(Certificate("any") for _ in sites))
     # From a ramp's start on for half of the activations, and full for some.
     ones = torch.ones(len(sites), dtype=torch.float64)

@@ -14,6 +14,7 @@ Fisher information of all families come from one backward pass.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from radiant_lens.analysis.steering import Steering
 from radiant_lens.sites import HeadSite
+from radiant_lens.steering.gates import RunningScore
 from radiant_lens.steering.maps import DenseMaps, EvidenceMaps, HeadMaps, RankOneMaps, evidence
 
 FAMILIES = ("constant", "affine", "evidence", "strength")
@@ -64,6 +66,19 @@ class Family:
         return self.kind == "evidence" or self.template.needs_joint
 
     @property
+    def hooked_layers(self) -> tuple[int, ...]:
+        """Layers whose activations displacements depend on."""
+        return self.template.scores.hooked(self.template.layers, joint=self.needs_joint)
+
+    def joint_scores(self, z: Sequence[Float[Tensor, "batch pos head d_head"]]) -> Sequence[Tensor | None]:
+        """The joint score of each of the `hooked_layers`, from their activations; None where a layer gives it alone."""
+        scores, running = self.template.scores, RunningScore()
+        if scores.joint is None or not scores.hand_over(joint=self.needs_joint):
+            return [None] * len(z)
+        z = [of_layer.float() for of_layer in z]
+        return [running(scores.joint.of_layer(i, of_layer), of_layer) for i, of_layer in zip(self.hooked_layers, z)]
+
+    @property
     def sites(self) -> tuple[HeadSite, ...]:
         """The heads that are moved."""
         return self.template.sites
@@ -80,6 +95,7 @@ class Family:
         gradient: Float[Tensor, "batch pos head d_head"],
         z: Float[Tensor, "batch pos head d_head"],
         edited: Bool[Tensor, "batch pos"],
+        joint: Float[Tensor, "batch pos 1"] | None = None,
     ) -> Float[Tensor, "batch site parameter"]:
         """Gradient in the parameters of a layer's heads, for each text, from the gradient in their activations.
 
@@ -88,11 +104,13 @@ class Family:
             gradient: of an objective, at the activations after the edits so far.
             z: the activations before any edit.
             edited: positions at which edits happen where the gate is open.
+            joint: joint score of the layer, where it depends on other layers.
         """
         at = [i for i, site in enumerate(self.sites) if site.layer == layer]
         heads = torch.tensor([self.sites[i].head for i in at], device=z.device)
         weight = edited[:, :, None].float()
-        edit = None if self.template.gate == "none" and self.kind != "strength" else self.template.displace(z, layer)
+        gated = self.template.gate != "none" or self.kind == "strength"
+        edit = self.template.displace(z, layer, joint) if gated else None
         if edit is not None:
             weight = weight * edit.gated
         # Positions outside the window may hold anything, NaN included: `where`, not a product.
@@ -103,7 +121,7 @@ class Family:
         shift = of_heads.sum(1)
         if self.kind == "constant":
             return shift
-        factor = self._evidence(z, at, layer) if self.kind == "evidence" else self._standardised(z, at, heads)
+        factor = self._evidence(z, at, layer, joint) if self.kind == "evidence" else self._standardised(z, at, heads)
         return torch.cat([shift, (of_heads * factor).sum(1)], dim=-1)
 
     def maps(self, parameters: Float[Tensor, "site parameter"]) -> HeadMaps:
@@ -126,9 +144,11 @@ class Family:
         mean, spread = (value[at].to(z.device, torch.float32) for value in (self.mean, self.spread))
         return torch.nan_to_num((z[:, :, heads].float() - mean) / spread)
 
-    def _evidence(self, z: Tensor, at: list[int], layer: int) -> Float[Tensor, "batch pos site 1"]:
+    def _evidence(
+        self, z: Tensor, at: list[int], layer: int, joint: Tensor | None
+    ) -> Float[Tensor, "batch pos site 1"]:
         assert self.ramp is not None and self.template.scores.joint is not None
         z = z.float()
-        joint = self.template.scores.joint.of_layer(layer, z)(z)
+        joint = self.template.scores.joint.of_layer(layer, z)(z) if joint is None else joint
         start, steepness, unit = (value[at].to(joint) for value in self.ramp)
         return torch.nan_to_num(evidence(joint, start, steepness) * unit)[..., None]

@@ -80,7 +80,8 @@ def head_moves(steering: Steering, cache: HeadCache, site: tuple[int, int]) -> H
         raise InvalidArgumentError(f"The detector's weight is zero at {site}: there is no direction to show.")
     # The whole layer: a gate may count the votes of all its heads.
     z = cache.z[:, site.layer].double()
-    edit = steering.displace(z, site.layer)
+    joint = steering.joint_scores(cache.z.double())
+    edit = steering.displace(z, site.layer, None if joint is None else joint[:, site.layer, None])
     column = edit.heads.tolist().index(site.head)
     before = z[:, site.head]
     after = before + edit.displacement[:, column]

@@ -325,7 +325,7 @@ def _gradients(
     steering: Steering | None,
 ) -> Iterator[Float[Tensor, "batch site parameter"]]:
     """Yield the gradient of each objective in the parameters of the family, for each row; all are from one pass."""
-    layers = family.template.layers
+    layers, hooked = family.template.layers, family.hooked_layers
     before: list[Tensor] = []
     after: list[Tensor] = []
 
@@ -342,14 +342,20 @@ def _gradients(
         edits = steer(model, steering, start=batch.starts, allow_mismatch=True)
     edited = batch.edited.to(model.cfg.device)
     # Hooks act in the order in which they are set: gates and bases read activations before the edits.
-    watching, capturing = ([(hook_name(layer), function) for layer in layers] for function in (watch, capture))
+    watching = [(hook_name(layer), watch) for layer in hooked]
+    capturing = [(hook_name(layer), capture) for layer in layers]
     with torch.enable_grad(), model.hooks(fwd_hooks=watching), edits, model.hooks(fwd_hooks=capturing):
         predictions = predict(model, batch)
         require_numbers(are_numbers(predictions.logits.detach()))
         numbers = objectives(predictions)
+    with torch.no_grad():
+        read = dict(zip(hooked, zip(before, family.joint_scores(before))))
     for i, number in enumerate(numbers, start=1):
         with torch.enable_grad():
             gradients = torch.autograd.grad(number, after, retain_graph=i < len(numbers))
         with torch.no_grad():
-            projected = [family.project(*values, edited).cpu() for values in zip(layers, gradients, before)]
+            projected = [
+                family.project(layer, gradient, z, edited, joint).cpu()
+                for layer, gradient, (z, joint) in zip(layers, gradients, (read[layer] for layer in layers))
+            ]
         yield torch.cat(projected, dim=1)

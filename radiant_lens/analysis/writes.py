@@ -163,15 +163,18 @@ def _edited_positions(
 def _batch_positions(model: TransformerBridge, batch: AnswerBatch, steering: Steering) -> _Edited:
     device = model.cfg.device
     captured: dict[str, Tensor] = {}
-    names = {layer: hook_name(layer) for layer in steering.layers}
+    names = {layer: hook_name(layer) for layer in steering.hooked_layers}
     hooks = [(name, _capture(captured, name)) for name in (*names.values(), FINAL_RESIDUAL)]
     with torch.no_grad(), model.hooks(fwd_hooks=hooks):
         model(batch.tokens.to(device), attention_mask=batch.mask.long().to(device))
     answer = batch.edited.to(device)
     written, gated = [], []
     blocks: Any = model.blocks
+    displace = steering.displacing()
     for layer, name in names.items():
-        edit = steering.displace(captured[name], layer)
+        edit = displace(captured[name], layer)
+        if layer not in steering.layers:
+            continue
         # One module projects all heads of a layer; each head has its own rows of the weights.
         projection = blocks[layer].attn.W_O[edit.heads].to(edit.displacement)
         # Some architectures scale the output of attention before it is added to the residual.

@@ -24,10 +24,11 @@ _TENSORS = {
         ("vote_thresholds_", "vote_certified_", "vote_fpr_", "vote_fnr_", "vote_risk_", "layer_risk_"), "layer"
     ),
 }
-# Those of a detector without joint scores are None, and not in the file. Files of the first joint scores have no ramps.
+# Those of a detector without joint scores are None, and not in the file. Files of the first joint scores have no ramps,
+# and later ones no carry: their scores do not depend on the layer below.
 _JOINT_TENSORS = {
     "joint_weights_": "layer head d_head",
-    **dict.fromkeys(("joint_biases_", "joint_fpr_", "joint_fnr_"), "layer"),
+    **dict.fromkeys(("joint_biases_", "joint_carry_", "joint_fpr_", "joint_fnr_"), "layer"),
 }
 _RAMPS = {"joint_ramps_": "layer start_end_size"}
 _NUMBERS = {"least_p_value_": float, "n_groups_": int, "groups_needed_": int, "best_layer_": int}
@@ -70,12 +71,14 @@ def _restored(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> RiskAwa
     for name in _JOINT_TENSORS | _RAMPS:
         setattr(detector, name, None)
     joint = _JOINT_TENSORS if "joint_weights_" in tensors else {}
+    if joint:
+        tensors = {"joint_carry_": torch.zeros_like(tensors["joint_biases_"]), **tensors}
     ramps = _RAMPS if joint and "joint_ramps_" in tensors else {}
     for name, axes in (_TENSORS | joint | ramps).items():
         _checks.shape(name, tensors[name], tuple(lengths[axis] for axis in axes.split()), axes)
         setattr(detector, name, tensors[name])
     # Risks of layers that were not collected are infinite; scores never are.
-    for name in ("weights_", "biases_", "joint_weights_", "joint_biases_", "joint_ramps_"):
+    for name in ("weights_", "biases_", "joint_weights_", "joint_biases_", "joint_carry_", "joint_ramps_"):
         if name in tensors:
             _checks.finite(name, tensors[name])
     if detector.joint_ramps_ is not None:

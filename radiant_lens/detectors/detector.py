@@ -50,8 +50,8 @@ class RiskAwareDetector(BaseEstimator):
         vote_layer: for the certified rule, the one layer to certify, chosen before seeing the data.
         l2: penalty on the weights of standardised activations, at least 0; joint scores take 100 times as much.
         max_iterations: of the quasi-Newton method, at least 1.
-        joint: fit a score of each whole layer, too, for the gate "joint" and for edits by evidence: by cross-entropy,
-            with thresholds and ramps that are chosen on the stop half (`radiant_lens.detectors.joint`).
+        joint: fit a score of each whole layer, with those below it, for the gate "joint" and for edits by evidence: by
+            cross-entropy, with thresholds and ramps chosen on the stop half (`radiant_lens.detectors.joint`).
 
     Attributes:
         weights_, biases_: the scores, `layer head d_head` and `layer head`, in units of the activations.
@@ -64,8 +64,8 @@ class RiskAwareDetector(BaseEstimator):
             above 0.05, one head alone cannot be significant.
         n_groups_, groups_needed_: validation groups, and how many it takes for one head alone to be significant.
         vote_thresholds_, vote_fpr_, vote_fnr_, vote_risk_, vote_certified_: of the layers' votes, `layer`.
-        joint_weights_, joint_biases_, joint_fpr_, joint_fnr_: scores of whole layers, `layer head d_head` and `layer`,
-            and their validation error rates, `layer`; None without `joint`.
+        joint_weights_, joint_biases_, joint_carry_, joint_fpr_, joint_fnr_: scores of layers, `layer head d_head` and
+            `layer`, factors of the score of the layer below, and validation error rates; None without `joint`.
         joint_ramps_: joint scores at which the evidence of a layer is 0 and 1, and its size on desirable text, the root
             of its mean square, `layer start_end_size`; None without `joint`.
         layer_risk_: mean validation risk of each layer's heads; `best_layer_` has the least.
@@ -78,6 +78,7 @@ class RiskAwareDetector(BaseEstimator):
 
     joint_weights_: Float[Tensor, "layer head d_head"] | None = None
     joint_biases_: Float[Tensor, " layer"] | None = None
+    joint_carry_: Float[Tensor, " layer"] | None = None
     joint_ramps_: Float[Tensor, "layer start_end_size"] | None = None
     joint_fpr_: Float[Tensor, " layer"] | None = None
     joint_fnr_: Float[Tensor, " layer"] | None = None
@@ -138,10 +139,10 @@ class RiskAwareDetector(BaseEstimator):
         chooser, chooser_flags = (test, flags) if certifies else (stop, stop.flags(weights, biases))
         # The choice may raise; attributes are set only after it, so that a failed refit does not mix two fits.
         votes = self._choose_votes(chooser, chooser_flags, layers)
-        joint = fit_joint(train, stop, layers, self.l2, self.max_iterations) if self.joint else (None,) * 3
+        joint = fit_joint(train, stop, layers, self.l2, self.max_iterations) if self.joint else (None,) * 4
         self.weights_: Float[Tensor, "layer head d_head"] = weights
         self.biases_: Float[Tensor, "layer head"] = biases
-        self.joint_weights_, self.joint_biases_, self.joint_ramps_ = joint
+        self.joint_weights_, self.joint_biases_, self.joint_carry_, self.joint_ramps_ = joint
         self.collected_layers_ = layers
         self.training_groups_ = train.group_names
         self.validation_groups_ = held_out.group_names
@@ -207,9 +208,9 @@ class RiskAwareDetector(BaseEstimator):
 
     @property
     def _joint_scores(self) -> JointScores | None:
-        if self.joint_weights_ is None or self.joint_biases_ is None:
+        if self.joint_weights_ is None or self.joint_biases_ is None or self.joint_carry_ is None:
             return None
-        return JointScores(self.joint_weights_, self.joint_biases_)
+        return JointScores(self.joint_weights_, self.joint_biases_, self.joint_carry_)
 
     def _test_heads(
         self, test: Part, flags: Bool[Tensor, "example layer head"], layers: tuple[int, ...], n_groups: int

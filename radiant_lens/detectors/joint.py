@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from radiant_lens.detectors.scores import fit_heads
@@ -33,19 +34,26 @@ _NO_RAMP = (0.0, 1.0, 1.0)
 
 
 class JointScores(NamedTuple):
-    """Scores of layers: `biases[layer] + sum over heads of weights[layer, head] . a[head]`; at or above 0 it flags."""
+    """Scores of layers: their heads' weights times activations, a bias, and `carry` times the score of the layer below.
+
+    A layer flags where its score is at least 0.
+    """
 
     weights: Float[Tensor, "layer head d_head"]
     biases: Float[Tensor, " layer"]
+    carry: Float[Tensor, " layer"]
 
     def flags(self, part: Part) -> Bool[Tensor, "example layer"]:
         """The layers that flag each example."""
         weights, biases = self.weights.flatten(1)[:, None], self.biases[:, None]
-        return torch.cat([scores[:, :, 0] >= 0 for scores in _as_one_head(part).scores(weights, biases)])
+        own = torch.cat([scores[:, :, 0] for scores in _as_one_head(part).scores(weights, biases)])
+        for layer in range(1, own.shape[1]):
+            own[:, layer] += self.carry[layer] * own[:, layer - 1]
+        return own >= 0
 
 
 class JointFit(NamedTuple):
-    """Weights and biases of `JointScores`, and ramps of evidence.
+    """Weights, biases and carry of `JointScores`, and ramps of evidence.
 
     Attributes:
         ramps: the scores at which a layer's evidence is 0, and at which it is 1, and the root of the mean square of the
@@ -54,6 +62,7 @@ class JointFit(NamedTuple):
 
     weights: Float[Tensor, "layer head d_head"]
     biases: Float[Tensor, " layer"]
+    carry: Float[Tensor, " layer"]
     ramps: Float[Tensor, "layer start_end_size"]
 
 
@@ -74,28 +83,65 @@ def fit_joint(train: Part, stop: Part, layers: Sequence[int], l2: float, max_ite
     """
     shape = train.cache.z.shape[1:]
     fitted, chooser = _as_one_head(train), _as_one_head(stop)
+    labels = stop.labels == 1
 
-    def fit(numbers: Sequence[int]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def fit(numbers: Sequence[int]) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         fits = []
         for layer in numbers:
-            scores = fit_heads(
-                fitted.sample(slice(layer, layer + 1)),
-                loss="cross_entropy",
-                l2=_L2_FACTOR * l2,
-                max_iterations=max_iterations,
-            )
-            held_out = chooser.sample(slice(layer, layer + 1))
-            values = (held_out.x @ scores.weights[..., None])[0, :, 0] + scores.biases
-            undesirable = held_out.labels == 1
-            threshold = _threshold(values, undesirable)
-            fits.append((scores.weights[0], scores.biases[0] - threshold, _ramp(values - threshold, undesirable)))
+            sample, held_out = (part.sample(slice(layer, layer + 1)) for part in (fitted, chooser))
+            scores = fit_heads(sample, loss="cross_entropy", l2=_L2_FACTOR * l2, max_iterations=max_iterations)
+            values = [(part.x @ scores.weights[..., None])[0, :, 0] + scores.biases for part in (sample, held_out)]
+            fits.append((scores.weights[0], scores.biases[0], *values))
         return fits
 
-    weights, biases = torch.zeros(shape), torch.full((shape[0],), -1.0)
+    weights, biases, carry = torch.zeros(shape), torch.full((shape[0],), -1.0), torch.zeros(shape[0])
     ramps = torch.tensor(_NO_RAMP).repeat(shape[0], 1)
-    for layer, (weight, bias, ramp) in zip(layers, shared(list(layers), fit, fitting_rank())):
-        weights[layer], biases[layer], ramps[layer] = weight.view(shape[1:]), bias, ramp
-    return JointFit(weights, biases, ramps)
+    before: _Handed | None = None
+    for layer, (weight, bias, *own) in zip(layers, shared(list(layers), fit, fitting_rank())):
+        below = before if before is not None and before.layer == layer - 1 else None
+        share = _Share(1.0, 0.0, 0.0) if below is None else _share(own[0], below.scores[0], train.labels == 1)
+        scores = [share.of(values, None if below is None else below.scores[i]) for i, values in enumerate(own)]
+        threshold = _threshold(scores[1], labels)
+        weights[layer] = share.own * weight.view(shape[1:])
+        biases[layer] = share.own * bias + share.constant - threshold
+        carry[layer] = share.below
+        before = _Handed(layer, [values - threshold for values in scores])
+        ramps[layer] = _ramp(before.scores[1], labels)
+    return JointFit(weights, biases, carry, ramps)
+
+
+class _Handed(NamedTuple):
+    """Scores of a layer on the examples of the fit and on those of the stop half."""
+
+    layer: int
+    scores: list[Float[Tensor, " example"]]
+
+
+class _Share(NamedTuple):
+    """Factors of what a layer says by itself and of the score of the layer below, and a constant."""
+
+    own: float
+    below: float
+    constant: float
+
+    def of(self, own: Float[Tensor, " example"], below: Float[Tensor, " example"] | None) -> Float[Tensor, " example"]:
+        """The score of the layer."""
+        score = self.own * own + self.constant
+        return score if below is None else score + self.below * below
+
+
+def _share(
+    own: Float[Tensor, " example"], below: Float[Tensor, " example"], undesirable: Bool[Tensor, " example"]
+) -> _Share:
+    """Logistic regression of the class on both scores, with next to no penalty."""
+    features = torch.stack([own, below], dim=1).double().numpy()
+    size = features.std(axis=0)
+    if not size.all():
+        # One of them says nothing.
+        return _Share(1.0, 0.0, 0.0)
+    fitted = LogisticRegression().fit(features / size, undesirable.numpy())
+    factors = fitted.coef_[0] / size
+    return _Share(float(factors[0]), float(factors[1]), float(fitted.intercept_[0]))
 
 
 def _as_one_head(part: Part) -> Part:

@@ -122,9 +122,15 @@ def _steered(
     def record(edit: LayerEdit, mask: Tensor | None) -> None:
         trace_record.records.append(passes.record(edit, mask))
 
+    running = steering.running_score()
     functions = {
-        layer: steering.hook(layer, window=passes.window, recorder=record if trace else None)
-        for layer in steering.layers
+        layer: steering.hook(
+            layer,
+            window=passes.window,
+            recorder=record if trace and layer in steering.layers else None,
+            running=running,
+        )
+        for layer in steering.hooked_layers
     }
     # A bridge has hook points of its own, which also run under its compatibility mode.
     bridge = isinstance(model, TransformerBridge)

@@ -204,9 +204,10 @@ def assemble(
 
 def detector_scores(detector: RiskAwareDetector) -> HeadScores:
     """The scores of a fitted detector, as a steering holds them."""
+    weights, biases, carry = detector.joint_weights_, detector.joint_biases_, detector.joint_carry_
     joint = None
-    if detector.joint_weights_ is not None and detector.joint_biases_ is not None:
-        joint = JointScores(detector.joint_weights_, detector.joint_biases_)
+    if weights is not None and biases is not None and carry is not None:
+        joint = JointScores(weights, biases, carry)
     return HeadScores(detector.weights_, detector.biases_, detector.vote_thresholds_, joint)
 
 

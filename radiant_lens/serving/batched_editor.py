@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from radiant_lens.serving.handed_scores import HandedScores
 from radiant_lens.steering.gates import VOTING_GATES, TrustRegion
 from radiant_lens.steering.maps import DenseMaps, HeadMaps, RankOneMaps
 from radiant_lens.steering.steering import Steering
@@ -110,6 +111,7 @@ class BatchedEditor:
             joint score.
         joint: voting column that gives the joint score of each ballot, -1 for ballots that count votes; None where
             nothing in the layer needs a joint score.
+        handed: joint scores among the ballots, which depend on the layer below; None where nothing needs one.
         heads: number of each edited head in its layer.
         owner: number of each edited head's steering.
         ballot: column of each edited head's votes in `ballots`.
@@ -130,6 +132,7 @@ class BatchedEditor:
     offsets: Float[Tensor, " column"]
     ballots: Float[Tensor, "voting ballot"] | None
     joint: Int[Tensor, " ballot"] | None
+    handed: HandedScores | None
     heads: Int[Tensor, " site"]
     owner: Int[Tensor, " site"]
     ballot: Int[Tensor, " site"]
@@ -140,7 +143,11 @@ class BatchedEditor:
     reduce: Reduce
 
     def apply(
-        self, z: Float[Tensor, "row d_in"], steering: Int[Tensor, " row"], strength: Float[Tensor, " row"]
+        self,
+        z: Float[Tensor, "row d_in"],
+        steering: Int[Tensor, " row"],
+        strength: Float[Tensor, " row"],
+        running: Float[Tensor, "row steering"] | None = None,
     ) -> EditedRows:
         """The activations after the edits, which heads were edited, and the votes.
 
@@ -148,6 +155,8 @@ class BatchedEditor:
             z: activations of the heads of this process, not split into heads.
             steering: number of the steering of each row; any other number for none.
             strength: factor of each row's displacements.
+            running: joint scores of the layer below, by steering, in whose place those of this layer are written; None
+                where no steering needs them.
         """
         # In single precision at least: sums are rounded, not what is added.
         real = z.to(self.columns.dtype)
@@ -155,7 +164,7 @@ class BatchedEditor:
         # Rows of padding may hold NaN, which stays in its row.
         products = torch.addmm(self.offsets, real, self.columns) if len(self.offsets) else real[:, :0]
         is_open = self.owner == steering[:, None]
-        votes = self._close(is_open, products[:, :n_scores]) if n_scores else None
+        votes = self._close(is_open, products[:, :n_scores], running) if n_scores else None
         split = real.unflatten(1, (-1, self.d_head))
         displacements = [(other, *other.displacement(split, votes)) for other in self.others]
         for other, _, trusted in displacements:
@@ -173,7 +182,7 @@ class BatchedEditor:
         return EditedRows(z.clone() if change is None else (real + change).to(z.dtype), is_open, votes)
 
     def _close(
-        self, is_open: Bool[Tensor, "row site"], scores: Float[Tensor, "row score"]
+        self, is_open: Bool[Tensor, "row site"], scores: Float[Tensor, "row score"], running: Tensor | None
     ) -> Float[Tensor, "row ballot"] | None:
         """Set heads whose gate is closed to False, and return the votes."""
         flags = scores >= 0
@@ -187,6 +196,8 @@ class BatchedEditor:
             # Not by a product: an accelerator may round its factors, and votes are whole numbers, but scores are not.
             votes = torch.where(self.joint >= 0, scores.index_select(1, self.joint.clamp_min(0)), votes)
         votes = self.reduce(votes)
+        if running is not None and self.handed is not None:
+            votes = self.handed.over(votes, running)
         # One column serves all heads.
         own = votes if votes.shape[1] == 1 else votes.index_select(1, self.ballot)
         is_open &= own >= self.thresholds
@@ -201,7 +212,7 @@ def make_batched_editor(
     shard: HeadShard | None = None,
     reduce: Reduce = lambda counts: counts,
 ) -> BatchedEditor | None:
-    """The editor of a layer; None where no steering edits it.
+    """The editor of a layer; None where no steering edits it, nor reads it for the layers above.
 
     Args:
         steerings: of models with the same shape; their places are their numbers.
@@ -210,7 +221,7 @@ def make_batched_editor(
         shard: heads of this process; None: all.
         reduce: sums votes over the processes that share the heads.
     """
-    editing = [(number, s) for number, s in enumerate(steerings) if any(site.layer == layer for site in s.sites)]
+    editing = [(number, s) for number, s in enumerate(steerings) if layer in s.hooked_layers]
     if not editing:
         return None
     n_heads = steerings[0].scores.weights.shape[1]
@@ -255,6 +266,7 @@ class _Builder:
         self._voting, self._own, self._strengths = _Columns(), _Columns(), _Columns()
         self._ballots: list[int] = []
         self._joint: list[int] = []
+        self._handed: list[tuple[int, int, float]] = []
         self._writes: list[Tensor] = []
         self._sites: list[_Site] = []
         self._others: list[_OtherMaps] = []
@@ -272,6 +284,8 @@ class _Builder:
         if steering.needs_joint:
             self._voting.add(*self._joint_score(steering))
             joint = self._end_ballot(1, joint=True)
+            assert steering.scores.joint is not None
+            self._handed.append((joint, number, float(steering.scores.joint.carry[self._layer])))
         if by_votes:
             # All heads of the layer vote.
             self._voting.add(*self._scores(steering, list(range(n))))
@@ -347,6 +361,7 @@ class _Builder:
             offsets=torch.cat([self._real.new_zeros(0), *(o for group in groups for o in group.offsets)]),
             ballots=self._ballot_matrix(),
             joint=torch.tensor(self._joint, device=self._real.device) if max(self._joint, default=-1) >= 0 else None,
+            handed=self._handed_scores(),
             heads=self._column("head", torch.long),
             owner=self._column("owner", torch.long),
             ballot=self._column("ballot", torch.long),
@@ -356,6 +371,15 @@ class _Builder:
             others=tuple(self._others),
             reduce=reduce,
         )
+
+    def _handed_scores(self) -> HandedScores | None:
+        if not self._handed:
+            return None
+        ballots, steerings, carry = zip(*self._handed)
+        places, owners = (
+            torch.tensor(numbers, dtype=torch.long, device=self._real.device) for numbers in (ballots, steerings)
+        )
+        return HandedScores(places, owners, torch.tensor(carry).to(self._real))
 
     def _ballot_matrix(self) -> Float[Tensor, "voting ballot"] | None:
         if not self._n_ballots:

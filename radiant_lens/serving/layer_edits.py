@@ -29,12 +29,14 @@ class LayerEdits:
         editors: by layer, for layers that a steering edits.
         rows: of the current pass.
         traces: of the requests that want one, or None.
+        running: joint scores of the last layer that ran, by steering; None where no layer depends on the one below.
         n_edited: number of edited activations of each head, by layer, in all passes so far.
     """
 
     editors: Mapping[int, BatchedEditor]
     rows: Rows
     traces: RequestTraces | None = None
+    running: Float[Tensor, "row steering"] | None = None
     n_edited: dict[int, Int[Tensor, " site"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -60,7 +62,8 @@ class LayerEdits:
         return flat.index_copy(0, rows.places, edited).view_as(z)
 
     def _apply(self, z: Float[Tensor, "row d_in"], rows: SteeredRows, layer: int) -> Float[Tensor, "row d_in"]:
-        edited = self.editors[layer].apply(z, rows.steering, rows.strength)
+        running = None if self.running is None else self.running[: len(z)]
+        edited = self.editors[layer].apply(z, rows.steering, rows.strength, running)
         self.n_edited[layer] += edited.is_open.sum(0)
         if self.traces is not None:
             self.traces.record(self.editors[layer], edited, rows.places)

@@ -87,4 +87,12 @@ def _make_edits(worker: Any, catalog: Catalog, heads: LocalHeads) -> LayerEdits:
         config.scheduler_config.max_num_batched_tokens, config.compilation_config.max_cudagraph_capture_size or 0
     )
     traces = None if catalog.trace_file is None else RequestTraces(catalog.trace_file, worker.rank)
-    return LayerEdits(editors, Rows(n_max, len(steerings), device), traces)
+    running = None
+    if any(steering.running_score() is not None for steering in steerings):
+        if (stages := config.parallel_config.pipeline_parallel_size) > 1:
+            raise InvalidArgumentError(
+                "Gates by joint scores, and edits by evidence, hand a score from every layer to the next, which is not "
+                f"built between stages of a pipeline; got pipeline_parallel_size={stages}: use tensor parallelism."
+            )
+        running = torch.zeros(n_max, len(steerings), device=device)
+    return LayerEdits(editors, Rows(n_max, len(steerings), device), traces, running)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from jaxtyping import Float
 from torch import Tensor
 
 from radiant_lens import _checks
@@ -14,7 +15,7 @@ from radiant_lens._files import load_folder, save_folder
 from radiant_lens.errors import ArtefactError, InvalidArgumentError, RadiantError
 from radiant_lens.sites import HeadSite, checked_sites, hook_name
 from radiant_lens.steering.display import steering_card, steering_table
-from radiant_lens.steering.gates import GATES, HeadScores, TrustRegion, require_joint
+from radiant_lens.steering.gates import GATES, HeadScores, RunningScore, TrustRegion, require_joint
 from radiant_lens.steering.maps import MAP_KINDS, Certificate, EvidenceMaps, HeadMaps
 
 _KIND = "steering"
@@ -40,6 +41,15 @@ class SteeringParts:
     def needs_joint(self) -> bool:
         """True where the edits depend on the joint scores of layers."""
         return self.gate == "joint" or self.head_maps.needs_joint
+
+    def joint_scores(self, z: Float[Tensor, "*batch layer head d_head"]) -> Float[Tensor, "*batch layer"] | None:
+        """The joint scores of all layers; None where edits do not depend on scores of other layers."""
+        joint = self.scores.joint
+        return joint(z) if joint is not None and self.scores.hand_over(joint=self.needs_joint) else None
+
+    def running_score(self) -> RunningScore | None:
+        """What the hooks of one pass share; None where edits do not depend on layers below."""
+        return RunningScore() if self.scores.hand_over(joint=self.needs_joint) else None
 
     @property
     def hook_site(self) -> str:
@@ -108,9 +118,12 @@ def _fields(tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]:
     _checks.shape("thresholds", scores.thresholds, (n_layers,), "layer")
     if scores.joint is not None:
         _checks.shape("joint_weights", scores.joint.weights, (n_layers, n_heads, d_head), "layer head d_head")
-        _checks.shape("joint_biases", scores.joint.biases, (n_layers,), "layer")
-        for name in ("weights", "biases"):
+        for name in ("biases", "carry"):
+            _checks.shape(f"joint_{name}", getattr(scores.joint, name), (n_layers,), "layer")
+        for name in ("weights", "biases", "carry"):
             _checks.finite(f"joint_{name}", getattr(scores.joint, name))
+        if bool(scores.joint.carry[0]):
+            raise InvalidArgumentError("`joint_carry` of layer 0 must be 0, as it has no layer below")
     _checks.choice("gate", meta["gate"], GATES)
     _checks.choice("map_kind", meta["map_kind"], MAP_KINDS)
     # The first format had no hook, and edited the same one.

@@ -41,8 +41,8 @@ def save_control_vector(
     """Write a steering as a control vector; `Steering.to_gguf_control_vector` documents it.
 
     Args:
-        displace: of the steering.
-        layers: that it edits.
+        displace: the edits of the steering, one layer after the other.
+        layers: that it reads.
         shape: number of heads, and `d_head`.
         file: to write.
         model: a plain transformers model.
@@ -91,6 +91,8 @@ def _exact(
             split = args[0].unflatten(-1, shape)
             change = torch.zeros_like(split)
             result = displace(split, layer)
+            if not len(result.heads):
+                return args
             change.index_add_(-2, result.heads, result.displacement.to(split.dtype))
             sums[layer] = sums.get(layer, 0) + change.flatten(-2).double().flatten(0, -2).sum(0)
             return (args[0] + change.flatten(-2), *args[1:])

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import glu
 
 from radiant_lens.steering.gates import VOTING_GATES, HeadScores, JointScore, TrustRegion, opens
-from radiant_lens.steering.maps import EvidenceMaps, HeadMaps, RankOneMaps
+from radiant_lens.steering.maps import EvidenceMaps, HeadMaps, RankOneMaps, evidence
 
 
 class LayerEdit(NamedTuple):
@@ -49,6 +49,8 @@ class LayerEditor:
         gate: one of `GATES`.
         trust: trust region of the edited heads, or None.
         joint: for the gate of this name, and for maps that need it, the layer's joint score, which sees all heads.
+
+    Where that score takes up the one of the layer below, `compute` and `apply` must be given it.
     """
 
     layer: int
@@ -63,20 +65,22 @@ class LayerEditor:
     trust: TrustRegion | None
     joint: JointScore | None
 
-    def compute(self, z: Float[Tensor, "*batch head d_head"]) -> LayerEdit:
-        """The edit of these activations."""
+    def compute(
+        self, z: Float[Tensor, "*batch head d_head"], joint: Float[Tensor, "*batch 1"] | None = None
+    ) -> LayerEdit:
+        """The edit of these activations; `joint`: the layer's joint score, None where activations alone give it."""
         z = z.to(self.weights.dtype)
         edited = z[..., self.heads, :]
-        joint = None if self.joint is None else self.joint(z)
+        joint = self.joint(z) if joint is None and self.joint is not None else joint
         flagged, opened = self._gate((z[..., self.voting, :] * self.weights).sum(-1) + self.biases, joint)
         gated = opened if self.trust is None else opened & self.trust.contains(edited)
         displacement = self.maps.displacement(edited, joint) * gated[..., None]
         return LayerEdit(self.layer, self.heads, flagged, gated, opened & ~gated, displacement)
 
-    def apply(self, z: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def apply(self, z: Float[Tensor, "*batch"], joint: Float[Tensor, "row 1"] | None = None) -> Float[Tensor, "*batch"]:
         """The activations of all heads after the edit, split (`*batch head d_head`) or not (`*batch d_in`)."""
         split = z.reshape(-1, self.n_heads, self.weights.shape[1])
-        return add_edit(split, self.compute(split)).reshape(z.shape)
+        return add_edit(split, self.compute(split, joint)).reshape(z.shape)
 
     def _gate(
         self, scores: Float[Tensor, "*batch voting"], joint: Float[Tensor, "*batch 1"] | None
@@ -157,18 +161,20 @@ class RankOneEditor(LayerEditor):
     count: _VoteCount | None
     rows: Float[Tensor, "site d_in"]
 
-    def compute(self, z: Float[Tensor, "*batch head d_head"]) -> LayerEdit:
+    def compute(
+        self, z: Float[Tensor, "*batch head d_head"], joint: Float[Tensor, "*batch 1"] | None = None
+    ) -> LayerEdit:
         """The edit of these activations."""
         products = torch.addmm(self.offsets, z.to(self.rows.dtype).reshape(-1, len(self.columns)), self.columns)
         n, n_scores = len(self.heads), len(self.biases)
-        strengths, joint, scores = products.split_with_sizes((n, products.shape[1] - n - n_scores, n_scores), 1)
-        flagged, gated = self._gate(scores, None if self.joint is None else joint[:, :1])
+        strengths, own_joint, scores = products.split_with_sizes((n, products.shape[1] - n - n_scores, n_scores), 1)
+        flagged, gated = self._gate(scores, None if self.joint is None else own_joint[:, :1])
         flagged, gated, strength = (value.reshape(*z.shape[:-2], -1) for value in (flagged, gated, strengths * gated))
         assert isinstance(self.maps, RankOneMaps)
         displacement = strength[..., None] * self.maps.write
         return LayerEdit(self.layer, self.heads, flagged, gated, torch.zeros_like(gated), displacement)
 
-    def apply(self, z: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def apply(self, z: Float[Tensor, "*batch"], joint: Float[Tensor, "row 1"] | None = None) -> Float[Tensor, "*batch"]:
         """The activations of all heads after the edit, split (`*batch head d_head`) or not (`*batch d_in`)."""
         # In single precision at least: the sum is rounded, not what is added.
         flat = z.reshape(-1, self.rows.shape[1]).to(self.rows.dtype)
@@ -188,7 +194,7 @@ class RankOneEditor(LayerEditor):
 class EvidenceEditor(LayerEditor):
     """Displacements by the evidence of the layer, without a gate, as two thin matrix products.
 
-        evidence = clamp(z columns + offsets, 0, 1)
+        evidence = clamp(z columns + offsets, 0, 1)      or, of a given score, clamp((score - start) steepness, 0, 1)
         z' = z + shift + evidence rows
 
     Attributes:
@@ -202,12 +208,16 @@ class EvidenceEditor(LayerEditor):
     shift: Float[Tensor, " d_in"]
     rows: Float[Tensor, "site d_in"]
 
-    def apply(self, z: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def apply(self, z: Float[Tensor, "*batch"], joint: Float[Tensor, "row 1"] | None = None) -> Float[Tensor, "*batch"]:
         """The activations of all heads after the edit, split (`*batch head d_head`) or not (`*batch d_in`)."""
+        assert isinstance(self.maps, EvidenceMaps)
         # In single precision at least: the sum is rounded, not what is added.
         flat = z.reshape(-1, self.rows.shape[1]).to(self.rows.dtype)
-        evidence = torch.addmm(self.offsets, flat, self.columns).clamp_(0, 1)
-        return torch.addmm(flat + self.shift, evidence, self.rows).to(z.dtype).view_as(z)
+        if joint is None:
+            share = torch.addmm(self.offsets, flat, self.columns).clamp_(0, 1)
+        else:
+            share = evidence(joint, self.maps.start, self.maps.steepness)
+        return torch.addmm(flat + self.shift, share, self.rows).to(z.dtype).view_as(z)
 
 
 def make_editor(
@@ -250,10 +260,12 @@ def make_editor(
         trust=None if trust is None else trust.to(real),
         joint=scores.joint.of_layer(layer, real) if scores.joint is not None and needs_joint else None,
     )
-    # A trust region is an ellipsoid, which no thin product decides.
-    if trust is not None:
+    # A trust region is an ellipsoid, which no thin product decides; nor are gates by scores of other layers products of
+    # this layer's activations.
+    carries = editor.joint is not None and editor.joint.carries
+    if trust is not None or not len(heads):
         return editor
-    if isinstance(editor.maps, RankOneMaps):
+    if isinstance(editor.maps, RankOneMaps) and not carries:
         return _as_products(editor, editor.maps)
     if isinstance(editor.maps, EvidenceMaps) and gate == "none":
         return _with_evidence(editor, editor.maps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from jaxtyping import Float, Int
@@ -22,8 +23,13 @@ class WeightExports(SteeringParts):
         """Layers that have an edited head."""
         return tuple(sorted({site.layer for site in self.sites}))
 
-    def displace(self, z: Float[Tensor, "*batch head d_head"], layer: int) -> LayerEdit:
-        """The edit of a layer; `Steering` computes it."""
+    @property
+    def hooked_layers(self) -> tuple[int, ...]:
+        """Layers that need a hook: those with an edited head, and where these depend on layers below, these too."""
+        return self.scores.hooked(self.layers, joint=self.needs_joint)
+
+    def displacing(self) -> Callable[[Float[Tensor, "*batch head d_head"], int], LayerEdit]:
+        """The edits of a pass, one layer after the other; `Steering` computes them."""
         raise NotImplementedError
 
     def fold_into(self, model: nn.Module, *, savable: bool = True) -> None:
@@ -85,4 +91,4 @@ class WeightExports(SteeringParts):
             OutputError: the file cannot be written.
         """
         n_heads, d_head = self.scores.weights.shape[1:]
-        return save_control_vector(self.displace, self.layers, (n_heads, d_head), file, model, tokens)
+        return save_control_vector(self.displacing(), self.hooked_layers, (n_heads, d_head), file, model, tokens)

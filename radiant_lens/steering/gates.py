@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -19,29 +21,81 @@ VOTING_GATES = ("vote", "layer")
 
 
 class JointScore(NamedTuple):
-    """The joint score of one layer."""
+    """The score of one layer: `bias + sum over heads of weights[head] . a[head] + carry * score of the layer below`.
 
+    Attributes:
+        layer: its index.
+        weights, bias, carry: of the score.
+        carries: whether `carry` is not 0, known without a look at the device.
+    """
+
+    layer: int
     weights: Float[Tensor, "head d_head"]
     bias: Float[Tensor, " 1"]
+    carry: Float[Tensor, " 1"]
+    carries: bool
 
-    def __call__(self, z: Float[Tensor, "*batch head d_head"]) -> Float[Tensor, "*batch 1"]:
-        """The score of these activations."""
-        return (z * self.weights).sum((-2, -1))[..., None] + self.bias
+    def __call__(
+        self, z: Float[Tensor, "*batch head d_head"], below: Float[Tensor, "*batch 1"] | None = None
+    ) -> Float[Tensor, "*batch 1"]:
+        """The score of these activations; `below`: that of the layer below, at the same tokens.
+
+        Raises:
+            InvalidArgumentError: there is no `below`, and the score depends on it.
+        """
+        own = (z.flatten(-2) @ self.weights.flatten())[..., None] + self.bias
+        if not self.carries:
+            return own
+        if below is None:
+            raise InvalidArgumentError(
+                f"The joint score of layer {self.layer} takes up that of layer {self.layer - 1}: give "
+                "`joint=steering.joint_scores(z)[..., [layer]]`, with `z` of all layers, or hook all of "
+                "`steering.hooked_layers`."
+            )
+        return own + self.carry * below.to(own)
 
 
 @dataclass(frozen=True)
 class JointScores:
-    """Scores of whole layers: `biases[layer] + sum over heads of weights[layer, head] . a[head]`.
+    """Scores of whole layers, each with a share of the score of the layer below it.
 
-    A layer flags where its score is at least 0.
+    A layer flags where its score, `biases[layer] + sum over heads of weights[layer, head] . a[head] + carry[layer] *
+    score[layer - 1]`, is at least 0.
     """
 
     weights: Float[Tensor, "layer head d_head"]
     biases: Float[Tensor, " layer"]
+    carry: Float[Tensor, " layer"]
 
     def of_layer(self, layer: int, like: Tensor) -> JointScore:
         """The score of one layer, in the precision and on the device of `like`."""
-        return JointScore(self.weights[layer].to(like), self.biases[layer, None].to(like))
+        bias, carry = (value[layer, None].to(like) for value in (self.biases, self.carry))
+        return JointScore(layer, self.weights[layer].to(like), bias, carry, layer in self.carrying)
+
+    @cached_property
+    def carrying(self) -> frozenset[int]:
+        """Layers whose score depends on that of the layer below."""
+        return frozenset(self.carry.nonzero().flatten().tolist())
+
+    def __call__(self, z: Float[Tensor, "*batch layer head d_head"]) -> Float[Tensor, "*batch layer"]:
+        """The scores of all layers."""
+        running = RunningScore()
+        return torch.cat([running(self.of_layer(i, z), z[..., i, :, :]) for i in range(len(self.biases))], dim=-1)
+
+
+class RunningScore:
+    """The joint scores of one pass, layer by layer from the first one on: each is handed to the next."""
+
+    def __init__(self) -> None:
+        # Several threads may generate with the same hooks.
+        self._last = threading.local()
+
+    def __call__(self, score: JointScore, z: Float[Tensor, "*batch head d_head"]) -> Float[Tensor, "*batch 1"]:
+        """The score of a layer; if it depends on the layer below, that one must come right before."""
+        below = self._last.score if getattr(self._last, "layer", None) == score.layer - 1 else None
+        self._last.score = score(z, None if below is None else below.to(z.device))
+        self._last.layer = score.layer
+        return self._last.score
 
 
 @dataclass(frozen=True)
@@ -59,19 +113,33 @@ class HeadScores:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor, by name."""
-        joint = {} if self.joint is None else {"joint_weights": self.joint.weights, "joint_biases": self.joint.biases}
+        joint = {} if self.joint is None else {f"joint_{name}": getattr(self.joint, name) for name in _JOINT_FIELDS}
         return {"weights": self.weights, "biases": self.biases, "thresholds": self.thresholds, **joint}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> HeadScores:
         """The scores of which `tensors` are the tensors; other names raise a `TypeError`."""
-        names = ("joint_weights", "joint_biases")
-        joint = JointScores(*(tensors[name] for name in names)) if any(name in tensors for name in names) else None
-        return cls(**{name: value for name, value in tensors.items() if name not in names}, joint=joint)
+        joint = {name.removeprefix("joint_"): value for name, value in tensors.items() if name.startswith("joint_")}
+        if "biases" in joint:
+            # Those of an earlier version do not depend on the layer below.
+            joint.setdefault("carry", torch.zeros_like(joint["biases"]))
+        own = {name: value for name, value in tensors.items() if not name.startswith("joint_")}
+        return cls(**own, joint=JointScores(**joint) if joint else None)
+
+    def hand_over(self, *, joint: bool) -> bool:
+        """True where edits that need joint scores (`joint`) depend on layers below, whose hooks hand theirs on."""
+        return joint and self.joint is not None and bool(self.joint.carrying)
+
+    def hooked(self, layers: Sequence[int], *, joint: bool) -> tuple[int, ...]:
+        """Layers that need a hook: the edited `layers`, and where these depend on layers below, these too."""
+        return tuple(range(max(layers) + 1)) if layers and self.hand_over(joint=joint) else tuple(layers)
 
     def used(self, *, joint: bool) -> tuple[Tensor, ...]:
         """The tensors that edits depend on: all, but joint scores only where they need these."""
         return tuple(t for name, t in self.tensors().items() if joint or not name.startswith("joint"))
+
+
+_JOINT_FIELDS = tuple(field.name for field in fields(JointScores))
 
 
 def require_joint(gate: str | None, available: bool, *, evidence: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from radiant_lens.sites import Heads, HeadSite, as_sites, hook_name
 from radiant_lens.steering.artefact import load_parts, save_parts
 from radiant_lens.steering.editor import LayerEdit, LayerEditor, make_editor
 from radiant_lens.steering.exports import WeightExports
-from radiant_lens.steering.gates import TrustRegion
+from radiant_lens.steering.gates import RunningScore, TrustRegion
 from radiant_lens.steering.held_out import Events, HeldOutCertificate, certificate
 from radiant_lens.steering.hub import download, temporary_folder, upload
 from radiant_lens.steering.layer_hook import LayerHook, Recorder, Window
@@ -75,29 +75,60 @@ class Steering(WeightExports):
         rows = zip(self.sites, matrices, shifts, self.certificates)
         return {site: AffineMap(G, g, certificate) for site, G, g, certificate in rows}
 
-    def displace(self, z: Float[Tensor, "*batch head d_head"], layer: int) -> LayerEdit:
-        """The edit of a layer: the displacement of each edited head, 0 where its gate is shut."""
-        self._check_z(z, layer)
-        return self._editor(layer, z).compute(z)
+    def displace(
+        self, z: Float[Tensor, "*batch head d_head"], layer: int, joint: Float[Tensor, "*batch 1"] | None = None
+    ) -> LayerEdit:
+        """The edit of a layer: the displacement of each edited head, 0 where its gate is shut.
 
-    def edit(self, z: Float[Tensor, "*batch head d_head"], layer: int) -> Float[Tensor, "*batch head d_head"]:
-        """The activations of a layer after the edit; heads whose gate is shut are unchanged.
+        Args:
+            z: activations of the layer.
+            layer: its index.
+            joint: its joint score, from `joint_scores`; None where edits do not depend on other layers.
 
         Raises:
-            InvalidArgumentError: `z` is not `... head d_head` of this model, or `layer` is out of range.
+            InvalidArgumentError: `z` is not `... head d_head` of this model, `layer` is out of range, or a joint score
+                is needed and not given.
         """
         self._check_z(z, layer)
-        return self._editor(layer, z).apply(z)
+        return self._editor(layer, z).compute(z, joint)
 
-    def hook(self, layer: int, *, window: Window | None = None, recorder: Recorder | None = None) -> LayerHook:
-        """The hook function of one layer; `window` and `recorder` are for `radiant_lens.steer`.
+    def displacing(self) -> Callable[[Float[Tensor, "*batch head d_head"], int], LayerEdit]:
+        """`displace` for all of `hooked_layers` one after the other; each hands its joint score to the next."""
+        running = self.running_score()
+
+        def displace(z: Tensor, layer: int) -> LayerEdit:
+            score = self._editor(layer, z).joint
+            joint = None if running is None or score is None else running(score, z.to(score.weights.dtype))
+            return self.displace(z, layer, joint)
+
+        return displace
+
+    def edit(
+        self, z: Float[Tensor, "*batch head d_head"], layer: int, joint: Float[Tensor, "*batch 1"] | None = None
+    ) -> Float[Tensor, "*batch head d_head"]:
+        """The activations of a layer after the edit; heads whose gate is shut are unchanged.
+
+        Takes the arguments of `displace`, and raises as it does.
+        """
+        self._check_z(z, layer)
+        return self._editor(layer, z).apply(z, None if joint is None else joint.reshape(-1, 1))
+
+    def hook(
+        self,
+        layer: int,
+        *,
+        window: Window | None = None,
+        recorder: Recorder | None = None,
+        running: RunningScore | None = None,
+    ) -> LayerHook:
+        """The hook function of one layer; `window`, `recorder` and `running` are for `radiant_lens.steer`.
 
         Raises:
             InvalidArgumentError: `layer` is out of range, or (in a pass) the hook is not at a `hook_z` of this model.
         """
         n_layers, *shape = self.scores.weights.shape
         _checks.whole("layer", layer, 0, n_layers - 1)
-        return LayerHook(shape, lambda z: self._editor(layer, z), window, recorder)
+        return LayerHook(shape, lambda z: self._editor(layer, z), window, recorder, running)
 
     def hooks(self, start: str | Int[Tensor, " batch"] = "newest") -> list[tuple[str, HookFunction]]:
         """Hook functions for `model.hooks(fwd_hooks=...)` or `model.run_with_hooks(..., fwd_hooks=...)`.
@@ -117,7 +148,8 @@ class Steering(WeightExports):
             _checks.choice("start", start, ("newest",))
         else:
             window = _window_from(_checks.columns("start", start))
-        return [(hook_name(layer), self.hook(layer, window=window)) for layer in self.layers]
+        running = self.running_score()
+        return [(hook_name(i), self.hook(i, window=window, running=running)) for i in self.hooked_layers]
 
     def select(self, heads: RankedHeads | Heads, k: str | int = "auto") -> Self:
         """The same edits on fewer heads.
@@ -205,10 +237,11 @@ class Steering(WeightExports):
         flagged.
         """
         events = []
+        joint = self.joint_scores(cache.z.double())
         for layer in self.layers:
             # Double precision, so that the edit itself decides what is still flagged and not the rounding of a cache.
             z = cache.z[:, layer].double()
-            edit = self.displace(z, layer)
+            edit = self.displace(z, layer, None if joint is None else joint[:, layer, None])
             weights = self.scores.weights[layer, edit.heads].double()
             after = (z[:, edit.heads] + edit.displacement) * weights
             flagged = after.sum(-1) + self.scores.biases[layer, edit.heads].double() >= 0

@@ -18,7 +18,7 @@ from radiant_lens.studies.arms import Arm
 from radiant_lens.tiny import model_folder
 
 # Part of every key: a new number makes all kept cells of older formats unknown, so that they are computed again.
-CELL_FORMAT = 3
+CELL_FORMAT = 4
 UNSTEERED, RANDOM, SHUFFLED = "no steering", "random direction", "shuffled labels"
 RANDOM_TOTAL = "random direction, total covariance"
 

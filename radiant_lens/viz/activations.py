@@ -189,7 +189,8 @@ def _root_mean_squares(
     """Length of the displacement along each component; None where nothing is edited."""
     if head not in steering.sites:
         return None
-    edit = steering.displace(cache.z[:, head.layer], head.layer)
+    joint = steering.joint_scores(cache.z)
+    edit = steering.displace(cache.z[:, head.layer], head.layer, None if joint is None else joint[:, head.layer, None])
     column = edit.heads.tolist().index(head.head)
     displacement = edit.displacement[edit.gated[:, column], column].double()
     if not len(displacement):

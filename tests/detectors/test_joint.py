@@ -10,6 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 import radiant_lens as rl
+from radiant_lens._files import load_folder, save_folder
 from radiant_lens.analysis.restored import restored_detector
 from radiant_lens.capture.run import _steering_digest
 from radiant_lens.detectors import load_detector, save_detector
@@ -135,8 +136,53 @@ def test_the_gate_opens_on_the_joint_score_and_comes_back_from_disk(fitted, tmp_
     flags = fitted.joint_flags(new)
     for detector in (restored, load_detector(tmp_path / "d")):
         assert torch.equal(detector.joint_flags(new), flags)
-    assert torch.equal(rl.Steering.load(tmp_path / "s").displace(new.z[:, 1], 1).gated, flags[:, [1, 1]])
+    loaded = rl.Steering.load(tmp_path / "s")
+    assert torch.equal(loaded.displace(new.z[:, 1], 1, loaded.joint_scores(new.z)[:, [1]]).gated, flags[:, [1, 1]])
     assert torch.equal(load_detector(tmp_path / "d").joint_fpr_, fitted.joint_fpr_)
+
+
+def layered_cache(n: int, seed: int = 0, layers: tuple[int, ...] = (0, 1, 2)) -> rl.HeadCache:
+    """Three layers that each tell a little of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 2
+    z = torch.randn(n, 3, 2, 4, generator=generator)
+    z[..., 0] += 0.7 * labels[:, None, None]
+    names = tuple(f"group {seed}-{i}" for i in range(n))
+    z[:, [layer for layer in range(3) if layer not in layers]] = 0
+    numbers = torch.arange(n), torch.zeros(n, dtype=torch.long)
+    return rl.HeadCache(z, labels, *numbers, names, names, {"layers": list(layers)})
+
+
+def test_a_layer_takes_up_what_the_layers_below_have_said():
+    detector = rl.RiskAwareDetector(joint=True).fit(layered_cache(3000), layered_cache(2000, seed=1))
+    new = layered_cache(4000, seed=2)
+    flags, wrong = detector.joint_flags(new), new.labels == 0
+    of_layers = worth(flags[wrong].double().mean(0), 1 - flags[~wrong].double().mean(0))
+    # Each layer alone would be worth what the first one is.
+    assert of_layers[1] > 1.2 * of_layers[0] and of_layers[2] > 1.1 * of_layers[1]
+    assert detector.joint_carry_[0] == 0 and bool((detector.joint_carry_[1:] > 0.5).all())
+    # One logistic regression of all three layers is what the last one comes to.
+    x = layered_cache(3000).z.flatten(1)
+    whole = LogisticRegression(C=0.01).fit(x, layered_cache(3000).labels).decision_function(new.z.flatten(1))
+    steering = rl.MeanShiftPolicy(heads="all", gate="joint").fit(layered_cache(3000), detector)
+    score = steering.joint_scores(new.z)[:, 2]
+    assert torch.corrcoef(torch.stack([score, torch.tensor(whole, dtype=score.dtype)]))[0, 1] > 0.99
+    assert torch.equal(score >= 0, flags[:, 2])
+
+
+def test_a_layer_above_one_that_was_not_collected_stands_alone():
+    parts = layered_cache(600, layers=(0, 2)), layered_cache(400, seed=1, layers=(0, 2))
+    detector = rl.RiskAwareDetector(joint=True).fit(*parts)
+    assert not detector.joint_carry_.any()
+    assert 0.2 < detector.joint_fpr_[2] + detector.joint_fnr_[2] < 0.9
+
+
+def test_old_files_have_scores_of_single_layers(fitted, tmp_path):
+    tensors, meta = load_folder(save_detector(fitted, tmp_path / "d"), "detector")
+    tensors.pop("joint_carry_")
+    save_folder(tmp_path / "old", "detector", tensors, {name: meta[name] for name in meta if name != "sha256"})
+    old = load_detector(tmp_path / "old")
+    assert not old.joint_carry_.any() and torch.equal(old.joint_weights_, fitted.joint_weights_)
 
 
 def test_the_threshold_lies_above_alarms_that_no_hit_needs():
@@ -167,6 +213,7 @@ def test_ranks_share_the_layers(monkeypatch, fitted):
     assert shares == [[0, 1]]
     assert torch.equal(again.joint_weights_, fitted.joint_weights_)
     assert torch.equal(again.joint_biases_, fitted.joint_biases_)
+    assert torch.equal(again.joint_carry_, fitted.joint_carry_)
     assert torch.equal(again.joint_ramps_, fitted.joint_ramps_)
 
 

@@ -222,7 +222,8 @@ def test_vectors_by_evidence_are_the_same_vectors_by_token(model, parts, joint_d
     cache = rl.collect(model, parts[0])
     shift = rl.MeanShiftPolicy(heads="all").fit(cache, joint_detector)
     graded = by_evidence(shift, joint_detector)
-    moved, whole = (s.displace(cache.z[:, 1], 1).displacement for s in (graded, shift))
+    joint = graded.joint_scores(cache.z)[:, [1]]
+    moved, whole = (s.displace(cache.z[:, 1], 1, joint).displacement for s in (graded, shift))
     share = (moved * whole).sum(-1) / whole.square().sum(-1)
     torch.testing.assert_close(moved, share[..., None] * whole)
     assert float(share.min()) == 0 and float(share.max()) == pytest.approx(1)

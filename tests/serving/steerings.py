@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from plain_models import carry
 
 import radiant_lens as rl
 from radiant_lens.sites import as_sites
@@ -40,8 +41,12 @@ def make_steering(
     size: float = 1.0,
     seed: int = 0,
     model: dict[str, object] | None = None,
+    hands_over: bool = False,
 ) -> rl.Steering:
-    """A steering with random scores, so that about half of the gates are open."""
+    """A steering with random scores, so that about half of the gates are open.
+
+    With `hands_over`, joint scores depend on those of the layer below.
+    """
     n_layers, n_heads, d_head = shape
     generator = torch.Generator().manual_seed(seed)
     every_second = [(layer, head) for layer in range(n_layers) for head in range(0, n_heads, 2)]
@@ -54,6 +59,7 @@ def make_steering(
         JointScores(
             torch.randn(n_layers, n_heads, d_head, generator=torch.Generator().manual_seed(seed + 1)).double(),
             torch.full((n_layers,), 0.1, dtype=torch.float64),
+            hands_over * carry(n_layers).double(),
         ),
     )
     region = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from serving.steerings import KINDS, make_steering
@@ -69,6 +71,31 @@ def test_every_gate_and_map_alone(kind, gate):
     edited, _, _ = editor.apply(z, torch.zeros(len(z), dtype=torch.long), torch.ones(len(z)))
     torch.testing.assert_close(edited, steering.edit(z.unflatten(1, SHAPE[1:]), 1).flatten(1))
     assert not torch.equal(edited, z)
+
+
+def test_joint_scores_are_handed_from_layer_to_layer():
+    steerings = [
+        make_steering(SHAPE, kind="evidence", gate="none", seed=1, hands_over=True),
+        make_steering(SHAPE, gate="head", seed=2),
+        make_steering(SHAPE, gate="joint", seed=3, sites="L1H0 L1H3", hands_over=True),
+        # As before scores were handed over.
+        make_steering(SHAPE, gate="joint", seed=4),
+    ]
+    layers = [activations(seed=seed) for seed in (5, 6)]
+    steering, strength = torch.arange(64) % 4, torch.ones(64, dtype=torch.float64)
+    # What another pass left there.
+    running = torch.full((64, 4), torch.nan, dtype=torch.float64)
+    for layer, z in enumerate(layers):
+        editor = make_batched_editor(steerings, layer, like=z)
+        edited, _, _ = editor.apply(z, steering, strength, running)
+        split = z.unflatten(1, SHAPE[1:])
+        every = torch.stack([of_layer.unflatten(1, SHAPE[1:]) for of_layer in layers], dim=1)
+        for number, one in enumerate(steerings):
+            rows, scores = steering == number, one.joint_scores(every)
+            joint = None if scores is None else scores[rows][:, [layer]]
+            torch.testing.assert_close(edited[rows], one.edit(split[rows], layer, joint).flatten(1))
+    alone = replace(steerings[0], scores=steerings[3].scores)
+    assert not torch.allclose(edited[steering == 0], alone.edit(split[steering == 0], 1).flatten(1))
 
 
 def test_shards_with_summed_votes_give_what_one_process_gives():

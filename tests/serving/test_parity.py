@@ -19,8 +19,8 @@ def make_steerings(axes):
     kinds = {
         "least_kl_constant": {"kind": "constant", "gate": "layer", "size": 0.7},
         "least_kl_affine": {"kind": "dense", "gate": "layer", "size": 0.7},
-        "least_kl_joint": {"kind": "dense", "gate": "joint", "size": 0.7},
-        "least_kl_evidence": {"kind": "evidence", "gate": "none", "size": 0.7},
+        "least_kl_joint": {"kind": "dense", "gate": "joint", "size": 0.7, "hands_over": True},
+        "least_kl_evidence": {"kind": "evidence", "gate": "none", "size": 0.7, "hands_over": True},
         "radiant_head": {"kind": "rank_one", "gate": "head"},
         "radiant_vote": {"kind": "rank_one", "gate": "vote", "size": 2.0},
         "radiant_trust": {"kind": "rank_one", "gate": "head", "trust": True, "size": 2.0},

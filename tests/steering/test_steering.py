@@ -29,12 +29,19 @@ def fitted(gaussian_cache):
 def test_edit_applies_the_maps_where_the_gate_is_open(fitted, gate, geometry):
     cache, detector = fitted
     steering = rl.RadiantPolicy(gamma=0.1, gate=gate, geometry=geometry, heads="significant").fit(cache, detector)
+    scores = steering.joint_scores(cache.z.double())
+    assert (scores is not None) == (gate == "joint")
     for layer in steering.layers:
         z = cache.z[:, layer].double()
-        edit, after = steering.displace(z, layer), steering.edit(z, layer)
+        handed = None if scores is None else scores[:, [layer]]
+        edit, after = steering.displace(z, layer, handed), steering.edit(z, layer, handed)
         flags = torch.einsum("nhd,hd->nh", z, detector.weights_[layer].double()) + detector.biases_[layer] >= 0
         voted = flags.sum(-1) >= detector.vote_thresholds_[layer]
-        joint = (z * detector.joint_weights_[layer]).sum((1, 2)) + detector.joint_biases_[layer] >= 0
+        joint = torch.zeros(len(z))
+        for below in range(layer + 1):
+            own = (cache.z[:, below].double() * detector.joint_weights_[below]).sum((1, 2))
+            joint = own + detector.joint_biases_[below] + detector.joint_carry_[below] * joint
+        joint = joint >= 0
         for i, head in enumerate(edit.heads.tolist()):
             expected = {
                 "head": flags[:, head],
@@ -67,7 +74,11 @@ def test_saved_and_loaded_steerings_edit_alike(fitted, tmp_path):
         assert loaded.meta["policy"]["name"] == steering.meta["policy"]["name"]
         assert [c.method for c in loaded.certificates] == [c.method for c in steering.certificates]
         for layer in steering.layers:
-            assert torch.equal(loaded.edit(cache.z[:, layer], layer), steering.edit(cache.z[:, layer], layer))
+            edited = []
+            for one in (loaded, steering):
+                scores = one.joint_scores(cache.z)
+                edited.append(one.edit(cache.z[:, layer], layer, None if scores is None else scores[:, [layer]]))
+            assert torch.equal(*edited)
 
 
 def test_a_trust_region_of_other_heads_is_refused(fitted, tmp_path):

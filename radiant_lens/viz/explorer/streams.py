@@ -183,8 +183,8 @@ class _Watching:
     """Hooks that record the votes of a steering at the last position, and change nothing."""
 
     def __init__(self, model: TransformerBridge, steering: Steering, edits: _Edits) -> None:
-        self._points = {layer: head_hook(model, layer) for layer in steering.layers}
-        self._steering, self._edits = steering, edits
+        self._points = {layer: head_hook(model, layer) for layer in steering.hooked_layers}
+        self._steering, self._edits, self._displace = steering, edits, steering.displacing()
 
     def __enter__(self) -> None:
         for layer, point in self._points.items():
@@ -197,7 +197,9 @@ class _Watching:
 
     def _record(self, layer: int) -> Any:
         def record(z: Tensor, hook: object) -> Tensor:
-            self._edits.add(self._steering.displace(z[:, -1:].detach(), layer), applied=False)
+            edit = self._displace(z[:, -1:].detach(), layer)
+            if layer in self._steering.layers:
+                self._edits.add(edit, applied=False)
             return z
 
         return record
