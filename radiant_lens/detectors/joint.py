@@ -1,7 +1,8 @@
-"""Scores of whole layers: one affine score of all heads of a layer together, fitted on all of them at once.
+"""Scores of whole layers: one affine score of all heads of a layer together, and a share of that of the layer below.
 
-It is meant for what a layer says more clearly than any one of its heads, such as the manner of a text: a gate that
-opens on it then opens on more undesirable text at the same rate of false alarms. A score says more than its flag:
+It is meant for what layers say more clearly than any one head, such as the manner of a text: a gate that opens on it
+then opens on more undesirable text at the same rate of false alarms. Through the layer below, which has its own share
+of the one below that, a score hears all layers up to its own. A score says more than its flag:
 `ramps` make evidence between 0 and 1 of it, by which an edit can be as strong as the text is surely undesirable.
 """
 
@@ -68,6 +69,9 @@ class JointFit(NamedTuple):
 
 def fit_joint(train: Part, stop: Part, layers: Sequence[int], l2: float, max_iterations: int) -> JointFit:
     """Fit the joint scores of some layers, and set each threshold and ramp on the stop half.
+
+    Each layer gets a logistic regression on all its heads, and then a second one on two numbers: the score of the first,
+    and the joint score of the layer below. A layer above one that was not collected stands alone.
 
     A displacement at a share FPR of desirable tokens costs a KL in proportion to FPR and to its length squared, and
     acts on a share TPR of undesirable ones. So what it gains at a given KL is in proportion to `TPR / sqrt(FPR)`, and

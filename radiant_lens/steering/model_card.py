@@ -43,7 +43,7 @@ _GATES = {
     "head": "an edit wherever the head itself flags the token",
     "vote": "an edit wherever the head and its layer's vote flag the token",
     "layer": "an edit wherever the layer's vote flags the token",
-    "joint": "an edit wherever the joint score of all heads of the layer flags the token",
+    "joint": "an edit wherever the joint score of the layer, and of those below, flags the token",
     "none": "an edit at every token",
 }
 _BY_EVIDENCE = "; a part of it grows with how surely the text looks undesirable to the layer"
