@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -138,6 +138,23 @@ def _as_site(head: Any) -> HeadSite:
     if match is None:
         raise TypeError(head)
     return HeadSite(int(match[1]), int(match[2]))
+
+
+def layers_read(layers: Iterable[int], carrying: Container[int]) -> tuple[int, ...]:
+    """The layers, and those below them that joint scores take up: each of the `carrying` ones takes up the one below.
+
+    Example:
+        >>> layers_read([1, 5], carrying={4, 5})
+        (1, 3, 4, 5)
+    """
+    read: set[int] = set()
+    for number in layers:
+        layer = number
+        read.add(layer)
+        while layer in carrying:
+            layer -= 1
+            read.add(layer)
+    return tuple(sorted(read))
 
 
 def output_projections(model: nn.Module) -> list[nn.Module]:

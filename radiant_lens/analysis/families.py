@@ -73,10 +73,11 @@ class Family:
     def joint_scores(self, z: Sequence[Float[Tensor, "batch pos head d_head"]]) -> Sequence[Tensor | None]:
         """The joint score of each of the `hooked_layers`, from their activations; None where a layer gives it alone."""
         scores, running = self.template.scores, RunningScore()
-        if scores.joint is None or not scores.hand_over(joint=self.needs_joint):
+        joint, depends = scores.joint, scores.hand_over(self.template.layers, joint=self.needs_joint)
+        if joint is None or not depends:
             return [None] * len(z)
-        z = [of_layer.float() for of_layer in z]
-        return [running(scores.joint.of_layer(i, of_layer), of_layer) for i, of_layer in zip(self.hooked_layers, z)]
+        real = z[0].new_zeros(0, dtype=torch.float32)
+        return [running(joint.of_layer(i, real.to(a.device)), a.float()) for i, a in zip(self.hooked_layers, z)]
 
     @property
     def sites(self) -> tuple[HeadSite, ...]:

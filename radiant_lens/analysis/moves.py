@@ -12,6 +12,7 @@ from radiant_lens import _checks
 from radiant_lens.caches import HeadCache
 from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.sites import HeadSite
+from radiant_lens.steering.cached import cached_edits
 from radiant_lens.steering.steering import Steering
 
 
@@ -79,9 +80,7 @@ def head_moves(steering: Steering, cache: HeadCache, site: tuple[int, int]) -> H
     if not bool(weight.any()):
         raise InvalidArgumentError(f"The detector's weight is zero at {site}: there is no direction to show.")
     # The whole layer: a gate may count the votes of all its heads.
-    z = cache.z[:, site.layer].double()
-    joint = steering.joint_scores(cache.z.double())
-    edit = steering.displace(z, site.layer, None if joint is None else joint[:, site.layer, None])
+    ((z, edit),) = cached_edits(steering, cache, [site.layer])
     column = edit.heads.tolist().index(site.head)
     before = z[:, site.head]
     after = before + edit.displacement[:, column]

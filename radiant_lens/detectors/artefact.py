@@ -81,6 +81,8 @@ def _restored(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> RiskAwa
     for name in ("weights_", "biases_", "joint_weights_", "joint_biases_", "joint_carry_", "joint_ramps_"):
         if name in tensors:
             _checks.finite(name, tensors[name])
+    if joint and bool(tensors["joint_carry_"][0]):
+        raise InvalidArgumentError("`joint_carry_` of layer 0 must be 0, as it has no layer below")
     if detector.joint_ramps_ is not None:
         start, end, size = detector.joint_ramps_.unbind(1)
         if not bool(((end > start) & (size > 0)).all()):

@@ -17,7 +17,7 @@ from radiant_lens._typing import HookFunction
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.collected import check_parts, common_layers, require_collected, without
 from radiant_lens.detectors.display import detector_card, heads_table
-from radiant_lens.detectors.joint import JointScores, fit_joint
+from radiant_lens.detectors.joint import JointScores, fit_joint, joint_scores
 from radiant_lens.detectors.scores import LOSSES, AffineScores, fit_heads
 from radiant_lens.detectors.subset import Part, head_chunks
 from radiant_lens.detectors.votes import VOTE_RULES, Detection, LayerVotes, VotingData, choose_thresholds
@@ -203,14 +203,12 @@ class RiskAwareDetector(BaseEstimator):
         self.vote_risk_: Float[Tensor, " layer"] = without(votes.risk(self.fnr_weight), missing, math.inf)
         self.joint_fpr_ = self.joint_fnr_ = None
         if (scores := self._joint_scores) is not None:
-            joint = error_rates(scores.flags(test), test.labels)
-            self.joint_fpr_, self.joint_fnr_ = (without(rate, missing, math.nan) for rate in (joint.fpr, joint.fnr))
+            joint, lacking = error_rates(scores.flags(test), test.labels), scores.lacking(layers)
+            self.joint_fpr_, self.joint_fnr_ = (without(rate, lacking, math.nan) for rate in (joint.fpr, joint.fnr))
 
     @property
     def _joint_scores(self) -> JointScores | None:
-        if self.joint_weights_ is None or self.joint_biases_ is None or self.joint_carry_ is None:
-            return None
-        return JointScores(self.joint_weights_, self.joint_biases_, self.joint_carry_)
+        return joint_scores(self.joint_weights_, self.joint_biases_, self.joint_carry_)
 
     def _test_heads(
         self, test: Part, flags: Bool[Tensor, "example layer head"], layers: tuple[int, ...], n_groups: int
@@ -292,7 +290,8 @@ class RiskAwareDetector(BaseEstimator):
 
         Raises:
             NotFittedError: before `fit`.
-            InvalidArgumentError: a cache of another shape, or a detector without joint scores.
+            InvalidArgumentError: a cache of another shape, or a detector without joint scores. A layer that the cache
+                lacks, or that takes up one that it lacks, has no meaning.
         """
         require_fitted(self)
         _checks.instance("cache", cache, HeadCache)

@@ -20,6 +20,7 @@ from torch import Tensor
 from radiant_lens.detectors.scores import fit_heads
 from radiant_lens.detectors.subset import Part
 from radiant_lens.distributed import fitting_rank, shared
+from radiant_lens.sites import layers_read
 
 # Least share of false alarms at which a threshold is chosen: of less, a few texts would decide.
 _LEAST_FPR = 0.01
@@ -52,6 +53,18 @@ class JointScores(NamedTuple):
             own[:, layer] += self.carry[layer] * own[:, layer - 1]
         return own >= 0
 
+    def lacking(self, layers: Sequence[int]) -> list[int]:
+        """Layers whose score depends on others than these."""
+        carrying = set(self.carry.nonzero().flatten().tolist())
+        return [n for n in range(len(self.biases)) if not set(layers_read([n], carrying)) <= set(layers)]
+
+
+def joint_scores(weights: Tensor | None, biases: Tensor | None, carry: Tensor | None) -> JointScores | None:
+    """The scores of these attributes of a detector; without `carry` (an earlier version), those of single layers."""
+    if weights is None or biases is None:
+        return None
+    return JointScores(weights, biases, torch.zeros_like(biases) if carry is None else carry)
+
 
 class JointFit(NamedTuple):
     """Weights, biases and carry of `JointScores`, and ramps of evidence.
@@ -70,8 +83,8 @@ class JointFit(NamedTuple):
 def fit_joint(train: Part, stop: Part, layers: Sequence[int], l2: float, max_iterations: int) -> JointFit:
     """Fit the joint scores of some layers, and set each threshold and ramp on the stop half.
 
-    Each layer gets a logistic regression on all its heads, and then a second one on two numbers: the score of the first,
-    and the joint score of the layer below. A layer above one that was not collected stands alone.
+    Each layer gets a logistic regression on all its heads, and then a second one on two numbers: the score of the
+    first, and the joint score of the layer below. A layer above one that was not collected stands alone.
 
     A displacement at a share FPR of desirable tokens costs a KL in proportion to FPR and to its length squared, and
     acts on a share TPR of undesirable ones. So what it gains at a given KL is in proportion to `TPR / sqrt(FPR)`, and

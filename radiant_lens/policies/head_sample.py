@@ -17,6 +17,7 @@ from radiant_lens._files import sha256
 from radiant_lens.analysis.steering import Steering
 from radiant_lens.caches import HeadCache
 from radiant_lens.detectors.detector import RiskAwareDetector, require_fitted
+from radiant_lens.detectors.joint import joint_scores
 from radiant_lens.distributed import fitting_rank
 from radiant_lens.linalg import MaskedSums, Moments, Scatter, class_means, class_scatters, masked_moments
 from radiant_lens.policies.heads import require_collected
@@ -160,7 +161,8 @@ def prepare(
     _checks.finite("cache.z", cache.z)
     sites = choose(detector)
     edited = [site.layer for site in sites]
-    require_collected(edited, cache.collected_layers, "the training cache")
+    read = detector_scores(detector).hooked(edited, joint=gate == "joint")
+    require_collected(read, cache.collected_layers, "the training cache")
     if gate != "none":
         require_collected(edited, detector.collected_layers_, "the detector's data")
     layers, index = (torch.tensor(axis) for axis in zip(*sites))
@@ -204,11 +206,9 @@ def assemble(
 
 def detector_scores(detector: RiskAwareDetector) -> HeadScores:
     """The scores of a fitted detector, as a steering holds them."""
-    weights, biases, carry = detector.joint_weights_, detector.joint_biases_, detector.joint_carry_
-    joint = None
-    if weights is not None and biases is not None and carry is not None:
-        joint = JointScores(weights, biases, carry)
-    return HeadScores(detector.weights_, detector.biases_, detector.vote_thresholds_, joint)
+    joint = joint_scores(detector.joint_weights_, detector.joint_biases_, detector.joint_carry_)
+    scores = None if joint is None else JointScores(*joint)
+    return HeadScores(detector.weights_, detector.biases_, detector.vote_thresholds_, scores)
 
 
 def _data_hash(cache: HeadCache) -> str:

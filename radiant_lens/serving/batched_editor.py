@@ -111,7 +111,7 @@ class BatchedEditor:
             joint score.
         joint: voting column that gives the joint score of each ballot, -1 for ballots that count votes; None where
             nothing in the layer needs a joint score.
-        handed: joint scores among the ballots, which depend on the layer below; None where nothing needs one.
+        handed: joint scores among the ballots, which may depend on the layer below; None where nothing needs one.
         heads: number of each edited head in its layer.
         owner: number of each edited head's steering.
         ballot: column of each edited head's votes in `ballots`.
@@ -156,7 +156,7 @@ class BatchedEditor:
             steering: number of the steering of each row; any other number for none.
             strength: factor of each row's displacements.
             running: joint scores of the layer below, by steering, in whose place those of this layer are written; None
-                where no steering needs them.
+                where no steering depends on other layers.
         """
         # In single precision at least: sums are rounded, not what is added.
         real = z.to(self.columns.dtype)
@@ -165,6 +165,9 @@ class BatchedEditor:
         products = torch.addmm(self.offsets, real, self.columns) if len(self.offsets) else real[:, :0]
         is_open = self.owner == steering[:, None]
         votes = self._close(is_open, products[:, :n_scores], running) if n_scores else None
+        if not len(self.owner):
+            # Read for the layers above.
+            return EditedRows(z, is_open, votes)
         split = real.unflatten(1, (-1, self.d_head))
         displacements = [(other, *other.displacement(split, votes)) for other in self.others]
         for other, _, trusted in displacements:
@@ -196,7 +199,8 @@ class BatchedEditor:
             # Not by a product: an accelerator may round its factors, and votes are whole numbers, but scores are not.
             votes = torch.where(self.joint >= 0, scores.index_select(1, self.joint.clamp_min(0)), votes)
         votes = self.reduce(votes)
-        if running is not None and self.handed is not None:
+        if self.handed is not None and (running is not None or self.handed.depends):
+            assert running is not None, "joint scores of the layer below"
             votes = self.handed.over(votes, running)
         # One column serves all heads.
         own = votes if votes.shape[1] == 1 else votes.index_select(1, self.ballot)
@@ -379,7 +383,7 @@ class _Builder:
         places, owners = (
             torch.tensor(numbers, dtype=torch.long, device=self._real.device) for numbers in (ballots, steerings)
         )
-        return HandedScores(places, owners, torch.tensor(carry).to(self._real))
+        return HandedScores(places, owners, torch.tensor(carry).to(self._real), any(carry))
 
     def _ballot_matrix(self) -> Float[Tensor, "voting ballot"] | None:
         if not self._n_ballots:

@@ -16,11 +16,13 @@ class HandedScores(NamedTuple):
         ballots: their places among the ballots of the layer.
         steerings: numbers of their steerings.
         carry: factors of the scores of the layer below.
+        depends: whether a factor is not 0, known without a look at the device.
     """
 
     ballots: Int[Tensor, " handed"]
     steerings: Int[Tensor, " handed"]
     carry: Float[Tensor, " handed"]
+    depends: bool
 
     def over(
         self, votes: Float[Tensor, "row ballot"], running: Float[Tensor, "row steering"]

@@ -26,7 +26,7 @@ class LayerEdits:
     """Edits of all layers of one process.
 
     Attributes:
-        editors: by layer, for layers that a steering edits.
+        editors: by layer, for layers that a steering edits, or reads for the layers above.
         rows: of the current pass.
         traces: of the requests that want one, or None.
         running: joint scores of the last layer that ran, by steering; None where no layer depends on the one below.

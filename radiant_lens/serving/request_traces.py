@@ -122,7 +122,7 @@ class RequestTraces:
             edited: rows after the edits.
             places: of these rows in the pass, ascending, with every traced one; None: they are all rows of the pass.
         """
-        if not self._rows:
+        if not self._rows or not len(editor.owner):
             return
         index = torch.tensor([row.row for row in self._rows], device=edited.is_open.device)
         if places is not None:

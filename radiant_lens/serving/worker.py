@@ -54,7 +54,7 @@ def attach(worker: Any) -> None:
         lambda output: counters.update(edits, now=output.total_num_scheduled_tokens == 0),
     )
     _LOG.info(
-        "Steerings %s edit layers %s of this process, %s.",
+        "Steerings %s read layers %s of this process, %s.",
         ", ".join(catalog.steerings),
         sorted(edits.editors),
         "eagerly" if eager else "as a compiled operator",

@@ -42,14 +42,25 @@ class SteeringParts:
         """True where the edits depend on the joint scores of layers."""
         return self.gate == "joint" or self.head_maps.needs_joint
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers that have an edited head."""
+        return tuple(sorted({site.layer for site in self.sites}))
+
+    @property
+    def hooked_layers(self) -> tuple[int, ...]:
+        """Layers that need a hook: those with an edited head, and those below whose joint scores these take up."""
+        return self.scores.hooked(self.layers, joint=self.needs_joint)
+
     def joint_scores(self, z: Float[Tensor, "*batch layer head d_head"]) -> Float[Tensor, "*batch layer"] | None:
         """The joint scores of all layers; None where edits do not depend on scores of other layers."""
-        joint = self.scores.joint
-        return joint(z) if joint is not None and self.scores.hand_over(joint=self.needs_joint) else None
+        joint, depends = self.scores.joint, self.scores.hand_over(self.layers, joint=self.needs_joint)
+        return joint(z) if joint is not None and depends else None
 
     def running_score(self) -> RunningScore | None:
         """What the hooks of one pass share; None where edits do not depend on layers below."""
-        return RunningScore() if self.scores.hand_over(joint=self.needs_joint) else None
+        depends = self.scores.hand_over(self.layers, joint=self.needs_joint)
+        return RunningScore(self.layers[-1]) if depends else None
 
     @property
     def hook_site(self) -> str:

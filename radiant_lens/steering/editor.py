@@ -48,7 +48,7 @@ class LayerEditor:
         threshold: least number of votes.
         gate: one of `GATES`.
         trust: trust region of the edited heads, or None.
-        joint: for the gate of this name, and for maps that need it, the layer's joint score, which sees all heads.
+        joint: for the gate of this name, and for maps that need it, the layer's joint score.
 
     Where that score takes up the one of the layer below, `compute` and `apply` must be given it.
     """
@@ -194,7 +194,8 @@ class RankOneEditor(LayerEditor):
 class EvidenceEditor(LayerEditor):
     """Displacements by the evidence of the layer, without a gate, as two thin matrix products.
 
-        evidence = clamp(z columns + offsets, 0, 1)      or, of a given score, clamp((score - start) steepness, 0, 1)
+        evidence = clamp(z columns + offsets, 0, 1)      where the score takes up that of the layer below, and is given,
+                                                         clamp((score - start) steepness, 0, 1)
         z' = z + shift + evidence rows
 
     Attributes:
@@ -210,12 +211,13 @@ class EvidenceEditor(LayerEditor):
 
     def apply(self, z: Float[Tensor, "*batch"], joint: Float[Tensor, "row 1"] | None = None) -> Float[Tensor, "*batch"]:
         """The activations of all heads after the edit, split (`*batch head d_head`) or not (`*batch d_in`)."""
-        assert isinstance(self.maps, EvidenceMaps)
+        assert isinstance(self.maps, EvidenceMaps) and self.joint is not None
         # In single precision at least: the sum is rounded, not what is added.
         flat = z.reshape(-1, self.rows.shape[1]).to(self.rows.dtype)
-        if joint is None:
+        if joint is None and not self.joint.carries:
             share = torch.addmm(self.offsets, flat, self.columns).clamp_(0, 1)
         else:
+            joint = self.joint(flat.unflatten(1, (self.n_heads, -1))) if joint is None else joint
             share = evidence(joint, self.maps.start, self.maps.steepness)
         return torch.addmm(flat + self.shift, share, self.rows).to(z.dtype).view_as(z)
 

@@ -18,16 +18,6 @@ from radiant_lens.steering.lora import save_lora
 class WeightExports(SteeringParts):
     """Base of `Steering`: what is written into a model, or into a file for another runtime."""
 
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Layers that have an edited head."""
-        return tuple(sorted({site.layer for site in self.sites}))
-
-    @property
-    def hooked_layers(self) -> tuple[int, ...]:
-        """Layers that need a hook: those with an edited head, and where these depend on layers below, these too."""
-        return self.scores.hooked(self.layers, joint=self.needs_joint)
-
     def displacing(self) -> Callable[[Float[Tensor, "*batch head d_head"], int], LayerEdit]:
         """The edits of a pass, one layer after the other; `Steering` computes them."""
         raise NotImplementedError

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from radiant_lens.errors import InvalidArgumentError
+from radiant_lens.sites import layers_read
 from radiant_lens.steering.maps import PerHead
 
 GATES = ("head", "vote", "layer", "joint", "none")
@@ -43,7 +44,8 @@ class JointScore(NamedTuple):
         Raises:
             InvalidArgumentError: there is no `below`, and the score depends on it.
         """
-        own = (z.flatten(-2) @ self.weights.flatten())[..., None] + self.bias
+        # No matrix product: an accelerator, or autocast, may round its factors.
+        own = (z * self.weights).sum((-2, -1))[..., None] + self.bias
         if not self.carries:
             return own
         if below is None:
@@ -78,24 +80,31 @@ class JointScores:
         return frozenset(self.carry.nonzero().flatten().tolist())
 
     def __call__(self, z: Float[Tensor, "*batch layer head d_head"]) -> Float[Tensor, "*batch layer"]:
-        """The scores of all layers."""
-        running = RunningScore()
-        return torch.cat([running(self.of_layer(i, z), z[..., i, :, :]) for i in range(len(self.biases))], dim=-1)
+        """The scores of all layers, in single precision at least."""
+        real, running = z.new_zeros(0, dtype=torch.promote_types(z.dtype, torch.float32)), RunningScore()
+        scores = [running(self.of_layer(i, real), z[..., i, :, :].to(real)) for i in range(len(self.biases))]
+        return torch.cat(scores, dim=-1)
 
 
 class RunningScore:
-    """The joint scores of one pass, layer by layer from the first one on: each is handed to the next."""
+    """The joint scores of one pass, layer by layer upwards: each is handed to the next.
 
-    def __init__(self) -> None:
+    Args:
+        top: the last layer of a pass, whose score nobody takes up; None: unknown.
+    """
+
+    def __init__(self, top: int | None = None) -> None:
+        self._top = top
         # Several threads may generate with the same hooks.
         self._last = threading.local()
 
     def __call__(self, score: JointScore, z: Float[Tensor, "*batch head d_head"]) -> Float[Tensor, "*batch 1"]:
         """The score of a layer; if it depends on the layer below, that one must come right before."""
         below = self._last.score if getattr(self._last, "layer", None) == score.layer - 1 else None
-        self._last.score = score(z, None if below is None else below.to(z.device))
-        self._last.layer = score.layer
-        return self._last.score
+        value = score(z, None if below is None else below.to(z.device))
+        # What is kept may hold the graph of the whole pass.
+        self._last.score, self._last.layer = (None, None) if score.layer == self._top else (value, score.layer)
+        return value
 
 
 @dataclass(frozen=True)
@@ -126,13 +135,13 @@ class HeadScores:
         own = {name: value for name, value in tensors.items() if not name.startswith("joint_")}
         return cls(**own, joint=JointScores(**joint) if joint else None)
 
-    def hand_over(self, *, joint: bool) -> bool:
-        """True where edits that need joint scores (`joint`) depend on layers below, whose hooks hand theirs on."""
-        return joint and self.joint is not None and bool(self.joint.carrying)
-
     def hooked(self, layers: Sequence[int], *, joint: bool) -> tuple[int, ...]:
-        """Layers that need a hook: the edited `layers`, and where these depend on layers below, these too."""
-        return tuple(range(max(layers) + 1)) if layers and self.hand_over(joint=joint) else tuple(layers)
+        """Layers that need a hook: the edited `layers`, and those below that `joint` scores, if needed, take up."""
+        return layers_read(layers, self.joint.carrying) if joint and self.joint is not None else tuple(layers)
+
+    def hand_over(self, layers: Sequence[int], *, joint: bool) -> bool:
+        """True where edits of these layers depend on layers below."""
+        return joint and self.joint is not None and not self.joint.carrying.isdisjoint(layers)
 
     def used(self, *, joint: bool) -> tuple[Tensor, ...]:
         """The tensors that edits depend on: all, but joint scores only where they need these."""

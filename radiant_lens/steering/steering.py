@@ -19,6 +19,7 @@ from radiant_lens.caches import HeadCache
 from radiant_lens.errors import InvalidArgumentError, NothingToEditError
 from radiant_lens.sites import Heads, HeadSite, as_sites, hook_name
 from radiant_lens.steering.artefact import load_parts, save_parts
+from radiant_lens.steering.cached import cached_edits
 from radiant_lens.steering.editor import LayerEdit, LayerEditor, make_editor
 from radiant_lens.steering.exports import WeightExports
 from radiant_lens.steering.gates import RunningScore, TrustRegion
@@ -121,7 +122,9 @@ class Steering(WeightExports):
         recorder: Recorder | None = None,
         running: RunningScore | None = None,
     ) -> LayerHook:
-        """The hook function of one layer; `window`, `recorder` and `running` are for `radiant_lens.steer`.
+        """The hook function of one layer; `window` and `recorder` are for `radiant_lens.steer`.
+
+        Where edits depend on layers below, all `hooked_layers` need one, with the same `running=running_score()`.
 
         Raises:
             InvalidArgumentError: `layer` is out of range, or (in a pass) the hook is not at a `hook_z` of this model.
@@ -237,14 +240,11 @@ class Steering(WeightExports):
         flagged.
         """
         events = []
-        joint = self.joint_scores(cache.z.double())
-        for layer in self.layers:
-            # Double precision, so that the edit itself decides what is still flagged and not the rounding of a cache.
-            z = cache.z[:, layer].double()
-            edit = self.displace(z, layer, None if joint is None else joint[:, layer, None])
-            weights = self.scores.weights[layer, edit.heads].double()
+        # Double precision, so that the edit itself decides what is still flagged and not the rounding of a cache.
+        for z, edit in cached_edits(self, cache, self.layers):
+            weights = self.scores.weights[edit.layer, edit.heads].double()
             after = (z[:, edit.heads] + edit.displacement) * weights
-            flagged = after.sum(-1) + self.scores.biases[layer, edit.heads].double() >= 0
+            flagged = after.sum(-1) + self.scores.biases[edit.layer, edit.heads].double() >= 0
             gated = edit.gated | edit.untrusted
             events.append((gated, flagged & gated))
         return Events(*(torch.cat(per_layer, dim=1) for per_layer in zip(*events)))

@@ -13,6 +13,7 @@ from radiant_lens import _checks
 from radiant_lens.caches import HeadCache
 from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.sites import HeadSite, checked_sites
+from radiant_lens.steering.cached import cached_edits
 from radiant_lens.steering.steering import Steering
 from radiant_lens.viz import _style as style
 
@@ -189,8 +190,7 @@ def _root_mean_squares(
     """Length of the displacement along each component; None where nothing is edited."""
     if head not in steering.sites:
         return None
-    joint = steering.joint_scores(cache.z)
-    edit = steering.displace(cache.z[:, head.layer], head.layer, None if joint is None else joint[:, head.layer, None])
+    ((_, edit),) = cached_edits(steering, cache, [head.layer])
     column = edit.heads.tolist().index(head.head)
     displacement = edit.displacement[edit.gated[:, column], column].double()
     if not len(displacement):

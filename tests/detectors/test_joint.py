@@ -177,6 +177,16 @@ def test_a_layer_above_one_that_was_not_collected_stands_alone():
     assert 0.2 < detector.joint_fpr_[2] + detector.joint_fnr_[2] < 0.9
 
 
+def test_a_layer_whose_cache_lacks_the_layer_below_has_no_rates_and_no_gate():
+    detector = rl.RiskAwareDetector(joint=True).fit(layered_cache(600), layered_cache(400, seed=1))
+    part = layered_cache(400, seed=2, layers=(0, 2))
+    assert detector.judge(part).joint_fpr_.isnan().tolist() == [False, True, True]
+    with pytest.raises(InvalidArgumentError, match="Layer 1 was not collected"):
+        rl.MeanShiftPolicy(heads=[(2, 0)], gate="joint").fit(part, detector)
+    detector.joint_carry_ = None
+    assert detector.joint_flags(part).shape == (400, 3)
+
+
 def test_old_files_have_scores_of_single_layers(fitted, tmp_path):
     tensors, meta = load_folder(save_detector(fitted, tmp_path / "d"), "detector")
     tensors.pop("joint_carry_")

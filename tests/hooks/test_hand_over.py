@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,9 +86,40 @@ def test_a_hook_alone_says_which_ones_it_needs(model, steering, tokens):
     hooks = [hook for hook in steering.hooks() if hook[0] == hook_name(3)]
     with pytest.raises(InvalidArgumentError, match=r"joint score of layer 3 takes up that of layer 2.*hooked_layers"):
         model.run_with_hooks(tokens, fwd_hooks=hooks)
+    with pytest.raises(InvalidArgumentError, match="joint score of layer 3"):
+        model.run_with_hooks(tokens, fwd_hooks=[(hook_name(3), steering.hook(3))])
     z = torch.zeros(2, model.cfg.n_heads, model.cfg.d_head)
-    with pytest.raises(InvalidArgumentError, match="joint score of layer 1"):
-        steering.displace(z, 1)
+    for change in (steering.displace, steering.edit):
+        with pytest.raises(InvalidArgumentError, match="joint score of layer 1"):
+            change(z, 1)
+
+
+def test_only_layers_that_are_taken_up_are_hooked(model, steering):
+    joint = steering.scores.joint
+    lower = replace(joint, carry=joint.carry * (torch.arange(4) == 3))
+    fewer = replace(steering, scores=replace(steering.scores, joint=lower))
+    assert fewer.hooked_layers == (1, 2, 3)
+    low = fewer.select([site for site in fewer.sites if site.layer == 1])
+    assert low.hooked_layers == (1,) and low.running_score() is None
+    shape = model.cfg.n_heads, model.cfg.d_head
+    assert low.displace(torch.zeros(2, *shape), 1).displacement.shape[-1] == model.cfg.d_head
+
+
+def test_a_cache_must_hold_the_layers_below(model, steering, facts):
+    facts = facts.head(4)
+    part, whole = (rl.collect(model, facts, layers=layers) for layers in ([1, 3], None))
+    with pytest.raises(InvalidArgumentError, match="depend on layer 0, and `cache` holds layers \\[1, 3\\]"):
+        steering.events(part)
+    events = steering.events(whole)
+    scores = steering.joint_scores(whole.z.double())
+    for layer in (1, 3):
+        edit = steering.displace(whole.z[:, layer].double(), layer, scores[:, [layer]])
+        assert torch.equal(events.gated[:, [s.layer == layer for s in steering.sites]], edit.gated)
+
+
+def test_scores_of_half_precision_are_those_of_single_precision(steering):
+    z = torch.randn(8, *steering.scores.joint.weights.shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert torch.equal(steering.joint_scores(z), steering.joint_scores(z.float()))
 
 
 def test_threads_have_passes_of_their_own(steering):
