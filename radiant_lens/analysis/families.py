@@ -4,8 +4,8 @@ A member adds `basis(a) parameters` to the activation `a` of a head wherever its
 
 - "constant": the same vector everywhere, `d_head` parameters;
 - "affine": a vector, and a factor for each coordinate of the standardised activation, `2 d_head` parameters;
-- "evidence": a vector, and another one times the evidence that the layer as a whole has for undesirable content (see
-  `radiant_lens.steering.maps.EvidenceMaps`), `2 d_head` parameters;
+- "evidence": a vector, and another one times the evidence that the layer and those below it have for undesirable
+  content (see `radiant_lens.steering.maps.EvidenceMaps`), `2 d_head` parameters;
 - "strength": the displacement of another steering, times one parameter for each head.
 
 What the model says depends on the parameters through the sum over positions of `gradient . basis(a)`, so gradients and

@@ -190,7 +190,7 @@ def evidence(
 
 @dataclass(frozen=True)
 class EvidenceMaps(HeadMaps):
-    """`a' = a + shift + evidence * slope`; the evidence is how surely the text looks undesirable to the layer.
+    """`a' = a + shift + evidence * slope`; the evidence is how surely text looks undesirable to this and lower layers.
 
     The evidence is a ramp of the joint score of the layer: 0 up to the score `start`, then rising by `steepness` for
     each unit of the score until it is 1, and 1 beyond, so that no text can move a head further than the whole slope.

@@ -38,7 +38,9 @@ def _what(inputs: ReportInputs) -> str:
         "none": "at every token",
     }[steering.gate]
     by_evidence = (
-        ", in part as strongly as the text looks undesirable to its layer" if steering.head_maps.needs_joint else ""
+        ", in part as strongly as the text looks undesirable to its layer and those below"
+        if steering.head_maps.needs_joint
+        else ""
     )
     return (
         f"The steering ({policy}) edits {len(steering.sites)} of the {n_layers * n_heads} attention heads of "
