@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from radiant_lens import _checks
 from radiant_lens.caches import HeadCache
 from radiant_lens.errors import InvalidArgumentError
 from radiant_lens.steering.editor import LayerEdit
@@ -34,8 +35,9 @@ def cached_edits(steering: _Edits, cache: HeadCache, layers: Sequence[int]) -> I
     """Yield the edit of each of `layers`, which have edited heads.
 
     Raises:
-        InvalidArgumentError: the cache lacks a layer, or one below whose joint score it takes up.
+        InvalidArgumentError: a cache of another shape, or without a layer that the edits depend on.
     """
+    _checks.shape("cache.z", cache.z, (None, *steering.scores.weights.shape), "example layer head d_head")
     read = steering.scores.hooked(layers, joint=steering.needs_joint)
     missing = sorted(set(read) - set(cache.collected_layers))
     if missing:

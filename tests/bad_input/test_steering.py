@@ -59,7 +59,7 @@ STEERING = [
     Wrong("more than certain", lambda w: w.steering.certify(w.cache, confidence=1.5),
           InvalidArgumentError, "`confidence` must lie strictly between 0 and 1; got 1.5"),
     Wrong("certified on another shape", lambda w: w.steering.certify(w.cache),
-          InvalidArgumentError, "ending in (8, 24); got (80, 3, 4)"),
+          InvalidArgumentError, "lengths (any, 4, 8, 24); got shape (80, 2, 3, 4)"),
     Wrong("certified on NaN", lambda w: w.steering.certify(w.nan), DataError, "`cache.z` must be finite"),
     Wrong("folded into a bridge", lambda w: replace(w.steering, gate="none").fold_into(w.model), InvalidArgumentError,
           "bridge"),
