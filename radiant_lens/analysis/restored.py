@@ -31,11 +31,8 @@ def restored_detector(steering: Steering, cache: HeadCache) -> RiskAwareDetector
     detector.weights_, detector.biases_ = steering.scores.weights, steering.scores.biases
     detector.vote_thresholds_ = steering.scores.thresholds
     if (joint := steering.scores.joint) is not None:
-        detector.joint_weights_, detector.joint_biases_, detector.joint_carry_ = (
-            joint.weights,
-            joint.biases,
-            joint.carry,
-        )
+        detector.joint_weights_, detector.joint_biases_ = joint.weights, joint.biases
+        detector.joint_carry_ = joint.carry
     # A steering does not record the collected layers either: the others have weights of zero.
     detector.collected_layers_ = tuple(
         layer for layer in cache.collected_layers if bool(steering.scores.weights[layer].any())

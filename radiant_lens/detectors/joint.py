@@ -2,7 +2,7 @@
 
 It is meant for what layers say more clearly than any one head, such as the manner of a text: a gate that opens on it
 then opens on more undesirable text at the same rate of false alarms. Through the layer below, which has its own share
-of the one below that, a score hears all layers up to its own. A score says more than its flag:
+of the one below that, a score reads all layers up to its own. A score says more than its flag:
 `ramps` make evidence between 0 and 1 of it, by which an edit can be as strong as the text is surely undesirable.
 """
 

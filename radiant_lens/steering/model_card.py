@@ -46,7 +46,7 @@ _GATES = {
     "joint": "an edit wherever the joint score of the layer, and of those below, flags the token",
     "none": "an edit at every token",
 }
-_BY_EVIDENCE = "; a part of it grows with how surely the text looks undesirable to the layer"
+_BY_EVIDENCE = "; a part of it grows with how surely the text looks undesirable to the layer and those below"
 
 
 def with_metrics(meta: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
