@@ -58,7 +58,7 @@ class SteeringParts:
         return joint(z) if joint is not None and depends else None
 
     def running_score(self) -> RunningScore | None:
-        """What the hooks of one pass share; None where edits do not depend on layers below."""
+        """The score that the hooks of one pass hand on; None where edits do not depend on layers below."""
         depends = self.scores.hand_over(self.layers, joint=self.needs_joint)
         return RunningScore(self.layers[-1]) if depends else None
 

@@ -11,6 +11,7 @@ from serving.steerings import make_steering
 from transformers import AutoModelForCausalLM
 
 import radiant_lens as rl
+from radiant_lens._files import load_folder, save_folder
 from radiant_lens.errors import ArtefactError, InvalidArgumentError
 from radiant_lens.sites import hook_name
 from radiant_lens.steering.gates import RunningScore
@@ -131,6 +132,15 @@ def test_threads_have_passes_of_their_own(steering):
     other.join()
     own = (z * joint.weights[1]).sum() + joint.biases[1]
     torch.testing.assert_close(running(joint.of_layer(1, z), z), own + joint.carry[1] * expected)
+
+
+def test_older_files_have_scores_of_single_layers(steering, tmp_path):
+    tensors, meta = load_folder(steering.save(tmp_path / "s"), "steering")
+    tensors.pop("scores.joint_carry")
+    save_folder(tmp_path / "old", "steering", tensors, {name: meta[name] for name in meta if name != "sha256"})
+    old = rl.Steering.load(tmp_path / "old")
+    assert old.hooked_layers == (1, 3) and old.running_score() is None
+    assert torch.equal(old.scores.joint.weights, steering.scores.joint.weights)
 
 
 def test_files_hold_what_is_handed_over(steering, tmp_path):
