@@ -5,6 +5,7 @@ Tokens of one text are not independent, so every confidence counts groups (quest
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,9 +96,15 @@ def group_sums(
     return sums.index_add_(0, codes, values.double())
 
 
+@lru_cache(maxsize=1)
 def resample_counts(n_groups: int, n_resamples: int, seed: int) -> NDArray[Any]:
-    """Draw resamples of groups; returns how often each group is drawn, with axes `resample group`."""
-    return np.random.default_rng(seed).multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_resamples)
+    """Draw resamples of groups; returns how often each group is drawn, with axes `resample group`, read-only.
+
+    The last draw is kept: intervals of many heads or metrics of the same groups follow one another.
+    """
+    counts = np.random.default_rng(seed).multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_resamples)
+    counts.setflags(write=False)
+    return counts
 
 
 def bootstrap_ratio(
