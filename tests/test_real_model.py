@@ -64,7 +64,9 @@ def test_a_steering_changes_what_it_says_within_its_budget(model, data):
 
 
 def test_one_fold_of_the_benchmark(model, data):
-    benchmark = Benchmark(model, data, arms=["prompt", "mean shift"], budgets=(0.1,), folds=(0,), n_answered=4)
+    benchmark = Benchmark(
+        model, data, arms=["prompt", "mean shift"], budgets=(0.1,), folds=(0,), gates=("none",), n_answered=4
+    )
     result = benchmark.run()
     table = result.to_dataframe().set_index("arm")
     assert set(table.index) == {"none", "prompt", "mean shift"}
