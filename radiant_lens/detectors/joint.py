@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from radiant_lens.detectors.scores import fit_heads
+from radiant_lens.detectors.scores import Sample, fit_heads
 from radiant_lens.detectors.subset import Part
 from radiant_lens.distributed import fitting_rank, shared
 from radiant_lens.sites import layers_read
@@ -80,7 +80,9 @@ class JointFit(NamedTuple):
     ramps: Float[Tensor, "layer start_end_size"]
 
 
-def fit_joint(train: Part, stop: Part, layers: Sequence[int], l2: float, max_iterations: int) -> JointFit:
+def fit_joint(
+    train: Sequence[Part], stop: Sequence[Part], layers: Sequence[int], l2: float, max_iterations: int
+) -> JointFit:
     """Fit the joint scores of some layers, and set each threshold and ramp on the stop half.
 
     Each layer gets a logistic regression on all its heads, and then a second one on two numbers: the score of the
@@ -92,20 +94,20 @@ def fit_joint(train: Part, stop: Part, layers: Sequence[int], l2: float, max_ite
     proportion to `mean(e on undesirable) / sqrt(mean(e^2 on desirable))`, and the ramp is the one where this is.
 
     Args:
-        train: the examples to fit on.
+        train: the examples to fit on, of one cache or more.
         stop: further examples, on which thresholds are chosen.
         layers: those that were collected; the others never flag.
         l2: strength of the penalty on weights of standardised activations; `_L2_FACTOR` times as strong here.
         max_iterations: of the quasi-Newton method.
     """
-    shape = train.cache.z.shape[1:]
-    fitted, chooser = _as_one_head(train), _as_one_head(stop)
-    labels = stop.labels == 1
+    shape = train[0].cache.z.shape[1:]
+    fitted, chooser = ([_as_one_head(part) for part in parts] for parts in (train, stop))
+    undesirable, labels = (torch.cat([part.labels for part in parts]) == 1 for parts in (train, stop))
 
     def fit(numbers: Sequence[int]) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         fits = []
         for layer in numbers:
-            sample, held_out = (part.sample(slice(layer, layer + 1)) for part in (fitted, chooser))
+            sample, held_out = (_sample(parts, layer) for parts in (fitted, chooser))
             scores = fit_heads(sample, loss="cross_entropy", l2=_L2_FACTOR * l2, max_iterations=max_iterations)
             values = [(part.x @ scores.weights[..., None])[0, :, 0] + scores.biases for part in (sample, held_out)]
             fits.append((scores.weights[0], scores.biases[0], *values))
@@ -116,7 +118,7 @@ def fit_joint(train: Part, stop: Part, layers: Sequence[int], l2: float, max_ite
     before: _Handed | None = None
     for layer, (weight, bias, *own) in zip(layers, shared(list(layers), fit, fitting_rank())):
         below = before if before is not None and before.layer == layer - 1 else None
-        share = _Share(1.0, 0.0, 0.0) if below is None else _share(own[0], below.scores[0], train.labels == 1)
+        share = _Share(1.0, 0.0, 0.0) if below is None else _share(own[0], below.scores[0], undesirable)
         scores = [share.of(values, None if below is None else below.scores[i]) for i, values in enumerate(own)]
         threshold = _threshold(scores[1], labels)
         weights[layer] = share.own * weight.view(shape[1:])
@@ -164,6 +166,14 @@ def _share(
 def _as_one_head(part: Part) -> Part:
     """The same examples with the heads of a layer as one head."""
     return replace(part, cache=replace(part.cache, z=part.cache.z.flatten(2)[:, :, None]))
+
+
+def _sample(parts: Sequence[Part], layer: int) -> Sample:
+    """The activations of a layer in all parts."""
+    samples = [part.sample(slice(layer, layer + 1)) for part in parts]
+    # Examples stay adjacent in memory, as `Part.sample` lays them out.
+    x = torch.cat([sample.x.mT for sample in samples], dim=2).mT if len(samples) > 1 else samples[0].x
+    return Sample(x, torch.cat([sample.labels for sample in samples]))
 
 
 def _threshold(scores: Float[Tensor, " example"], undesirable: Bool[Tensor, " example"]) -> Float[Tensor, ""]:

@@ -5,7 +5,8 @@ from radiant_lens.policies.ablation import AblationPolicy as AblationPolicy
 from radiant_lens.policies.caa import CAAPolicy as CAAPolicy
 from radiant_lens.policies.controls import IdentityPolicy as IdentityPolicy
 from radiant_lens.policies.controls import RandomDirectionPolicy as RandomDirectionPolicy
-from radiant_lens.policies.displacements import by_evidence as by_evidence
+from radiant_lens.policies.evidence import by_evidence as by_evidence
+from radiant_lens.policies.evidence import refit_under_edits as refit_under_edits
 from radiant_lens.policies.fisher import FisherBlocks as FisherBlocks
 from radiant_lens.policies.fisher import fisher_blocks as fisher_blocks
 from radiant_lens.policies.head_policy import HeadPolicy as HeadPolicy

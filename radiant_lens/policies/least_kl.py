@@ -28,7 +28,8 @@ from radiant_lens.errors import ConvergenceError, InvalidArgumentError
 from radiant_lens.evaluation.likelihood import KeptLogits
 from radiant_lens.models.identity import require_bridge, require_fitting
 from radiant_lens.models.lengths import fit_context
-from radiant_lens.policies.displacements import affine_family, evidence_family
+from radiant_lens.policies.displacements import affine_family
+from radiant_lens.policies.evidence import evidence_family, fit_again, refit_under_edits, require_refits
 from radiant_lens.policies.heads import HeadChoice
 from radiant_lens.policies.measurements import KIND, Measurements, fit_settings, map_tensors
 from radiant_lens.policies.template import steering_template
@@ -111,6 +112,9 @@ class LeastKLPolicy:
         coupling: weight of the Fisher information across heads, at least 0; None: the one with the most gain for its
             KL when either half of the training groups is tried on the other.
         n_draws: draws of tokens for each text in the Fisher information, at least 1.
+        refits: for the family "evidence": how often the scores of layers are fitted again on activations under the
+            edits found so far (see `radiant_lens.policies.refit_under_edits`), and then the displacements, at least 0.
+            A fit takes as long again for each.
         seed: of the draws.
 
     Example:
@@ -125,6 +129,7 @@ class LeastKLPolicy:
     ridge: float | None = None
     coupling: float | None = None
     n_draws: int = 2
+    refits: int = 1
     seed: int = 0
 
     def check(self) -> None:
@@ -138,6 +143,7 @@ class LeastKLPolicy:
             _checks.between("coupling", self.coupling, 0, closed="low")
         _checks.whole("steps", self.steps, 1)
         _checks.whole("n_draws", self.n_draws, 1)
+        _checks.whole("refits", self.refits, 0)
         _checks.seed(self.seed)
 
     def fit(
@@ -195,12 +201,23 @@ class LeastKLPolicy:
             desirable_statements(data)
         if out is not None:
             check_target(Path(out) / "any", KIND)
-        family = self.make_family(model, train, detector, base, max_tokens=max_tokens)
-        measurements = (
-            Measurements() if out is None else Measurements(Path(out), fit_settings(model, family, max_tokens))
-        )
-        fit = _Fit(self, model, family, max_tokens, progress, measurements)
-        return fit.run(train, validation, guarantee)
+        refits = self.refits if self.family == "evidence" else 0
+        if refits:
+            require_refits(train, validation)
+
+        def fit(detector: RiskAwareDetector | None) -> Steering:
+            family = self.make_family(model, train, detector, base, max_tokens=max_tokens)
+            measurements = (
+                Measurements() if out is None else Measurements(Path(out), fit_settings(model, family, max_tokens))
+            )
+            return _Fit(self, model, family, max_tokens, progress, measurements).run(train, validation, guarantee)
+
+        def refit(detector: RiskAwareDetector, steering: Steering) -> RiskAwareDetector:
+            return refit_under_edits(
+                model, detector, steering, train, validation, max_tokens=max_tokens, progress=progress
+            )
+
+        return fit_again(fit, detector, refit, refits)
 
     def make_family(
         self,
@@ -240,7 +257,7 @@ class _Fit:
     def run(self, train: Dataset, validation: Dataset, guarantee: float | None) -> Steering:
         """All steps; each measures, solves, and sets the strength on validation text."""
         policy, family = self.policy, self.family
-        held_out = fit_context(self.model, desirable_statements(validation), validation.on_long, stacklevel=4).records
+        held_out = fit_context(self.model, desirable_statements(validation), validation.on_long, stacklevel=6).records
         halves = [self._read(half) for half in train.split((0.5, 0.5), seed=policy.seed)]
         parameters = torch.zeros((len(family.sites), family.n_parameters), dtype=torch.float64)
         steering: Steering | None = None
@@ -275,7 +292,7 @@ class _Fit:
                     f"Step {i + 1} of {policy.steps} is left out: {error} The steps before it are kept, at a KL of "
                     f"{used:.4g} of {policy.budget:g}; `steering.at_kl` looks for another strength of all of them.",
                     UserWarning,
-                    stacklevel=3,
+                    stacklevel=5,
                 )
                 break
             steps.append(_Step(_before(measured), ridge, coupling, solution, predicted, at_budget))
@@ -286,8 +303,8 @@ class _Fit:
 
     def _read(self, half: Dataset) -> _Texts:
         """The texts of one half that fit the model's context."""
-        prompts = fit_context(self.model, half.prompts, half.on_long, answers=True, stacklevel=5)
-        statements = fit_context(self.model, self._scored(half), half.on_long, stacklevel=5)
+        prompts = fit_context(self.model, half.prompts, half.on_long, answers=True, stacklevel=7)
+        statements = fit_context(self.model, self._scored(half), half.on_long, stacklevel=7)
         return _Texts(prompts.records, statements.records)
 
     def _measure(self, half: _Texts, steering: Steering | None, seed: int) -> _Half:

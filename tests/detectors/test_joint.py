@@ -16,7 +16,7 @@ from radiant_lens.capture.run import _steering_digest
 from radiant_lens.detectors import load_detector, save_detector
 from radiant_lens.detectors.joint import _STARTS, _ramp, _threshold
 from radiant_lens.errors import ArtefactError, InvalidArgumentError
-from radiant_lens.policies.displacements import by_evidence
+from radiant_lens.policies.evidence import by_evidence
 from radiant_lens.policies.fisher import _gate_hash
 from radiant_lens.studies import Arm
 

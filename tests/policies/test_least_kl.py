@@ -12,7 +12,8 @@ from radiant_lens.analysis.strength import KLCurve
 from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentError, LeakageError
 from radiant_lens.evaluation import score_choices, score_statements
 from radiant_lens.policies import displacements
-from radiant_lens.policies.displacements import by_evidence
+from radiant_lens.policies.evidence import by_evidence
+from radiant_lens.steering.maps import evidence
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +206,61 @@ def test_by_evidence_the_budget_is_met_and_correct_answers_gain(model, parts, jo
     assert (steered - plain).mean() > 0.02
     # Both of its vectors are used.
     assert bool(steering.head_maps.shift.any()) and bool(steering.head_maps.slope.any())
+
+
+def evidence_of(model, steering, data) -> torch.Tensor:
+    """Mean evidence of the last layer on undesirable statements, where the layers below it are edited."""
+    cache = rl.collect(model, [s for s in data.statements if s.label == 1], steering=steering)
+    maps, last = steering.head_maps, model.cfg.n_layers - 1
+    at = [i for i, site in enumerate(steering.sites) if site.layer == last]
+    return evidence(steering.joint_scores(cache.z)[:, [last]], maps.start[at], maps.steepness[at]).mean()
+
+
+def test_edits_do_not_hide_what_the_layers_above_must_find(model, parts, joint_detector):
+    train, validation, test = parts
+    steerings = []
+    for refits in (0, 1):
+        policy = rl.LeastKLPolicy(budget=0.01, family="evidence", refits=refits)
+        steerings.append(policy.fit(model, train, validation=validation, detector=joint_detector))
+        assert kl(model, validation, steerings[-1]) == pytest.approx(0.01, rel=0.05)
+    left = []
+    for steering in steerings:
+        unsteered, edited = (evidence_of(model, steering.scaled(c), test) for c in (1e-6, 4.0))
+        left.append(float(edited / unsteered))
+    assert left[1] > 1.5 * left[0]
+
+
+def test_a_refit_needs_both_classes_before_anything_is_measured(model, parts, joint_detector):
+    train, validation, _ = parts
+    desirable = replace(validation, atoms=tuple(s for s in validation.atoms if s.label == 0), contexts=None)
+    policy = rl.LeastKLPolicy(budget=0.01, family="evidence")
+    with pytest.raises(DataError, match=r"the validation data \(`refits=0` needs none here\) has no undesirable"):
+        policy.fit(model, train, validation=desirable, detector=joint_detector)
+    steering = replace(policy, refits=0).fit(model, train, validation=desirable, detector=joint_detector)
+    assert kl(model, desirable, steering) == pytest.approx(0.01, rel=0.05)
+    with pytest.raises(InvalidArgumentError, match="`refits` must be"):
+        replace(policy, refits=-1).fit(model, train, validation=validation, detector=joint_detector)
+
+
+def test_a_refit_without_a_strength_keeps_the_steering_before_it(model, parts, joint_detector, monkeypatch):
+    train, validation, _ = parts
+    calls = []
+    at = KLCurve.at
+
+    def first_alone(curve, budget):
+        calls.append(budget)
+        if len(calls) > 1:
+            raise ConvergenceError("No strength.")
+        return at(curve, budget)
+
+    monkeypatch.setattr(KLCurve, "at", first_alone)
+    policy = rl.LeastKLPolicy(budget=0.01, family="evidence")
+    with pytest.warns(
+        UserWarning, match=r"Refit 1 of 1 is left out: No strength\. The steering before it is kept"
+    ) as seen:
+        steering = policy.fit(model, train, validation=validation, detector=joint_detector)
+    assert seen[0].filename == __file__
+    assert kl(model, validation, steering) == pytest.approx(0.01, rel=0.05)
 
 
 def test_evidence_needs_a_detector_that_has_it(model, parts, joint_detector):

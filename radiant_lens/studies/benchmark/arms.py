@@ -20,7 +20,7 @@ from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.evaluation.likelihood import KeptLogits
 from radiant_lens.policies.caa import GATES as CAA_GATES
 from radiant_lens.policies.caa import CAAPolicy
-from radiant_lens.policies.displacements import by_evidence
+from radiant_lens.policies.evidence import by_evidence, refit_under_edits
 from radiant_lens.policies.fisher import fit_with_model
 from radiant_lens.policies.iti import ITIPolicy
 from radiant_lens.policies.least_kl import LeastKLPolicy
@@ -204,8 +204,14 @@ def _mean_shift(fold: Fold, gate: str) -> Steering:
 
 
 def _by_evidence(fit: Callable[[Fold, str], Steering]) -> SteeringArm:
-    """The same vectors times the evidence of their layers, as in DSAS."""
-    return SteeringArm(lambda fold, gate: by_evidence(fit(fold, gate), fold.detector), ("none",))
+    """The same vectors times the evidence of their layers, as in DSAS, with scores that know the edits."""
+
+    def fit_twice(fold: Fold, gate: str) -> Steering:
+        vectors = fit(fold, gate)
+        first = by_evidence(vectors, fold.detector).at_kl(fold.model, fold.validation, LeastKLPolicy().budget)
+        return by_evidence(vectors, refit_under_edits(fold.model, fold.detector, first, fold.train, fold.validation))
+
+    return SteeringArm(fit_twice, ("none",))
 
 
 def _least_kl_strengths(fold: Fold, gate: str) -> Steering:

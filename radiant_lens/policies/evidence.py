@@ -1,0 +1,192 @@
+"""Edits by evidence: displacements that grow with how surely a text looks undesirable to a layer and those below it.
+
+The evidence of a layer is read where the layers below have been edited already. What tells undesirable text is what
+edits take away, so the stronger they are the less evidence the layers above find, and their edits stop.
+`refit_under_edits` fits the scores of layers again where they are used: on activations under the edits, too.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from radiant_lens import _checks
+from radiant_lens.analysis.families import Family, Ramp
+from radiant_lens.analysis.steering import Steering
+from radiant_lens.caches import HeadCache
+from radiant_lens.capture._collect import collect
+from radiant_lens.datasets.dataset import Dataset
+from radiant_lens.detectors.detector import RiskAwareDetector, require_fitted
+from radiant_lens.detectors.refit import refit_joint
+from radiant_lens.errors import ConvergenceError, InvalidArgumentError
+from radiant_lens.policies.head_sample import detector_scores
+from radiant_lens.policies.heads import require_collected
+from radiant_lens.policies.template import require_shape
+from radiant_lens.sites import HeadSite
+from radiant_lens.steering.gates import require_joint
+from radiant_lens.steering.maps import Certificate, EvidenceMaps, RankOneMaps
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+UNDER = (1.0, 4.0)
+"""Strengths of the edits under which scores are fitted again: as given, and what a user may turn them up to."""
+
+
+def evidence_family(template: Steering, detector: RiskAwareDetector | None) -> Family:
+    """A displacement, and another one that grows with the evidence of the layer.
+
+    Raises:
+        InvalidArgumentError: no detector, one without joint scores or their ramps, or a head of a layer that it has not
+            seen.
+    """
+    if detector is None:
+        raise InvalidArgumentError('`family` "evidence" needs a detector: give `detector=...`.')
+    return Family("evidence", template, ramp=_ramp(detector, template.sites))
+
+
+def by_evidence(steering: Steering, detector: RiskAwareDetector) -> Steering:
+    """The same vectors, each times the evidence of its layer, at every token.
+
+    In place of a gate, which adds them wholly or not at all. DSAS (arXiv 2512.03661) scales other steerings by token in
+    this manner, with a classifier of its own for each layer.
+
+    Args:
+        steering: with one vector for each head, as those of `ITIPolicy`, `MeanShiftPolicy` and `LeastKLPolicy`.
+        detector: fitted with joint scores.
+
+    Raises:
+        InvalidArgumentError: another object, maps that are no vectors, a trust region, or a detector of another shape,
+            without joint scores or their ramps, or that has not seen a layer.
+        NotFittedError: the detector is not fitted.
+    """
+    _checks.instance("steering", steering, Steering, hint="a policy's `fit` returns one")
+    maps = steering.head_maps
+    if not isinstance(maps, RankOneMaps) or bool(maps.read.any()):
+        raise InvalidArgumentError(
+            f"Only steerings that add one vector to each head can do so by evidence; got maps of kind {maps.kind!r}: "
+            'use `ITIPolicy`, `MeanShiftPolicy`, `LeastKLPolicy(family="constant")` or `vector_steering`.'
+        )
+    if steering.trust is not None:
+        raise InvalidArgumentError("This steering has a trust region, which decides at every token: fit it without.")
+    require_fitted(detector)
+    require_shape(detector, tuple(steering.scores.weights.shape))
+    ramp = _ramp(detector, steering.sites)
+    vectors, meta = maps.write * maps.shift[:, None], steering.meta
+    return replace(
+        steering,
+        head_maps=EvidenceMaps(torch.zeros_like(vectors), vectors, ramp.start.to(vectors), ramp.steepness.to(vectors)),
+        scores=detector_scores(detector),
+        gate="none",
+        # No promise of the policy carries over, nor a KL that was measured.
+        certificates=tuple(Certificate(c.method, n_flagged=c.n_flagged) for c in steering.certificates),
+        meta={
+            **{key: value for key, value in meta.items() if key not in ("kl_budget", "least_kl", "metrics")},
+            "policy": {"name": "by evidence", "of": meta.get("policy")},
+            "gamma": None,
+            "detector": detector.get_params(),
+            "seen_groups": sorted(
+                {*meta.get("seen_groups", ()), *detector.training_groups_, *detector.validation_groups_}
+            ),
+        },
+    )
+
+
+def refit_under_edits(
+    model: TransformerBridge,
+    detector: RiskAwareDetector,
+    steering: Steering,
+    train: Dataset,
+    validation: Dataset,
+    *,
+    max_tokens: int | None = None,
+    progress: bool = False,
+) -> RiskAwareDetector:
+    """A copy of a detector whose joint scores are fitted on activations under edits, beside the unsteered ones.
+
+    Every training text is collected twice, without edits and under them: half of the groups at the strength of the
+    steering, the other half at four times that. So scores learn what edits leave of undesirable text. Scores and votes
+    of heads stay as they are.
+
+    Args:
+        model: from `load_model`.
+        detector: fitted with joint scores on answers of this model.
+        steering: by evidence of these scores.
+        train: statements of both classes.
+        validation: statements of both classes, of other groups.
+        max_tokens: tokens in one pass, padding included; None: 1024 on the CPU, else 4096.
+        progress: show progress bars.
+
+    Raises:
+        NotFittedError: the detector is not fitted.
+        InvalidArgumentError: a detector without joint scores, or of another shape than the model.
+        DataError: no statement of a class.
+        LeakageError: training and validation share a group.
+    """
+    require_fitted(detector)
+    _checks.instance("steering", steering, Steering, hint="a policy's `fit` returns one")
+
+    def cache(data: Dataset, strength: float | None) -> HeadCache:
+        steered = None if strength is None else steering.scaled(strength)
+        layers = detector.collected_layers_
+        return collect(model, data, layers=layers, steering=steered, max_tokens=max_tokens, progress=progress)
+
+    halves = train.split((0.5, 0.5), seed=detector.seed)
+    under = [cache(half, strength) for half, strength in zip(halves, UNDER)]
+    return refit_joint(
+        detector, [cache(train, None), *under], [cache(validation, strength) for strength in (None, *UNDER)]
+    )
+
+
+def require_refits(train: Dataset, validation: Dataset) -> None:
+    """Raise `DataError` where `refit_under_edits` would miss a class."""
+    for name, data in (("training", train), ("validation", validation)):
+        where = f"the {name} data (`refits=0` needs none here)"
+        _checks.both_classes(torch.tensor([s.label for s in data.statements]), where)
+
+
+def fit_again(
+    fit: Callable[[RiskAwareDetector | None], Steering],
+    detector: RiskAwareDetector | None,
+    refit: Callable[[RiskAwareDetector, Steering], RiskAwareDetector],
+    refits: int,
+) -> Steering:
+    """Fit a steering, and then again with scores that know the edits of the one before.
+
+    A warning says where a later one has no strength that meets its budget; the one before it is kept.
+
+    Args:
+        fit: from a detector to a steering.
+        detector: the first one; None where there are no refits.
+        refit: from a detector and the steering of its scores to the next detector.
+        refits: how often.
+    """
+    steering = fit(detector)
+    for i in range(refits):
+        assert detector is not None
+        detector = refit(detector, steering)
+        try:
+            steering = fit(detector)
+        except ConvergenceError as error:
+            text = f"Refit {i + 1} of {refits} is left out: {error} The steering before it is kept."
+            warnings.warn(text, UserWarning, stacklevel=3)
+            break
+    return steering
+
+
+def _ramp(detector: RiskAwareDetector, sites: tuple[HeadSite, ...]) -> Ramp:
+    require_fitted(detector)
+    require_joint(None, detector.joint_weights_ is not None, evidence=True)
+    if detector.joint_ramps_ is None:
+        raise InvalidArgumentError(
+            "This detector has joint scores but no ramps of evidence, as those of an earlier version and those that "
+            "were restored from a steering: fit it again with `RiskAwareDetector(joint=True)`."
+        )
+    layers = [site.layer for site in sites]
+    require_collected(layers, detector.collected_layers_, "the detector's data")
+    start, end, size = detector.joint_ramps_[layers].double().unbind(1)
+    return Ramp(start, 1 / (end - start), 1 / size)
