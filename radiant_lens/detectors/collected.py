@@ -10,11 +10,16 @@ from radiant_lens.detectors.subset import Part
 from radiant_lens.errors import InvalidArgumentError
 
 
+def check_part(part: Part, where: str) -> None:
+    """Check that a part holds both classes and finite activations."""
+    _checks.both_classes(part.labels, where)
+    _checks.finite(f"activations of {where}", part.cache.z)
+
+
 def check_parts(train: Part, validation: Part) -> None:
     """Check that both parts hold both classes, finite activations, and no group in common."""
-    for part, where in ((train, "the training data"), (validation, "the validation data")):
-        _checks.both_classes(part.labels, where)
-        _checks.finite(f"activations of {where}", part.cache.z)
+    check_part(train, "the training data")
+    check_part(validation, "the validation data")
     _checks.disjoint_groups(train.group_names, validation.group_names, ("training", "validation"))
 
 

@@ -10,7 +10,7 @@ import torch
 
 from radiant_lens import _checks
 from radiant_lens.caches import HeadCache
-from radiant_lens.detectors.collected import check_parts, require_collected, without
+from radiant_lens.detectors.collected import check_part, require_collected, without
 from radiant_lens.detectors.detector import RiskAwareDetector, require_fitted
 from radiant_lens.detectors.joint import JointScores, fit_joint
 from radiant_lens.detectors.subset import Part
@@ -33,7 +33,7 @@ def refit_joint(
         NotFittedError: the detector is not fitted.
         InvalidArgumentError: one without joint scores, no cache, or one of another shape or that lacks a layer of the
             detector.
-        DataError: no example of a class, or activations that are not finite.
+        DataError: a cache, or half of the first one of `validation`, without a class; or values that are not finite.
         LeakageError: training and validation share a group.
     """
     require_fitted(detector)
@@ -49,10 +49,9 @@ def refit_joint(
             for layer in layers:
                 require_collected("a layer of the detector", layer, cache.collected_layers)
     fitted, held_out = ([Part.whole(cache) for cache in caches] for caches in (train, validation))
-    for caches in (train[1:], validation[1:]):
-        for cache in caches:
-            _checks.finite("z", cache.z)
-    check_parts(fitted[0], held_out[0])
+    for parts, where in ((fitted, "the training data"), (held_out, "the validation data")):
+        for part in parts:
+            check_part(part, where)
     _checks.disjoint_groups(_groups(fitted), _groups(held_out), ("training", "validation"))
     chooser, test = held_out[0].split((0.5, 0.5), seed=detector.seed)
     stop = [chooser, *(_of_groups(part, chooser.group_names) for part in held_out[1:])]
@@ -71,7 +70,8 @@ def refit_joint(
 
 def _of_groups(part: Part, names: Sequence[str]) -> Part:
     """The examples of these groups."""
-    chosen = torch.tensor([name in set(names) for name in part.cache.group_names])
+    wanted = set(names)
+    chosen = torch.tensor([name in wanted for name in part.cache.group_names])
     return Part(part.cache, part.index[chosen[part.texts]])
 
 

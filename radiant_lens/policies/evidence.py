@@ -8,7 +8,7 @@ edits take away, so the stronger they are the less evidence the layers above fin
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,8 @@ from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
 from radiant_lens.detectors.detector import RiskAwareDetector, require_fitted
 from radiant_lens.detectors.refit import refit_joint
-from radiant_lens.errors import ConvergenceError, InvalidArgumentError
+from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentError
+from radiant_lens.models.identity import require_bridge, require_fitting
 from radiant_lens.policies.head_sample import detector_scores
 from radiant_lens.policies.heads import require_collected
 from radiant_lens.policies.template import require_shape
@@ -109,12 +110,12 @@ def refit_under_edits(
     """A copy of a detector whose joint scores are fitted on activations under edits, beside the unsteered ones.
 
     Every training text is collected twice, without edits and under them: half of the groups at the strength of the
-    steering, the other half at four times that. So scores learn what edits leave of undesirable text. Scores and votes
-    of heads stay as they are.
+    steering, the other half at four times that. Thresholds and ramps are chosen on validation texts without edits and
+    at both strengths. So scores learn what edits leave of undesirable text. Scores and votes of heads stay.
 
     Args:
         model: from `load_model`.
-        detector: fitted with joint scores on answers of this model.
+        detector: fitted with joint scores, on the tokens of answers (`collect(positions="answer")`) of this model.
         steering: by evidence of these scores.
         train: statements of both classes.
         validation: statements of both classes, of other groups.
@@ -123,30 +124,57 @@ def refit_under_edits(
 
     Raises:
         NotFittedError: the detector is not fitted.
-        InvalidArgumentError: a detector without joint scores, or of another shape than the model.
-        DataError: no statement of a class.
+        InvalidArgumentError: a detector without joint scores or of another shape than the model, a steering of another
+            one, or no data set.
+        DataError: fewer than two groups of a class.
         LeakageError: training and validation share a group.
     """
-    require_fitted(detector)
+    require_refits(detector, train, validation)
+    require_bridge(model)
+    require_shape(detector, (model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_head))
     _checks.instance("steering", steering, Steering, hint="a policy's `fit` returns one")
+    require_fitting(steering, model)
 
-    def cache(data: Dataset, strength: float | None) -> HeadCache:
-        steered = None if strength is None else steering.scaled(strength)
-        layers = detector.collected_layers_
-        return collect(model, data, layers=layers, steering=steered, max_tokens=max_tokens, progress=progress)
+    def cache(data: Dataset, strength: float | None, groups: Collection[str] | None = None) -> HeadCache:
+        return collect(
+            model,
+            # Not `data.only(groups)`, which may put the same statements into other contexts.
+            [s for s in data.statements if groups is None or s.group in groups],
+            layers=detector.collected_layers_,
+            steering=None if strength is None else steering.scaled(strength),
+            max_tokens=max_tokens,
+            progress=progress,
+            on_long=data.on_long,
+        )
 
     halves = train.split((0.5, 0.5), seed=detector.seed)
-    under = [cache(half, strength) for half, strength in zip(halves, UNDER)]
+    under = [cache(train, strength, half.groups) for half, strength in zip(halves, UNDER)]
     return refit_joint(
         detector, [cache(train, None), *under], [cache(validation, strength) for strength in (None, *UNDER)]
     )
 
 
-def require_refits(train: Dataset, validation: Dataset) -> None:
-    """Raise `DataError` where `refit_under_edits` would miss a class."""
-    for name, data in (("training", train), ("validation", validation)):
-        where = f"the {name} data (`refits=0` needs none here)"
-        _checks.both_classes(torch.tensor([s.label for s in data.statements]), where)
+def require_refits(detector: RiskAwareDetector | None, train: Dataset, validation: Dataset) -> None:
+    """Raise, before anything is computed, where `refit_under_edits` would have nothing to fit on.
+
+    Raises:
+        NotFittedError, InvalidArgumentError: another object than a fitted detector with joint scores, or no data set.
+        DataError: fewer than two groups of a class, of which each half needs one.
+        LeakageError: training and validation share a group.
+    """
+    require_fitted(detector)
+    assert detector is not None
+    require_joint(None, detector.joint_weights_ is not None, evidence=True)
+    for name, data in (("train", train), ("validation", validation)):
+        _checks.instance(name, data, Dataset)
+        for label, word in enumerate(("desirable", "undesirable")):
+            n = len({s.group for s in data.statements if s.label == label})
+            if n < 2:
+                raise DataError(
+                    f"`{name}` has {n} group{'s' * (n != 1)} with {word} statements; scores that are fitted again "
+                    "under edits take two at least. `LeastKLPolicy(refits=0)` fits them once, on unsteered text."
+                )
+    _checks.disjoint_groups(train.groups, validation.groups, ("training", "validation"))
 
 
 def fit_again(
@@ -157,7 +185,8 @@ def fit_again(
 ) -> Steering:
     """Fit a steering, and then again with scores that know the edits of the one before.
 
-    A warning says where a later one has no strength that meets its budget; the one before it is kept.
+    One that uses less of its budget than the one before, or finds no strength, is left out with a warning. How many
+    refits the steering has is in its settings.
 
     Args:
         fit: from a detector to a steering.
@@ -166,16 +195,28 @@ def fit_again(
         refits: how often.
     """
     steering = fit(detector)
-    for i in range(refits):
+    done = 0
+    while done < refits:
         assert detector is not None
         detector = refit(detector, steering)
         try:
-            steering = fit(detector)
+            again = fit(detector)
+            reason = "its last step has no strength." if _budget(again) < _budget(steering) else ""
         except ConvergenceError as error:
-            text = f"Refit {i + 1} of {refits} is left out: {error} The steering before it is kept."
+            again, reason = steering, str(error)
+        if reason:
+            text = f"Refit {done + 1} of {refits} is left out: {reason} The steering before it is kept."
             warnings.warn(text, UserWarning, stacklevel=3)
             break
-    return steering
+        steering = again
+        done += 1
+    meta = steering.meta
+    return replace(steering, meta={**meta, "policy": {**meta["policy"], "refits": done}})
+
+
+def _budget(steering: Steering) -> float:
+    """The KL that all of its steps were given."""
+    return float(steering.meta["kl_budget"])
 
 
 def _ramp(detector: RiskAwareDetector, sites: tuple[HeadSite, ...]) -> Ramp:

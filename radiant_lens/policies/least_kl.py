@@ -112,10 +112,10 @@ class LeastKLPolicy:
         coupling: weight of the Fisher information across heads, at least 0; None: the one with the most gain for its
             KL when either half of the training groups is tried on the other.
         n_draws: draws of tokens for each text in the Fisher information, at least 1.
+        seed: of the draws.
         refits: for the family "evidence": how often the scores of layers are fitted again on activations under the
             edits found so far (see `radiant_lens.policies.refit_under_edits`), and then the displacements, at least 0.
             A fit takes as long again for each.
-        seed: of the draws.
 
     Example:
         >>> steering = LeastKLPolicy(budget=0.05).fit(model, train, validation=validation)  # doctest: +SKIP
@@ -129,8 +129,8 @@ class LeastKLPolicy:
     ridge: float | None = None
     coupling: float | None = None
     n_draws: int = 2
-    refits: int = 1
     seed: int = 0
+    refits: int = 1
 
     def check(self) -> None:
         """Raise `InvalidArgumentError` where a parameter is out of its range; `fit` does so first."""
@@ -167,14 +167,15 @@ class LeastKLPolicy:
             model: from `load_model`.
             train: prompts with correct and incorrect answers, and desirable statements.
             validation: desirable statements of other groups, on which the KL is measured; None: a fifth of the groups
-                of `train` is set apart.
+                of `train` is set apart. With refits also undesirable ones: half of the groups choose ramps of evidence.
             detector: fitted; needed for a gate, and for the family "evidence".
             base: the steering whose maps get strengths, for the family "strength".
             guarantee: None: the mean KL on validation text meets the budget. Else an upper bound of it over groups,
                 with this confidence in (0.5, 1).
             max_tokens: tokens in one pass, padding included; None: 1024 on the CPU, else 4096.
-            out: folder for what is measured; the same call after an interruption measures what is missing. A step
-                takes the size of its scores: texts times draws times parameters of all heads. None: nothing is kept.
+            out: folder for what is measured; the same call after an interruption measures what is missing, but for the
+                activations of refits. A step takes the size of its scores: texts times draws times parameters of all
+                heads. None: nothing is kept.
             progress: show progress bars.
 
         Raises:
@@ -202,8 +203,8 @@ class LeastKLPolicy:
         if out is not None:
             check_target(Path(out) / "any", KIND)
         refits = self.refits if self.family == "evidence" else 0
-        if refits:
-            require_refits(train, validation)
+        if refits and detector is not None:
+            require_refits(detector, train, validation)
 
         def fit(detector: RiskAwareDetector | None) -> Steering:
             family = self.make_family(model, train, detector, base, max_tokens=max_tokens)

@@ -10,6 +10,7 @@ import torch
 
 import radiant_lens as rl
 from radiant_lens.detectors.refit import refit_joint
+from radiant_lens.detectors.subset import Part
 from radiant_lens.errors import DataError, InvalidArgumentError, LeakageError, NotFittedError
 
 
@@ -54,6 +55,19 @@ def test_its_rates_are_those_of_unsteered_text_of_other_groups(refitted):
     flags, bad = refitted.joint_flags(new), new.labels == 1
     assert abs(refitted.joint_fnr_[1] - (~flags[bad, 1]).double().mean()) < 0.1
     assert abs(refitted.joint_fpr_[1] - flags[~bad, 1].double().mean()) < 0.1
+
+
+def test_the_test_half_takes_no_part_in_the_choice(fitted):
+    train, plain = two_signs(800), two_signs(400, seed=1)
+    moved = replace(plain, z=plain.z + 0.5)
+    _, test = Part.whole(plain).split((0.5, 0.5), seed=fitted.seed)
+    other = replace(moved, z=moved.z.clone())
+    other.z[test.index] = 50.0
+    one, same = (refit_joint(fitted, [train], [plain, cache]) for cache in (moved, other))
+    for name in ("joint_weights_", "joint_biases_", "joint_ramps_", "joint_fpr_"):
+        assert torch.equal(getattr(one, name), getattr(same, name))
+    alone = refit_joint(fitted, [train], [plain])
+    assert not torch.equal(one.joint_ramps_, alone.joint_ramps_)
 
 
 def test_heads_stay_and_the_first_detector_too(fitted):
@@ -102,8 +116,10 @@ def test_what_cannot_be_fitted_is_refused(fitted):
         refit_joint(fitted, [train, replace(train, z=train.z[..., :2])], [validation])
     with pytest.raises(LeakageError):
         refit_joint(fitted, [train, validation], [validation])
-    with pytest.raises(DataError, match="no undesirable"):
-        refit_joint(fitted, [train], [validation.select(validation.labels == 0)])
+    for bad in (validation.select(validation.labels == 0), validation.select([])):
+        for caches in ([bad], [validation, bad]):
+            with pytest.raises(DataError, match="the validation data has no"):
+                refit_joint(fitted, [train], caches)
     broken = replace(train, z=train.z.clone())
     broken.z[3] = torch.nan
     with pytest.raises(DataError, match="finite"):

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import make_cache
 
 import radiant_lens as rl
 from radiant_lens.analysis.strength import KLCurve
 from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentError, LeakageError
 from radiant_lens.evaluation import score_choices, score_statements
 from radiant_lens.policies import displacements
-from radiant_lens.policies.evidence import by_evidence
+from radiant_lens.policies.evidence import by_evidence, refit_under_edits
 from radiant_lens.steering.maps import evidence
 
 
@@ -234,7 +235,7 @@ def test_a_refit_needs_both_classes_before_anything_is_measured(model, parts, jo
     train, validation, _ = parts
     desirable = replace(validation, atoms=tuple(s for s in validation.atoms if s.label == 0), contexts=None)
     policy = rl.LeastKLPolicy(budget=0.01, family="evidence")
-    with pytest.raises(DataError, match=r"the validation data \(`refits=0` needs none here\) has no undesirable"):
+    with pytest.raises(DataError, match=r"`validation` has 0 groups with undesirable statements; .*refits=0"):
         policy.fit(model, train, validation=desirable, detector=joint_detector)
     steering = replace(policy, refits=0).fit(model, train, validation=desirable, detector=joint_detector)
     assert kl(model, desirable, steering) == pytest.approx(0.01, rel=0.05)
@@ -261,6 +262,53 @@ def test_a_refit_without_a_strength_keeps_the_steering_before_it(model, parts, j
         steering = policy.fit(model, train, validation=validation, detector=joint_detector)
     assert seen[0].filename == __file__
     assert kl(model, validation, steering) == pytest.approx(0.01, rel=0.05)
+    assert steering.meta["policy"]["refits"] == 0
+
+
+def test_a_refit_that_uses_less_of_the_budget_is_left_out(model, parts, joint_detector, monkeypatch):
+    train, validation, _ = parts
+    calls = []
+    at = KLCurve.at
+
+    def all_but_the_last(curve, budget):
+        calls.append(budget)
+        if len(calls) == 4:
+            raise ConvergenceError("No strength.")
+        return at(curve, budget)
+
+    monkeypatch.setattr(KLCurve, "at", all_but_the_last)
+    policy = rl.LeastKLPolicy(budget=0.02, family="evidence", steps=2)
+    with pytest.warns(UserWarning, match="is left out") as seen:
+        steering = policy.fit(model, train, validation=validation, detector=joint_detector)
+    assert "Refit 1 of 1 is left out: its last step has no strength" in str(seen[-1].message)
+    assert kl(model, validation, steering) == pytest.approx(0.02, rel=0.05)
+    assert steering.meta["kl_budget"] == 0.02
+
+
+def test_refits_go_on_and_keep_a_promise(model, parts, joint_detector):
+    train, validation, _ = parts
+    policy = rl.LeastKLPolicy(budget=0.01, family="evidence", refits=2, n_draws=1)
+    steering = policy.fit(model, train, validation=validation, detector=joint_detector, guarantee=0.9)
+    assert steering.meta["policy"]["refits"] == 2
+    assert kl(model, validation, steering) < 0.0097
+
+
+def test_what_is_fitted_under_edits_is_checked_before_any_pass(model, parts, joint_detector, monkeypatch):
+    train, validation, _ = parts
+    steering = by_evidence(rl.vector_steering(model, {"L1H0": torch.ones(model.cfg.d_head)}), joint_detector)
+    monkeypatch.setattr("radiant_lens.policies.evidence.collect", None)
+    plain = rl.RiskAwareDetector().fit(*(rl.collect(model, part) for part in parts[:2]))
+    other = rl.RiskAwareDetector(joint=True).fit(make_cache(60))
+    for detector, given, data, error, words in (
+        (plain, steering, (train, validation), InvalidArgumentError, "needs joint scores"),
+        (other, steering, (train, validation), InvalidArgumentError, "`detector` is for"),
+        (joint_detector, "strong", (train, validation), InvalidArgumentError, "`steering` must be"),
+        (joint_detector, steering, (list(train.statements), validation), InvalidArgumentError, "`train` must be"),
+        (joint_detector, steering, (train, train), LeakageError, "share"),
+        (joint_detector, steering, (train.head(1), validation), DataError, "`train` has 1 group with"),
+    ):
+        with pytest.raises(error, match=words):
+            refit_under_edits(model, detector, given, *data)
 
 
 def test_evidence_needs_a_detector_that_has_it(model, parts, joint_detector):

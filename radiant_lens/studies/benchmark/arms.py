@@ -209,7 +209,10 @@ def _by_evidence(fit: Callable[[Fold, str], Steering]) -> SteeringArm:
     def fit_twice(fold: Fold, gate: str) -> Steering:
         vectors = fit(fold, gate)
         first = by_evidence(vectors, fold.detector).at_kl(fold.model, fold.validation, LeastKLPolicy().budget)
-        return by_evidence(vectors, refit_under_edits(fold.model, fold.detector, first, fold.train, fold.validation))
+        detector = refit_under_edits(
+            fold.model, fold.detector, first, fold.train, fold.validation, progress=fold.progress
+        )
+        return by_evidence(vectors, detector)
 
     return SteeringArm(fit_twice, ("none",))
 
