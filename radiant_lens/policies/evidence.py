@@ -172,7 +172,7 @@ def require_refits(detector: RiskAwareDetector | None, train: Dataset, validatio
             if n < 2:
                 raise DataError(
                     f"`{name}` has {n} group{'s' * (n != 1)} with {word} statements; scores that are fitted again "
-                    "under edits take two at least. `LeastKLPolicy(refits=0)` fits them once, on unsteered text."
+                    "under edits take two at least. `LeastKLPolicy(refits=0)`, the default, needs none of them."
                 )
     _checks.disjoint_groups(train.groups, validation.groups, ("training", "validation"))
 

@@ -115,7 +115,7 @@ class LeastKLPolicy:
         seed: of the draws.
         refits: for the family "evidence": how often the scores of layers are fitted again on activations under the
             edits found so far (see `radiant_lens.policies.refit_under_edits`), and then the displacements, at least 0.
-            A fit takes as long again for each.
+            A fit takes as long again for each; worth it at budgets where more strength adds nothing without it.
 
     Example:
         >>> steering = LeastKLPolicy(budget=0.05).fit(model, train, validation=validation)  # doctest: +SKIP
@@ -130,7 +130,7 @@ class LeastKLPolicy:
     coupling: float | None = None
     n_draws: int = 2
     seed: int = 0
-    refits: int = 1
+    refits: int = 0
 
     def check(self) -> None:
         """Raise `InvalidArgumentError` where a parameter is out of its range; `fit` does so first."""

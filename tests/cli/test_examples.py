@@ -25,6 +25,14 @@ def examples() -> Iterator[tuple[str, str]]:
 
 
 EXAMPLES = list(examples())
+# These take most of the time of all; the tests of these commands run the same on less.
+LONG = ("bench tiny-facts", "fit --policy least_kl", "ablate --vary")
+
+
+def marked(line: str) -> object:
+    """The example, slow if it is long."""
+    slow = line.removeprefix("radiant-lens ").startswith(LONG)
+    return pytest.param(line, id=line[13:60], marks=[pytest.mark.slow] * slow)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +61,7 @@ def folder(tmp_path_factory, facts, steering, model, experiment):
     return place
 
 
-@pytest.mark.parametrize("line", [line for _, line in EXAMPLES], ids=[line[13:60] for _, line in EXAMPLES])
+@pytest.mark.parametrize("line", [marked(line) for _, line in EXAMPLES])
 def test_an_example_runs(line, folder, facts, command_line, monkeypatch):
     monkeypatch.chdir(folder)
     # Data sets of the package, cut: what an example shows is the command.

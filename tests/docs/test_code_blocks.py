@@ -17,7 +17,7 @@ PAGES = Path(__file__).parents[2] / ".docs" / "pages"
 FENCE = re.compile(r"^```(python|sh)(.*)\n((?:.*\n)*?)```$", re.M)
 FIRST = "quickstart.md"
 # Pages whose blocks take half a minute and more.
-LONG = ("least-kl", "certificates", "gates", "least-edit", "choose-a-policy")
+LONG = ("least-kl", "certificates", "gates", "controls", "least-edit", "choose-a-policy")
 
 
 class Block(NamedTuple):

@@ -234,7 +234,7 @@ def test_edits_do_not_hide_what_the_layers_above_must_find(model, parts, joint_d
 def test_a_refit_needs_both_classes_before_anything_is_measured(model, parts, joint_detector):
     train, validation, _ = parts
     desirable = replace(validation, atoms=tuple(s for s in validation.atoms if s.label == 0), contexts=None)
-    policy = rl.LeastKLPolicy(budget=0.01, family="evidence")
+    policy = rl.LeastKLPolicy(budget=0.01, family="evidence", refits=1)
     with pytest.raises(DataError, match=r"`validation` has 0 groups with undesirable statements; .*refits=0"):
         policy.fit(model, train, validation=desirable, detector=joint_detector)
     steering = replace(policy, refits=0).fit(model, train, validation=desirable, detector=joint_detector)
@@ -255,7 +255,7 @@ def test_a_refit_without_a_strength_keeps_the_steering_before_it(model, parts, j
         return at(curve, budget)
 
     monkeypatch.setattr(KLCurve, "at", first_alone)
-    policy = rl.LeastKLPolicy(budget=0.01, family="evidence")
+    policy = rl.LeastKLPolicy(budget=0.01, family="evidence", refits=1)
     with pytest.warns(
         UserWarning, match=r"Refit 1 of 1 is left out: No strength\. The steering before it is kept"
     ) as seen:
@@ -277,7 +277,7 @@ def test_a_refit_that_uses_less_of_the_budget_is_left_out(model, parts, joint_de
         return at(curve, budget)
 
     monkeypatch.setattr(KLCurve, "at", all_but_the_last)
-    policy = rl.LeastKLPolicy(budget=0.02, family="evidence", steps=2)
+    policy = rl.LeastKLPolicy(budget=0.02, family="evidence", steps=2, refits=1)
     with pytest.warns(UserWarning, match="is left out") as seen:
         steering = policy.fit(model, train, validation=validation, detector=joint_detector)
     assert "Refit 1 of 1 is left out: its last step has no strength" in str(seen[-1].message)

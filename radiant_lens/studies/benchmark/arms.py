@@ -20,7 +20,7 @@ from radiant_lens.detectors.detector import RiskAwareDetector
 from radiant_lens.evaluation.likelihood import KeptLogits
 from radiant_lens.policies.caa import GATES as CAA_GATES
 from radiant_lens.policies.caa import CAAPolicy
-from radiant_lens.policies.evidence import by_evidence, refit_under_edits
+from radiant_lens.policies.evidence import by_evidence
 from radiant_lens.policies.fisher import fit_with_model
 from radiant_lens.policies.iti import ITIPolicy
 from radiant_lens.policies.least_kl import LeastKLPolicy
@@ -186,9 +186,9 @@ def _paper(fold: Fold, gate: str) -> Steering:
     return RadiantPolicy.paper().fit(train, detector)
 
 
-def _least_kl(family: str, gates: tuple[str, ...] | None = None) -> SteeringArm:
+def _least_kl(family: str, gates: tuple[str, ...] | None = None, refits: int = 0) -> SteeringArm:
     def fit(fold: Fold, gate: str) -> Steering:
-        policy = LeastKLPolicy(family=family, gate=gate, seed=fold.seed)
+        policy = LeastKLPolicy(family=family, gate=gate, seed=fold.seed, refits=refits)
         detector = fold.detector if gate != "none" or needs_joint(policy) else None
         return policy.fit(fold.model, fold.train, validation=fold.validation, detector=detector, progress=fold.progress)
 
@@ -204,17 +204,8 @@ def _mean_shift(fold: Fold, gate: str) -> Steering:
 
 
 def _by_evidence(fit: Callable[[Fold, str], Steering]) -> SteeringArm:
-    """The same vectors times the evidence of their layers, as in DSAS, with scores that know the edits."""
-
-    def fit_twice(fold: Fold, gate: str) -> Steering:
-        vectors = fit(fold, gate)
-        first = by_evidence(vectors, fold.detector).at_kl(fold.model, fold.validation, LeastKLPolicy().budget)
-        detector = refit_under_edits(
-            fold.model, fold.detector, first, fold.train, fold.validation, progress=fold.progress
-        )
-        return by_evidence(vectors, detector)
-
-    return SteeringArm(fit_twice, ("none",))
+    """The same vectors times the evidence of their layers, as in DSAS."""
+    return SteeringArm(lambda fold, gate: by_evidence(fit(fold, gate), fold.detector), ("none",))
 
 
 def _least_kl_strengths(fold: Fold, gate: str) -> Steering:
@@ -263,6 +254,7 @@ ARMS: dict[str, SteeringArm | TextArm | AnswerArm] = {
     "least KL, affine": _least_kl("affine"),
     # Evidence is in place of a gate.
     "least KL, evidence": _least_kl("evidence", ("none",)),
+    "least KL, evidence, refitted": _least_kl("evidence", ("none",), refits=1),
     "least KL, strengths of RADIANT": SteeringArm(_least_kl_strengths),
     "trained shift": _trained("constant", 2),
     "trained affine, 12 passes": _trained("affine", 12),
