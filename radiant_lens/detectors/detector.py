@@ -203,8 +203,7 @@ class RiskAwareDetector(BaseEstimator):
         self.vote_risk_: Float[Tensor, " layer"] = without(votes.risk(self.fnr_weight), missing, math.inf)
         self.joint_fpr_ = self.joint_fnr_ = None
         if (scores := self._joint_scores) is not None:
-            joint, lacking = error_rates(scores.flags(test), test.labels), scores.lacking(layers)
-            self.joint_fpr_, self.joint_fnr_ = (without(rate, lacking, math.nan) for rate in (joint.fpr, joint.fnr))
+            self.joint_fpr_, self.joint_fnr_ = scores.rates(test, layers)
 
     @property
     def _joint_scores(self) -> JointScores | None:

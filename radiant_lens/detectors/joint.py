@@ -8,6 +8,7 @@ of the one below that, a score reads all layers up to its own. A score says more
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -17,10 +18,12 @@ from jaxtyping import Bool, Float
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from radiant_lens.detectors.collected import without
 from radiant_lens.detectors.scores import Sample, fit_heads
 from radiant_lens.detectors.subset import Part
 from radiant_lens.distributed import fitting_rank, shared
 from radiant_lens.sites import layers_read
+from radiant_lens.statistics.rates import error_rates
 
 # Least share of false alarms at which a threshold is chosen: of less, a few texts would decide.
 _LEAST_FPR = 0.01
@@ -52,6 +55,12 @@ class JointScores(NamedTuple):
         for layer in range(1, own.shape[1]):
             own[:, layer] += self.carry[layer] * own[:, layer - 1]
         return own >= 0
+
+    def rates(self, part: Part, layers: Sequence[int]) -> tuple[Float[Tensor, " layer"], Float[Tensor, " layer"]]:
+        """Shares of false alarms and of misses on a part; NaN where a score depends on others than these layers."""
+        rates = error_rates(self.flags(part), part.labels)
+        fpr, fnr = (without(rate, self.lacking(layers), math.nan) for rate in (rates.fpr, rates.fnr))
+        return fpr, fnr
 
     def lacking(self, layers: Sequence[int]) -> list[int]:
         """Layers whose score depends on others than these."""

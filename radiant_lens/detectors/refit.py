@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 
 import torch
 
 from radiant_lens import _checks
 from radiant_lens.caches import HeadCache
-from radiant_lens.detectors.collected import check_part, require_collected, without
+from radiant_lens.detectors.collected import check_part, require_collected
 from radiant_lens.detectors.detector import RiskAwareDetector, require_fitted
 from radiant_lens.detectors.joint import JointScores, fit_joint
 from radiant_lens.detectors.subset import Part
 from radiant_lens.errors import InvalidArgumentError
-from radiant_lens.statistics.rates import error_rates
 
 
 def refit_joint(
@@ -54,24 +52,22 @@ def refit_joint(
             check_part(part, where)
     _checks.disjoint_groups(_groups(fitted), _groups(held_out), ("training", "validation"))
     chooser, test = held_out[0].split((0.5, 0.5), seed=detector.seed)
-    stop = [chooser, *(_of_groups(part, chooser.group_names) for part in held_out[1:])]
+    stop = [chooser, *(_of_groups(part, set(chooser.group_names)) for part in held_out[1:])]
     for part, where in ((chooser, "the stop half"), (test, "the test half")):
         _checks.both_classes(part.labels, f"{where} of the validation data")
     joint = fit_joint(fitted, stop, layers, detector.l2, detector.max_iterations)
     new = copy.copy(detector)
     new.joint_weights_, new.joint_biases_, new.joint_carry_, new.joint_ramps_ = joint
-    rates = error_rates(JointScores(joint.weights, joint.biases, joint.carry).flags(test), test.labels)
-    missing = [layer for layer in range(len(joint.biases)) if layer not in layers]
-    new.joint_fpr_, new.joint_fnr_ = (without(rate, missing, math.nan) for rate in (rates.fpr, rates.fnr))
+    scores = JointScores(joint.weights, joint.biases, joint.carry)
+    new.joint_fpr_, new.joint_fnr_ = scores.rates(test, layers)
     new.training_groups_ = tuple(sorted({*detector.training_groups_, *_groups(fitted)}))
     new.validation_groups_ = tuple(sorted({*detector.validation_groups_, *_groups(held_out)}))
     return new
 
 
-def _of_groups(part: Part, names: Sequence[str]) -> Part:
+def _of_groups(part: Part, names: set[str]) -> Part:
     """The examples of these groups."""
-    wanted = set(names)
-    chosen = torch.tensor([name in wanted for name in part.cache.group_names])
+    chosen = torch.tensor([name in names for name in part.cache.group_names])
     return Part(part.cache, part.index[chosen[part.texts]])
 
 

@@ -154,7 +154,7 @@ def refit_under_edits(
     )
 
 
-def require_refits(detector: RiskAwareDetector | None, train: Dataset, validation: Dataset) -> None:
+def require_refits(detector: RiskAwareDetector, train: Dataset, validation: Dataset) -> None:
     """Raise, before anything is computed, where `refit_under_edits` would have nothing to fit on.
 
     Raises:
@@ -163,7 +163,6 @@ def require_refits(detector: RiskAwareDetector | None, train: Dataset, validatio
         LeakageError: training and validation share a group.
     """
     require_fitted(detector)
-    assert detector is not None
     require_joint(None, detector.joint_weights_ is not None, evidence=True)
     for name, data in (("train", train), ("validation", validation)):
         _checks.instance(name, data, Dataset)

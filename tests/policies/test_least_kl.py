@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -243,18 +244,21 @@ def test_a_refit_needs_both_classes_before_anything_is_measured(model, parts, jo
         replace(policy, refits=-1).fit(model, train, validation=validation, detector=joint_detector)
 
 
-def test_a_refit_without_a_strength_keeps_the_steering_before_it(model, parts, joint_detector, monkeypatch):
-    train, validation, _ = parts
-    calls = []
-    at = KLCurve.at
+def no_strength_at(monkeypatch, number: int) -> None:
+    """The search for a strength of this number, counted from 1, finds none."""
+    numbers, at = itertools.count(1), KLCurve.at
 
-    def first_alone(curve, budget):
-        calls.append(budget)
-        if len(calls) > 1:
+    def search(curve, budget):
+        if next(numbers) == number:
             raise ConvergenceError("No strength.")
         return at(curve, budget)
 
-    monkeypatch.setattr(KLCurve, "at", first_alone)
+    monkeypatch.setattr(KLCurve, "at", search)
+
+
+def test_a_refit_without_a_strength_keeps_the_steering_before_it(model, parts, joint_detector, monkeypatch):
+    train, validation, _ = parts
+    no_strength_at(monkeypatch, 2)
     policy = rl.LeastKLPolicy(budget=0.01, family="evidence", refits=1)
     with pytest.warns(
         UserWarning, match=r"Refit 1 of 1 is left out: No strength\. The steering before it is kept"
@@ -267,16 +271,7 @@ def test_a_refit_without_a_strength_keeps_the_steering_before_it(model, parts, j
 
 def test_a_refit_that_uses_less_of_the_budget_is_left_out(model, parts, joint_detector, monkeypatch):
     train, validation, _ = parts
-    calls = []
-    at = KLCurve.at
-
-    def all_but_the_last(curve, budget):
-        calls.append(budget)
-        if len(calls) == 4:
-            raise ConvergenceError("No strength.")
-        return at(curve, budget)
-
-    monkeypatch.setattr(KLCurve, "at", all_but_the_last)
+    no_strength_at(monkeypatch, 4)
     policy = rl.LeastKLPolicy(budget=0.02, family="evidence", steps=2, refits=1)
     with pytest.warns(UserWarning, match="is left out") as seen:
         steering = policy.fit(model, train, validation=validation, detector=joint_detector)
