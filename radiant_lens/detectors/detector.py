@@ -139,7 +139,7 @@ class RiskAwareDetector(BaseEstimator):
         chooser, chooser_flags = (test, flags) if certifies else (stop, stop.flags(weights, biases))
         # The choice may raise; attributes are set only after it, so that a failed refit does not mix two fits.
         votes = self._choose_votes(chooser, chooser_flags, layers)
-        joint = fit_joint([train], [stop], layers, self.l2, self.max_iterations) if self.joint else (None,) * 4
+        joint = fit_joint(train, stop, layers, self.l2, self.max_iterations) if self.joint else (None,) * 4
         self.weights_: Float[Tensor, "layer head d_head"] = weights
         self.biases_: Float[Tensor, "layer head"] = biases
         self.joint_weights_, self.joint_biases_, self.joint_carry_, self.joint_ramps_ = joint

@@ -9,8 +9,9 @@ of the one below that, a score reads all layers up to its own. A score says more
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from radiant_lens.detectors.collected import without
-from radiant_lens.detectors.scores import Sample, fit_heads
+from radiant_lens.detectors.scores import fit_heads
+from radiant_lens.detectors.steady import Damping
 from radiant_lens.detectors.subset import Part
 from radiant_lens.distributed import fitting_rank, shared
 from radiant_lens.sites import layers_read
@@ -29,7 +31,7 @@ from radiant_lens.statistics.rates import error_rates
 _LEAST_FPR = 0.01
 # A layer has many times the weights of a head, and what they learn of single examples makes the evidence of desirable
 # training examples smaller than that of new ones: the penalty is much stronger.
-_L2_FACTOR = 100.0
+L2_FACTOR = 100.0
 # Shares of desirable examples above the start of a ramp to choose from, and the share of the undesirable examples above
 # the start whose evidence is full. With fewer desirable examples than a tenth, a displacement would look free.
 _STARTS = (0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
@@ -90,7 +92,12 @@ class JointFit(NamedTuple):
 
 
 def fit_joint(
-    train: Sequence[Part], stop: Sequence[Part], layers: Sequence[int], l2: float, max_iterations: int
+    train: Part,
+    stop: Part,
+    layers: Sequence[int],
+    l2: float,
+    max_iterations: int,
+    steady: Mapping[int, Damping] = MappingProxyType({}),
 ) -> JointFit:
     """Fit the joint scores of some layers, and set each threshold and ramp on the stop half.
 
@@ -103,23 +110,32 @@ def fit_joint(
     proportion to `mean(e on undesirable) / sqrt(mean(e^2 on desirable))`, and the ramp is the one where this is.
 
     Args:
-        train: the examples to fit on, of one cache or more.
+        train: the examples to fit on.
         stop: further examples, on which thresholds are chosen.
         layers: those that were collected; the others never flag.
-        l2: strength of the penalty on weights of standardised activations; `_L2_FACTOR` times as strong here.
+        l2: strength of the penalty on weights of standardised activations; `L2_FACTOR` times as strong here.
         max_iterations: of the quasi-Newton method.
+        steady: by layer, dampings of what edits change; their scores move little under those edits.
     """
-    shape = train[0].cache.z.shape[1:]
-    fitted, chooser = ([_as_one_head(part) for part in parts] for parts in (train, stop))
-    undesirable, labels = (torch.cat([part.labels for part in parts]) == 1 for parts in (train, stop))
+    shape = train.cache.z.shape[1:]
+    fitted, chooser = _as_one_head(train), _as_one_head(stop)
+    undesirable, labels = (part.labels == 1 for part in (train, stop))
 
     def fit(numbers: Sequence[int]) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         fits = []
         for layer in numbers:
-            sample, held_out = (_sample(parts, layer) for parts in (fitted, chooser))
-            scores = fit_heads(sample, loss="cross_entropy", l2=_L2_FACTOR * l2, max_iterations=max_iterations)
-            values = [(part.x @ scores.weights[..., None])[0, :, 0] + scores.biases for part in (sample, held_out)]
-            fits.append((scores.weights[0], scores.biases[0], *values))
+            sample, held_out = (part.sample(slice(layer, layer + 1)) for part in (fitted, chooser))
+            damping = steady.get(layer)
+            scores = fit_heads(
+                sample if damping is None else sample._replace(x=damping.of(sample.x)),
+                loss="cross_entropy",
+                l2=L2_FACTOR * l2,
+                max_iterations=max_iterations,
+                standardise=damping is None,
+            )
+            weights = scores.weights[0] if damping is None else damping.weights(scores.weights[0])
+            values = [(part.x[0] @ weights) + scores.biases for part in (sample, held_out)]
+            fits.append((weights, scores.biases[0], *values))
         return fits
 
     weights, biases, carry = torch.zeros(shape), torch.full((shape[0],), -1.0), torch.zeros(shape[0])
@@ -175,14 +191,6 @@ def _share(
 def _as_one_head(part: Part) -> Part:
     """The same examples with the heads of a layer as one head."""
     return replace(part, cache=replace(part.cache, z=part.cache.z.flatten(2)[:, :, None]))
-
-
-def _sample(parts: Sequence[Part], layer: int) -> Sample:
-    """The activations of a layer in all parts."""
-    samples = [part.sample(slice(layer, layer + 1)) for part in parts]
-    # Examples stay adjacent in memory, as `Part.sample` lays them out.
-    x = torch.cat([sample.x.mT for sample in samples], dim=2).mT if len(samples) > 1 else samples[0].x
-    return Sample(x, torch.cat([sample.labels for sample in samples]))
 
 
 def _threshold(scores: Float[Tensor, " example"], undesirable: Bool[Tensor, " example"]) -> Float[Tensor, ""]:

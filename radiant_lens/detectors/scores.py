@@ -42,6 +42,7 @@ def fit_heads(
     stop: Sample | None = None,
     l2: float = 1e-3,
     max_iterations: int = 12,
+    standardise: bool = True,
 ) -> AffineScores:
     """Fit the scores of all heads together.
 
@@ -54,6 +55,7 @@ def fit_heads(
         stop: with loss "risk", the scores returned are those of the iteration with the least risk on this sample.
         l2: strength of the penalty on weights of standardised activations.
         max_iterations: of the quasi-Newton method.
+        standardise: bring every activation to a spread of 1 first; False where the caller has set their scale.
 
     Returns:
         Weights and biases in units of the activations.
@@ -62,7 +64,7 @@ def fit_heads(
     x = train.x - mean
     std = torch.linalg.vector_norm(x, dim=1, keepdim=True) / x.shape[1] ** 0.5
     # A constant activation has a spread of rounding errors alone; dividing by it would make them the largest feature.
-    std = torch.where(std > 1e-8 * (mean.abs() + 1), std, torch.ones_like(std))
+    std = torch.where(std > 1e-8 * (mean.abs() + 1), std, 1) if standardise else torch.ones_like(std)
     x /= std
     if loss in ("lda", "mass_mean"):
         scores = _discriminant(x, train.labels, fnr_weight, whiten=loss == "lda")

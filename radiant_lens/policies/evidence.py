@@ -2,13 +2,13 @@
 
 The evidence of a layer is read where the layers below have been edited already. What tells undesirable text is what
 edits take away, so the stronger they are the less evidence the layers above find, and their edits stop.
-`refit_under_edits` fits the scores of layers again where they are used: on activations under the edits, too.
+`refit_under_edits` fits the scores of layers again so that edits move them little.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from radiant_lens.analysis.steering import Steering
 from radiant_lens.caches import HeadCache
 from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
+from radiant_lens.datasets.records import Statement
 from radiant_lens.detectors.detector import RiskAwareDetector, require_fitted
 from radiant_lens.detectors.refit import refit_joint
 from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentError
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 UNDER = (1.0, 4.0)
-"""Strengths of the edits under which scores are fitted again: as given, and what a user may turn them up to."""
+"""Strengths at which it is seen what edits change: as given, and what a user may turn them up to."""
 
 
 def evidence_family(template: Steering, detector: RiskAwareDetector | None) -> Family:
@@ -107,11 +108,12 @@ def refit_under_edits(
     max_tokens: int | None = None,
     progress: bool = False,
 ) -> RiskAwareDetector:
-    """A copy of a detector whose joint scores are fitted on activations under edits, beside the unsteered ones.
+    """A copy of a detector whose joint scores a steering's edits move little.
 
-    Every training text is collected twice, without edits and under them: half of the groups at the strength of the
-    steering, the other half at four times that. Thresholds and ramps are chosen on validation texts without edits and
-    at both strengths. So scores learn what edits leave of undesirable text. Scores and votes of heads stay.
+    Training texts are collected without edits and under them: half of the groups at the strength of the steering, the
+    other half at four times that. The regression of each layer pays for the change of its score (see
+    `radiant_lens.detectors.refit_joint`). So evidence lasts under edits, also under stronger ones. Scores and votes of
+    heads stay.
 
     Args:
         model: from `load_model`.
@@ -135,11 +137,10 @@ def refit_under_edits(
     _checks.instance("steering", steering, Steering, hint="a policy's `fit` returns one")
     require_fitting(steering, model)
 
-    def cache(data: Dataset, strength: float | None, groups: Collection[str] | None = None) -> HeadCache:
+    def cache(statements: Sequence[Statement], data: Dataset, strength: float | None = None) -> HeadCache:
         return collect(
             model,
-            # Not `data.only(groups)`, which may put the same statements into other contexts.
-            [s for s in data.statements if groups is None or s.group in groups],
+            statements,
             layers=detector.collected_layers_,
             steering=None if strength is None else steering.scaled(strength),
             max_tokens=max_tokens,
@@ -147,11 +148,19 @@ def refit_under_edits(
             on_long=data.on_long,
         )
 
-    halves = train.split((0.5, 0.5), seed=detector.seed)
-    under = [cache(train, strength, half.groups) for half, strength in zip(halves, UNDER)]
-    return refit_joint(
-        detector, [cache(train, None), *under], [cache(validation, strength) for strength in (None, *UNDER)]
-    )
+    plain, held_out = (cache(data.statements, data) for data in (train, validation))
+
+    def changes() -> Iterator[tuple[HeadCache, HeadCache]]:
+        names = [plain.group_names[i] for i in plain.text_index.tolist()]
+        for half, strength in zip(train.split((0.5, 0.5), seed=detector.seed), UNDER):
+            # Not `half.statements`, which may put the same statements into other contexts.
+            statements = [s for s in train.statements if s.group in half.groups]
+            yield (
+                plain.select([i for i, name in enumerate(names) if name in half.groups]),
+                cache(statements, train, strength),
+            )
+
+    return refit_joint(detector, plain, held_out, changes())
 
 
 def require_refits(detector: RiskAwareDetector, train: Dataset, validation: Dataset) -> None:

@@ -113,9 +113,9 @@ class LeastKLPolicy:
             KL when either half of the training groups is tried on the other.
         n_draws: draws of tokens for each text in the Fisher information, at least 1.
         seed: of the draws.
-        refits: for the family "evidence": how often the scores of layers are fitted again on activations under the
-            edits found so far (see `radiant_lens.policies.refit_under_edits`), and then the displacements, at least 0.
-            A fit takes as long again for each; worth it at budgets where more strength adds nothing without it.
+        refits: for the family "evidence": how often the scores of layers are fitted again so that the edits found so
+            far move them little (see `radiant_lens.policies.refit_under_edits`), and then the displacements; at least
+            0. A fit takes as long again for each; worth it at budgets where more strength adds nothing without it.
 
     Example:
         >>> steering = LeastKLPolicy(budget=0.05).fit(model, train, validation=validation)  # doctest: +SKIP

@@ -275,7 +275,7 @@ def test_evidence_on_the_training_data_is_that_on_new_data(monkeypatch):
 
     assert growth() < 1.25
     # With the penalty of single heads it is not.
-    monkeypatch.setattr("radiant_lens.detectors.joint._L2_FACTOR", 1.0)
+    monkeypatch.setattr("radiant_lens.detectors.joint.L2_FACTOR", 1.0)
     assert growth() > 1.4
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _KIND, _CONTINUED = "benchmark arm", "benchmark continuations"
 # Part of every key: a new number makes all that earlier versions kept unknown.
-_FORMAT = 7
+_FORMAT = 8
 _NO_BUDGET: dict[str, Any] = {"budget": None, "gate": "", "strength": None, "validation_kl": None}
 
 
