@@ -9,9 +9,9 @@ of the one below that, a score reads all layers up to its own. A score says more
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from types import MappingProxyType
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -20,8 +20,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from radiant_lens.detectors.collected import without
-from radiant_lens.detectors.scores import fit_heads
-from radiant_lens.detectors.steady import Damping
+from radiant_lens.detectors.scores import Sample, fit_heads, moments
+from radiant_lens.detectors.steady import Damping, Edited, damped_root
 from radiant_lens.detectors.subset import Part
 from radiant_lens.distributed import fitting_rank, shared
 from radiant_lens.sites import layers_read
@@ -97,7 +97,8 @@ def fit_joint(
     layers: Sequence[int],
     l2: float,
     max_iterations: int,
-    steady: Mapping[int, Damping] = MappingProxyType({}),
+    edited: Sequence[Edited] = (),
+    change_penalty: float = 0.0,
 ) -> JointFit:
     """Fit the joint scores of some layers, and set each threshold and ramp on the stop half.
 
@@ -115,50 +116,49 @@ def fit_joint(
         layers: those that were collected; the others never flag.
         l2: strength of the penalty on weights of standardised activations; `L2_FACTOR` times as strong here.
         max_iterations: of the quasi-Newton method.
-        steady: by layer, dampings of what edits change; their scores move little under those edits.
+        edited: tokens of the training cache under edits.
+        change_penalty: twice what the loss pays for the mean square of the change of a joint score under edits.
     """
     shape = train.cache.z.shape[1:]
     fitted, chooser = _as_one_head(train), _as_one_head(stop)
     undesirable, labels = (part.labels == 1 for part in (train, stop))
 
-    def fit(numbers: Sequence[int]) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    def fit(numbers: Sequence[int]) -> list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
         fits = []
         for layer in numbers:
             sample, held_out = (part.sample(slice(layer, layer + 1)) for part in (fitted, chooser))
-            damping = steady.get(layer)
-            scores = fit_heads(
-                sample if damping is None else sample._replace(x=damping.of(sample.x)),
-                loss="cross_entropy",
-                l2=L2_FACTOR * l2,
-                max_iterations=max_iterations,
-                standardise=damping is None,
-            )
-            weights = scores.weights[0] if damping is None else damping.weights(scores.weights[0])
-            values = [(part.x[0] @ weights) + scores.biases for part in (sample, held_out)]
-            fits.append((weights, scores.biases[0], *values))
+            changes = [tokens.change(train.cache, layer) for tokens in edited]
+            change = torch.cat(changes) if changes else sample.x.new_zeros((0, sample.x.shape[2]))
+            weight, bias = _fit_layer(sample, change, L2_FACTOR * l2, max_iterations, change_penalty)
+            fits.append((weight, bias, *(part.x[0] @ weight + bias for part in (sample, held_out)), change @ weight))
         return fits
 
     weights, biases, carry = torch.zeros(shape), torch.full((shape[0],), -1.0), torch.zeros(shape[0])
     ramps = torch.tensor(_NO_RAMP).repeat(shape[0], 1)
     before: _Handed | None = None
-    for layer, (weight, bias, *own) in zip(layers, shared(list(layers), fit, fitting_rank())):
-        below = before if before is not None and before.layer == layer - 1 else None
-        share = _Share(1.0, 0.0, 0.0) if below is None else _share(own[0], below.scores[0], undesirable)
-        scores = [share.of(values, None if below is None else below.scores[i]) for i, values in enumerate(own)]
+    for layer, (weight, bias, *own, change) in zip(layers, shared(list(layers), fit, fitting_rank())):
+        if before is None or before.layer != layer - 1:
+            share, scores = _Share(1.0, 0.0, 0.0), own
+        else:
+            both = torch.stack([change, before.change], dim=1)
+            share = _share(torch.stack([own[0], before.scores[0]], dim=1), undesirable, both, change_penalty)
+            scores = [share.of(*pair) for pair in zip(own, before.scores)]
+            change = share.own * change + share.below * before.change
         threshold = _threshold(scores[1], labels)
         weights[layer] = share.own * weight.view(shape[1:])
         biases[layer] = share.own * bias + share.constant - threshold
         carry[layer] = share.below
-        before = _Handed(layer, [values - threshold for values in scores])
+        before = _Handed(layer, [values - threshold for values in scores], change)
         ramps[layer] = _ramp(before.scores[1], labels)
     return JointFit(weights, biases, carry, ramps)
 
 
 class _Handed(NamedTuple):
-    """Scores of a layer on the examples of the fit and on those of the stop half."""
+    """Scores of a layer on the examples of the fit and on those of the stop half, and their change under edits."""
 
     layer: int
     scores: list[Float[Tensor, " example"]]
+    change: Float[Tensor, " token"]
 
 
 class _Share(NamedTuple):
@@ -168,23 +168,44 @@ class _Share(NamedTuple):
     below: float
     constant: float
 
-    def of(self, own: Float[Tensor, " example"], below: Float[Tensor, " example"] | None) -> Float[Tensor, " example"]:
+    def of(self, own: Float[Tensor, " example"], below: Float[Tensor, " example"]) -> Float[Tensor, " example"]:
         """The score of the layer."""
-        score = self.own * own + self.constant
-        return score if below is None else score + self.below * below
+        return self.own * own + self.below * below + self.constant
+
+
+def _fit_layer(
+    sample: Sample, change: Float[Tensor, "token d"], l2: float, max_iterations: int, change_penalty: float
+) -> tuple[Float[Tensor, " d"], Float[Tensor, ""]]:
+    """Weights and bias of a layer's own score, which pays for its change under edits."""
+    fit = partial(fit_heads, loss="cross_entropy", l2=l2, max_iterations=max_iterations)
+    if not bool(change.any()):
+        scores = fit(sample)
+        return scores.weights[0], scores.biases[0]
+    mean, spread = (part[0, 0] for part in moments(sample.x))
+    damping = Damping.make(mean, spread, change, change_penalty / l2)
+    scores = fit(sample._replace(x=damping.of(sample.x)), standardise=False)
+    weights = damping.weights(scores.weights[0])
+    return weights, scores.biases[0] - weights @ mean
 
 
 def _share(
-    own: Float[Tensor, " example"], below: Float[Tensor, " example"], undesirable: Bool[Tensor, " example"]
+    scores: Float[Tensor, "example own_below"],
+    undesirable: Bool[Tensor, " example"],
+    changes: Float[Tensor, "token own_below"],
+    change_penalty: float,
 ) -> _Share:
-    """Logistic regression of the class on both scores, with next to no penalty."""
-    features = torch.stack([own, below], dim=1).double().numpy()
-    size = features.std(axis=0)
-    if not size.all():
+    """Logistic regression of the class on both scores, which pays for the change of their sum; with no other penalty.
+
+    Next to no other: scikit-learn's, of the whole sum of losses, keeps it well posed.
+    """
+    size = scores.double().std(0, correction=0)
+    if not bool(size.all()):
         # One of them says nothing.
         return _Share(1.0, 0.0, 0.0)
-    fitted = LogisticRegression().fit(features / size, undesirable.numpy())
-    factors = fitted.coef_[0] / size
+    # Of the sum of losses, which is about `n / 2` times the sum of the means of both classes.
+    root = damped_root(changes / size, change_penalty * len(scores) / 2)
+    fitted = LogisticRegression().fit((scores / size @ root).numpy(), undesirable.numpy())
+    factors = root @ torch.as_tensor(fitted.coef_[0]) / size
     return _Share(float(factors[0]), float(factors[1]), float(fitted.intercept_[0]))
 
 

@@ -60,12 +60,9 @@ def fit_heads(
     Returns:
         Weights and biases in units of the activations.
     """
-    mean = train.x.mean(dim=1, keepdim=True)
-    x = train.x - mean
-    std = torch.linalg.vector_norm(x, dim=1, keepdim=True) / x.shape[1] ** 0.5
-    # A constant activation has a spread of rounding errors alone; dividing by it would make them the largest feature.
-    std = torch.where(std > 1e-8 * (mean.abs() + 1), std, 1) if standardise else torch.ones_like(std)
-    x /= std
+    mean, std = moments(train.x)
+    std = std if standardise else torch.ones_like(std)
+    x = (train.x - mean).div_(std)
     if loss in ("lda", "mass_mean"):
         scores = _discriminant(x, train.labels, fnr_weight, whiten=loss == "lda")
     else:
@@ -74,6 +71,14 @@ def fit_heads(
     # Back to units of the activations: w . (a - mean) / std + b.
     weights = scores.weights / std[:, 0]
     return AffineScores(weights, scores.biases - (weights * mean[:, 0]).sum(-1))
+
+
+def moments(x: Float[Tensor, "head example d"]) -> tuple[Float[Tensor, "head 1 d"], Float[Tensor, "head 1 d"]]:
+    """Mean and spread of every activation; the spread of a constant one is 1."""
+    mean = x.mean(dim=1, keepdim=True)
+    std = torch.linalg.vector_norm(x - mean, dim=1, keepdim=True) / x.shape[1] ** 0.5
+    # A constant activation has a spread of rounding errors alone; dividing by it would make them the largest feature.
+    return mean, torch.where(std > 1e-8 * (mean.abs() + 1), std, torch.ones_like(std))
 
 
 def _discriminant(x: Tensor, labels: Tensor, fnr_weight: float, *, whiten: bool) -> AffineScores:

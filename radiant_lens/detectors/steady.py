@@ -1,18 +1,52 @@
-"""Scores of layers that edits move little: a penalty on the change of a score, as a linear map before the fit."""
+"""Scores of layers that edits move little: what edits change, and a map before the fit that makes it count less."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from radiant_lens import _checks
 from radiant_lens.caches import HeadCache
 from radiant_lens.errors import InvalidArgumentError
-from radiant_lens.linalg import row_slices
+
+
+class Edited(NamedTuple):
+    """Tokens of a cache under edits.
+
+    Attributes:
+        cache: their activations under the edits.
+        rows: the same tokens in the cache without edits.
+    """
+
+    cache: HeadCache
+    rows: Int[Tensor, " token"]
+
+    @classmethod
+    def of(cls, cache: HeadCache, plain: HeadCache) -> Edited:
+        """The tokens of `cache`, found in `plain` by text, group and position.
+
+        Raises:
+            InvalidArgumentError: tokens that `plain` lacks, or caches of different shapes or layers.
+            DataError: activations that are not finite.
+        """
+        _checks.instance("edited", cache, HeadCache, hint="`collect` makes one")
+        _checks.shape("edited.z", cache.z, (None, *plain.z.shape[1:]), "example layer head d_head")
+        rows = {token: row for row, token in enumerate(_tokens(plain))}
+        found = [rows.get(token, -1) for token in _tokens(cache)]
+        if min(found, default=-1) < 0 or cache.collected_layers != plain.collected_layers:
+            raise InvalidArgumentError(
+                f"Activations under edits must be of tokens that `train` holds, and of the same layers; got {cache!r} "
+                f"for {plain!r}. Collect statements of `train` again with `steering=...`."
+            )
+        _checks.finite("activations under edits", cache.z)
+        return cls(cache, torch.tensor(found))
+
+    def change(self, plain: HeadCache, layer: int) -> Float[Tensor, "token d"]:
+        """What edits of lower layers add to the activations of a layer, its heads side by side."""
+        return (self.cache.z[:, layer].float() - plain.z[self.rows, layer].float()).flatten(1)
 
 
 class Damping(NamedTuple):
@@ -23,68 +57,39 @@ class Damping(NamedTuple):
     `(I + ratio M)^(-1/2)`, whose weights are `v`.
 
     Attributes:
-        spread: of each activation.
+        mean, spread: of each activation.
         root: `(I + ratio M)^(-1/2)`, symmetric.
     """
 
+    mean: Float[Tensor, " d"]
     spread: Float[Tensor, " d"]
     root: Float[Tensor, "d d"]
 
-    def of(self, x: Float[Tensor, "*example d"]) -> Float[Tensor, "*example d"]:
-        """Activations as the fit sees them."""
-        return x / self.spread @ self.root
+    @classmethod
+    def make(
+        cls, mean: Float[Tensor, " d"], spread: Float[Tensor, " d"], change: Float[Tensor, "token d"], ratio: float
+    ) -> Damping:
+        """The damping of these changes, in units of the activations; `ratio` is at least 0."""
+        return cls(mean, spread, damped_root(change / spread, ratio).to(spread))
+
+    def of(self, x: Float[Tensor, "*batch example d"]) -> Float[Tensor, "*batch example d"]:
+        """Activations as the fit sees them; examples are adjacent in memory, as `Part.sample` lays them out."""
+        return (self.root @ ((x - self.mean) / self.spread).mT).mT
 
     def weights(self, fitted: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
-        """The weights on activations whose score is that of `fitted` on what `of` gives."""
+        """The weights on activations whose score is that of `fitted` on what `of` gives, but for a constant."""
         return self.root @ fitted / self.spread
 
 
-def damping(train: HeadCache, pairs: Iterable[tuple[HeadCache, HeadCache]], ratio: float) -> dict[int, Damping]:
-    """The damping of each collected layer; none of a layer that edits leave as it is.
-
-    Args:
-        train: gives the spread of each activation.
-        pairs: the same tokens without and with edits.
-        ratio: of the penalty on changes to that on weights, at least 0.
-
-    Raises:
-        InvalidArgumentError: a pair of different tokens.
-        DataError: activations that are not finite.
-    """
-    spreads = {layer: _spread(train.z[:, layer].flatten(1)) for layer in train.collected_layers}
-    moments = {layer: torch.zeros(len(spread), len(spread)) for layer, spread in spreads.items()}
-    n_tokens = 0
-    for plain, edited in pairs:
-        _require_same_tokens(plain, edited)
-        n_tokens += len(plain)
-        for layer, spread in spreads.items():
-            for rows in row_slices((len(plain), len(spread))):
-                change = (edited.z[rows, layer].float() - plain.z[rows, layer].float()).flatten(1) / spread
-                moments[layer] += change.T @ change
-    changed = {layer: moment / n_tokens for layer, moment in moments.items() if bool(moment.any())}
-    return {layer: Damping(spreads[layer], _inverse_root(ratio * moment)) for layer, moment in changed.items()}
+def damped_root(change: Float[Tensor, "token d"], ratio: float) -> Float[Tensor, "d d"]:
+    """`(I + ratio M)^(-1/2)` of the second moment of changes, in double precision."""
+    change = change.double()
+    values, vectors = torch.linalg.eigh(change.T @ change / max(len(change), 1))
+    # Of rounding the least eigenvalues may be below 0.
+    return (vectors * (1 + ratio * values.clamp_min(0)).rsqrt()) @ vectors.T
 
 
-def _inverse_root(moment: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-    """`(I + moment)^(-1/2)`."""
-    values, vectors = torch.linalg.eigh(moment)
-    # Of rounding the least ones may be below 0.
-    return (vectors * (1 + values.clamp_min(0)).rsqrt()) @ vectors.T
-
-
-def _spread(x: Float[Tensor, "example d"]) -> Float[Tensor, " d"]:
-    spread, mean = torch.std_mean(x.float(), dim=0, correction=0)
-    # That of a constant activation is of rounding errors alone.
-    return torch.where(spread > 1e-8 * (mean.abs() + 1), spread, torch.ones_like(spread))
-
-
-def _require_same_tokens(plain: HeadCache, edited: HeadCache) -> None:
-    for name, cache in (("plain", plain), ("edited", edited)):
-        _checks.instance(name, cache, HeadCache, hint="`collect` makes one")
-    tokens = [([c.texts[i] for i in c.text_index.tolist()], c.positions.tolist()) for c in (plain, edited)]
-    if plain.z.shape != edited.z.shape or tokens[0] != tokens[1]:
-        raise InvalidArgumentError(
-            f"Each pair must hold the same tokens without and with edits; got {plain!r} and {edited!r}. Collect the "
-            "same statements twice, the second time with `steering=...`."
-        )
-    _checks.finite("activations under edits", edited.z)
+def _tokens(cache: HeadCache) -> list[tuple[str, str, int]]:
+    """Text, group and position of each example."""
+    texts, positions = cache.text_index.tolist(), cache.positions.tolist()
+    return [(cache.texts[i], cache.group_names[i], position) for i, position in zip(texts, positions)]

@@ -8,7 +8,7 @@ edits take away, so the stronger they are the less evidence the layers above fin
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,6 @@ from radiant_lens.analysis.steering import Steering
 from radiant_lens.caches import HeadCache
 from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
-from radiant_lens.datasets.records import Statement
 from radiant_lens.detectors.detector import RiskAwareDetector, require_fitted
 from radiant_lens.detectors.refit import refit_joint
 from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentError
@@ -111,7 +110,7 @@ def refit_under_edits(
     """A copy of a detector whose joint scores a steering's edits move little.
 
     Training texts are collected without edits and under them: half of the groups at the strength of the steering, the
-    other half at four times that. The regression of each layer pays for the change of its score (see
+    other half at four times that. The regressions of each layer pay for the change of its score (see
     `radiant_lens.detectors.refit_joint`). So evidence lasts under edits, also under stronger ones. Scores and votes of
     heads stay.
 
@@ -126,8 +125,8 @@ def refit_under_edits(
 
     Raises:
         NotFittedError: the detector is not fitted.
-        InvalidArgumentError: a detector without joint scores or of another shape than the model, a steering of another
-            one, or no data set.
+        InvalidArgumentError: a detector without joint scores, with an `l2` of 0 or of another shape than the model, a
+            steering of another one, or no data set.
         DataError: fewer than two groups of a class.
         LeakageError: training and validation share a group.
     """
@@ -137,10 +136,11 @@ def refit_under_edits(
     _checks.instance("steering", steering, Steering, hint="a policy's `fit` returns one")
     require_fitting(steering, model)
 
-    def cache(statements: Sequence[Statement], data: Dataset, strength: float | None = None) -> HeadCache:
+    def cache(data: Dataset, strength: float | None = None, groups: Collection[str] | None = None) -> HeadCache:
         return collect(
             model,
-            statements,
+            # Not `data.only(groups)`, which may put the same statements into other contexts.
+            [s for s in data.statements if groups is None or s.group in groups],
             layers=detector.collected_layers_,
             steering=None if strength is None else steering.scaled(strength),
             max_tokens=max_tokens,
@@ -148,31 +148,23 @@ def refit_under_edits(
             on_long=data.on_long,
         )
 
-    plain, held_out = (cache(data.statements, data) for data in (train, validation))
-
-    def changes() -> Iterator[tuple[HeadCache, HeadCache]]:
-        names = [plain.group_names[i] for i in plain.text_index.tolist()]
-        for half, strength in zip(train.split((0.5, 0.5), seed=detector.seed), UNDER):
-            # Not `half.statements`, which may put the same statements into other contexts.
-            statements = [s for s in train.statements if s.group in half.groups]
-            yield (
-                plain.select([i for i, name in enumerate(names) if name in half.groups]),
-                cache(statements, train, strength),
-            )
-
-    return refit_joint(detector, plain, held_out, changes())
+    halves = train.split((0.5, 0.5), seed=detector.seed)
+    edited = [cache(train, strength, half.groups) for half, strength in zip(halves, UNDER)]
+    return refit_joint(detector, cache(train), cache(validation), edited)
 
 
 def require_refits(detector: RiskAwareDetector, train: Dataset, validation: Dataset) -> None:
     """Raise, before anything is computed, where `refit_under_edits` would have nothing to fit on.
 
     Raises:
-        NotFittedError, InvalidArgumentError: another object than a fitted detector with joint scores, or no data set.
-        DataError: fewer than two groups of a class, of which each half needs one.
+        NotFittedError, InvalidArgumentError: another object than a fitted detector with joint scores and an `l2` above
+            0, or no data set.
+        DataError: fewer than two groups of a class.
         LeakageError: training and validation share a group.
     """
     require_fitted(detector)
     require_joint(None, detector.joint_weights_ is not None, evidence=True)
+    _checks.between("detector.l2", detector.l2, 0)
     for name, data in (("train", train), ("validation", validation)):
         _checks.instance(name, data, Dataset)
         for label, word in enumerate(("desirable", "undesirable")):
@@ -191,7 +183,7 @@ def fit_again(
     refit: Callable[[RiskAwareDetector, Steering], RiskAwareDetector],
     refits: int,
 ) -> Steering:
-    """Fit a steering, and then again with scores that know the edits of the one before.
+    """Fit a steering, and then again with scores that the edits of the one before move little.
 
     One that uses less of its budget than the one before, or finds no strength, is left out with a warning. How many
     refits the steering has is in its settings.

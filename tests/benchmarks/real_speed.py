@@ -2,9 +2,10 @@
 
 On one thread, in processor seconds, each beside its reference in turns; medians of the ratios, with 95% intervals:
 collecting against bare passes over the same batches; generation at batch 8 with gated edits of one layer and of all
-heads; scoring with a steering; effects of all heads against a bare forward and backward pass over the same batches.
-Then, once, detectors and a policy of all heads on as many examples as half of TruthfulQA gives (`--examples`), and,
-with `--least-kl`, the fit of least KL on four fifths of one half of the data, as the benchmark splits them.
+heads, and of all heads by evidence; scoring with a steering; effects of all heads against a bare forward and backward
+pass over the same batches. Then, once, detectors and a policy of all heads on as many examples as half of TruthfulQA
+gives (`--examples`), and, with `--least-kl`, the fit of least KL on four fifths of one half of the data, as the
+benchmark splits them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,6 +34,7 @@ from radiant_lens.evaluation import score_choices
 from radiant_lens.models.identity import signature
 from radiant_lens.models.lengths import within_context
 from radiant_lens.models.tokens import encode
+from radiant_lens.steering.maps import EvidenceMaps
 
 N_NEW = 24
 
@@ -63,10 +66,21 @@ def gated(model: object, layers: list[int]) -> rl.Steering:
     return steering
 
 
+def by_evidence(model: object) -> rl.Steering:
+    """Random joint scores of all layers, each with a share of the layer below, and vectors of all heads by evidence."""
+    config = model.cfg
+    steering = random_steering(config.n_layers, config.n_heads, config.d_head, gate="none", hands_over=True)
+    maps = steering.head_maps
+    n = len(steering.sites)
+    vectors = EvidenceMaps(torch.zeros_like(maps.write), maps.write, torch.zeros(n), torch.ones(n))
+    return replace(steering, head_maps=vectors, meta={**steering.meta, "model": signature(model)})
+
+
 def in_turns(model, data: rl.Dataset, n_rounds: int, only: str) -> None:
     config = model.cfg
     every = gated(model, list(range(config.n_layers)))
     one = gated(model, [config.n_layers // 2])
+    graded = by_evidence(model)
     # Texts without a prompt: each has a row of its own, as in a bare pass.
     texts = [rl.Statement(s.text, s.label, s.group) for s in data.statements[:60]]
     rows = [e.ids for e in encode(model, [s.text for s in texts])]
@@ -105,6 +119,7 @@ def in_turns(model, data: rl.Dataset, n_rounds: int, only: str) -> None:
         "collect, over bare passes": (lambda: rl.collect(model, texts, max_tokens=1024), bare),
         "generation, all heads gated": (lambda: generate(every), lambda: generate(None)),
         "generation, one layer gated": (lambda: generate(one), lambda: generate(None)),
+        "generation, all heads by evidence": (lambda: generate(graded), lambda: generate(None)),
         "scoring with a steering": (lambda: score_choices(model, scored, every), lambda: score_choices(model, scored)),
         "head effects, over a forward and backward pass": (lambda: rl.head_effects(model, few, every), backward),
     }

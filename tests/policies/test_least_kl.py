@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import replace
 
@@ -230,6 +231,8 @@ def test_edits_do_not_hide_what_the_layers_above_must_find(model, parts, joint_d
         unsteered, edited = (evidence_of(model, steering.scaled(c), test) for c in (1e-6, 4.0))
         left.append(float(edited / unsteered))
     assert left[1] > 1.5 * left[0]
+    # Nor do they make evidence.
+    assert left[1] < 1.3
 
 
 def test_a_refit_needs_both_classes_before_anything_is_measured(model, parts, joint_detector):
@@ -294,8 +297,11 @@ def test_what_is_fitted_under_edits_is_checked_before_any_pass(model, parts, joi
     monkeypatch.setattr("radiant_lens.policies.evidence.collect", None)
     plain = rl.RiskAwareDetector().fit(*(rl.collect(model, part) for part in parts[:2]))
     other = rl.RiskAwareDetector(joint=True).fit(make_cache(60))
+    loose = copy.copy(joint_detector)
+    loose.l2 = 0.0
     for detector, given, data, error, words in (
         (plain, steering, (train, validation), InvalidArgumentError, "needs joint scores"),
+        (loose, steering, (train, validation), InvalidArgumentError, r"`detector\.l2` must lie strictly above 0"),
         (other, steering, (train, validation), InvalidArgumentError, "`detector` is for"),
         (joint_detector, "strong", (train, validation), InvalidArgumentError, "`steering` must be"),
         (joint_detector, steering, (list(train.statements), validation), InvalidArgumentError, "`train` must be"),
