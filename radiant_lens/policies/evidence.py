@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,12 +21,15 @@ from radiant_lens.analysis.steering import Steering
 from radiant_lens.caches import HeadCache
 from radiant_lens.capture._collect import collect
 from radiant_lens.datasets.dataset import Dataset
+from radiant_lens.detectors.artefact import load_detector, save_detector
 from radiant_lens.detectors.detector import RiskAwareDetector, require_fitted
-from radiant_lens.detectors.refit import refit_joint
+from radiant_lens.detectors.refit import CHANGE_PENALTY, refit_joint
 from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentError
-from radiant_lens.models.identity import require_bridge, require_fitting
+from radiant_lens.models.identity import require_bridge, require_fitting, signature
+from radiant_lens.models.tokens import pass_tokens
 from radiant_lens.policies.head_sample import detector_scores
 from radiant_lens.policies.heads import require_collected
+from radiant_lens.policies.measurements import map_tensors, measurement_key
 from radiant_lens.policies.template import require_shape
 from radiant_lens.sites import HeadSite
 from radiant_lens.steering.gates import require_joint
@@ -105,6 +109,7 @@ def refit_under_edits(
     validation: Dataset,
     *,
     max_tokens: int | None = None,
+    out: str | Path | None = None,
     progress: bool = False,
 ) -> RiskAwareDetector:
     """A copy of a detector whose joint scores a steering's edits move little.
@@ -121,10 +126,12 @@ def refit_under_edits(
         train: statements of both classes.
         validation: statements of both classes, of other groups.
         max_tokens: tokens in one pass, padding included; None: 1024 on the CPU, else 4096.
+        out: folder in which the detector is kept, by the hash of all that it depends on; the same call reads it there.
         progress: show progress bars.
 
     Raises:
         NotFittedError: the detector is not fitted.
+        OutputError: `out` cannot be written.
         InvalidArgumentError: a detector without joint scores, with an `l2` of 0 or of another shape than the model, a
             steering of another one, or no data set.
         DataError: fewer than two groups of a class.
@@ -135,6 +142,16 @@ def refit_under_edits(
     require_shape(detector, (model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_head))
     _checks.instance("steering", steering, Steering, hint="a policy's `fit` returns one")
     require_fitting(steering, model)
+    if out is None:
+        path = None
+    else:
+        fitted = (x for pair in sorted(vars(detector).items()) for x in pair)
+        edits = (*steering.scores.used(joint=True), steering.sites, *map_tensors(steering))
+        texts = (train.statements, validation.statements)
+        settings = (signature(model), pass_tokens(model, max_tokens), UNDER, CHANGE_PENALTY)
+        path = Path(out) / measurement_key("refit", *fitted, *edits, *texts, *settings)
+        if path.exists():
+            return load_detector(path)
 
     def cache(data: Dataset, strength: float | None = None, groups: Collection[str] | None = None) -> HeadCache:
         return collect(
@@ -150,7 +167,10 @@ def refit_under_edits(
 
     halves = train.split((0.5, 0.5), seed=detector.seed)
     edited = [cache(train, strength, half.groups) for half, strength in zip(halves, UNDER)]
-    return refit_joint(detector, cache(train), cache(validation), edited)
+    refitted = refit_joint(detector, cache(train), cache(validation), edited)
+    if path is not None:
+        save_detector(refitted, path)
+    return refitted
 
 
 def require_refits(detector: RiskAwareDetector, train: Dataset, validation: Dataset) -> None:

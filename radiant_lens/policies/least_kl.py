@@ -173,9 +173,9 @@ class LeastKLPolicy:
             guarantee: None: the mean KL on validation text meets the budget. Else an upper bound of it over groups,
                 with this confidence in (0.5, 1).
             max_tokens: tokens in one pass, padding included; None: 1024 on the CPU, else 4096.
-            out: folder for what is measured; the same call after an interruption measures what is missing, but for the
-                activations of refits. A step takes the size of its scores: texts times draws times parameters of all
-                heads. None: nothing is kept.
+            out: folder for what is measured; the same call after an interruption measures what is missing. A step takes
+                the size of its scores: texts times draws times parameters of all heads. Refitted detectors are there,
+                too (`radiant_lens.detectors.load_detector`). None: nothing is kept.
             progress: show progress bars.
 
         Raises:
@@ -215,7 +215,7 @@ class LeastKLPolicy:
 
         def refit(detector: RiskAwareDetector, steering: Steering) -> RiskAwareDetector:
             return refit_under_edits(
-                model, detector, steering, train, validation, max_tokens=max_tokens, progress=progress
+                model, detector, steering, train, validation, max_tokens=max_tokens, out=out, progress=progress
             )
 
         return fit_again(fit, detector, refit, refits)

@@ -11,7 +11,10 @@ import torch
 from conftest import make_cache
 
 import radiant_lens as rl
+from radiant_lens._files import _kind_at
 from radiant_lens.analysis.strength import KLCurve
+from radiant_lens.detectors.artefact import KIND as DETECTOR
+from radiant_lens.detectors.artefact import load_detector
 from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentError, LeakageError
 from radiant_lens.evaluation import score_choices, score_statements
 from radiant_lens.policies import displacements
@@ -289,6 +292,27 @@ def test_refits_go_on_and_keep_a_promise(model, parts, joint_detector):
     steering = policy.fit(model, train, validation=validation, detector=joint_detector, guarantee=0.9)
     assert steering.meta["policy"]["refits"] == 2
     assert kl(model, validation, steering) < 0.0097
+
+
+def test_a_refitted_detector_is_kept_with_what_was_measured(model, parts, joint_detector, tmp_path, monkeypatch):
+    train, validation, _ = parts
+    policy = rl.LeastKLPolicy(budget=0.01, family="evidence", refits=1, n_draws=1)
+
+    def fit(**options):
+        return policy.fit(model, train, validation=validation, detector=joint_detector, out=tmp_path / "m", **options)
+
+    first = fit()
+    kept = [load_detector(path) for path in (tmp_path / "m").iterdir() if _kind_at(path) == DETECTOR]
+    assert len(kept) == 1 and not torch.equal(kept[0].joint_weights_, joint_detector.joint_weights_)
+    with monkeypatch.context() as patched:
+        patched.setattr("radiant_lens.policies.evidence.collect", lambda *_, **__: pytest.fail("collected"))
+        again = fit()
+        assert again.meta == first.meta
+        for name, tensor in first.head_maps.tensors().items():
+            assert torch.equal(tensor, again.head_maps.tensors()[name])
+        # Of another fit nothing is taken.
+        with pytest.raises(pytest.fail.Exception, match="collected"):
+            fit(max_tokens=200)
 
 
 def test_what_is_fitted_under_edits_is_checked_before_any_pass(model, parts, joint_detector, monkeypatch):
