@@ -29,8 +29,8 @@ def refit_joint(
     """A copy of a detector whose joint scores edits move little; scores and votes of heads stay.
 
     Both logistic regressions of each layer (on its heads, and on that score and the one of the layer below) have a
-    further penalty: `change_penalty / 2` times the mean square of the change of the score under edits. So scores read
-    what those edits leave as it is, and evidence lasts under them.
+    further penalty: `change_penalty / 2` times the mean square of the change of the score under edits. So evidence
+    lasts under them.
 
     Args:
         detector: fitted with joint scores.
