@@ -91,7 +91,7 @@ class Run(ShardedRun):
             "max_tokens": self.max_tokens,
             "shard_bytes": self.shard_bytes,
             "rows": self.rows if self.shares else SEPARATE_ROWS,
-            "steering": None if self.steering is None else _steering_digest(self.steering),
+            "steering": None if self.steering is None else steering_digest(self.steering),
         }
 
     @property
@@ -224,7 +224,8 @@ class _Keeper:
         return keep
 
 
-def _steering_digest(steering: Steering) -> str:
+def steering_digest(steering: Steering) -> str:
+    """Hash of all that decides what a steering does."""
     scores = steering.scores
     trust = {} if steering.trust is None else steering.trust.tensors()
     tensors = [t for group in (steering.head_maps.tensors(), trust) for t in group.values()]

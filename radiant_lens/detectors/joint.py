@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from radiant_lens.detectors.collected import without
-from radiant_lens.detectors.scores import Sample, fit_heads, moments
+from radiant_lens.detectors.scores import Sample, fit_heads, spread
 from radiant_lens.detectors.steady import Damping, Edited, damped_root
 from radiant_lens.detectors.subset import Part
 from radiant_lens.distributed import fitting_rank, shared
@@ -127,8 +127,7 @@ def fit_joint(
         fits = []
         for layer in numbers:
             sample, held_out = (part.sample(slice(layer, layer + 1)) for part in (fitted, chooser))
-            changes = [tokens.change(train.cache, layer) for tokens in edited]
-            change = torch.cat(changes) if changes else sample.x.new_zeros((0, sample.x.shape[2]))
+            change = _change(edited, train, layer)
             weight, bias = _fit_layer(sample, change, L2_FACTOR * l2, max_iterations, change_penalty)
             fits.append((weight, bias, *(part.x[0] @ weight + bias for part in (sample, held_out)), change @ weight))
         return fits
@@ -173,16 +172,24 @@ class _Share(NamedTuple):
         return self.own * own + self.below * below + self.constant
 
 
+def _change(edited: Sequence[Edited], train: Part, layer: int) -> Float[Tensor, "token d"]:
+    """What edits change in a layer, at all tokens under edits."""
+    none = torch.zeros((0, train.cache.z[0, layer].numel()))
+    return torch.cat([none, *(tokens.change(train.cache, layer) for tokens in edited)])
+
+
 def _fit_layer(
     sample: Sample, change: Float[Tensor, "token d"], l2: float, max_iterations: int, change_penalty: float
 ) -> tuple[Float[Tensor, " d"], Float[Tensor, ""]]:
     """Weights and bias of a layer's own score, which pays for its change under edits."""
     fit = partial(fit_heads, loss="cross_entropy", l2=l2, max_iterations=max_iterations)
-    if not bool(change.any()):
+    if not change_penalty or not bool(change.any()):
         scores = fit(sample)
         return scores.weights[0], scores.biases[0]
-    mean, spread = (part[0, 0] for part in moments(sample.x))
-    damping = Damping.make(mean, spread, change, change_penalty / l2)
+    mean = sample.x.mean(dim=1, keepdim=True)
+    std = spread(sample.x - mean, mean)
+    mean, std = mean[0, 0], std[0, 0]
+    damping = Damping.make(mean, std, change, change_penalty / l2)
     scores = fit(sample._replace(x=damping.of(sample.x)), standardise=False)
     weights = damping.weights(scores.weights[0])
     return weights, scores.biases[0] - weights @ mean
@@ -194,17 +201,18 @@ def _share(
     changes: Float[Tensor, "token own_below"],
     change_penalty: float,
 ) -> _Share:
-    """Logistic regression of the class on both scores, which pays for the change of their sum; with no other penalty.
+    """Logistic regression of the class on both scores, which pays for the change of their weighted sum.
 
-    Next to no other: scikit-learn's, of the whole sum of losses, keeps it well posed.
+    Every example counts alike here, where in a layer's own regression every class does: so the penalties of both weigh
+    the same for classes of the same size. That of scikit-learn on the factors themselves is next to nothing.
     """
     size = scores.double().std(0, correction=0)
     if not bool(size.all()):
         # One of them says nothing.
         return _Share(1.0, 0.0, 0.0)
-    # Of the sum of losses, which is about `n / 2` times the sum of the means of both classes.
+    # Of the sum of losses, which for equal classes is `n / 2` times the sum of their means.
     root = damped_root(changes / size, change_penalty * len(scores) / 2)
-    fitted = LogisticRegression().fit((scores / size @ root).numpy(), undesirable.numpy())
+    fitted = LogisticRegression(tol=1e-8, max_iter=1000).fit((scores / size @ root).numpy(), undesirable.numpy())
     factors = root @ torch.as_tensor(fitted.coef_[0]) / size
     return _Share(float(factors[0]), float(factors[1]), float(fitted.intercept_[0]))
 

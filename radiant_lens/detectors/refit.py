@@ -30,7 +30,7 @@ def refit_joint(
 
     Both logistic regressions of each layer (on its heads, and on that score and the one of the layer below) have a
     further penalty: `change_penalty / 2` times the mean square of the change of the score under edits. So evidence
-    lasts under them.
+    lasts under them. In the first regression both classes count alike, in the second all examples do.
 
     Args:
         detector: fitted with joint scores.

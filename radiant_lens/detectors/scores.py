@@ -60,9 +60,10 @@ def fit_heads(
     Returns:
         Weights and biases in units of the activations.
     """
-    mean, std = moments(train.x)
-    std = std if standardise else torch.ones_like(std)
-    x = (train.x - mean).div_(std)
+    mean = train.x.mean(dim=1, keepdim=True)
+    x = train.x - mean
+    std = spread(x, mean) if standardise else torch.ones_like(mean)
+    x /= std
     if loss in ("lda", "mass_mean"):
         scores = _discriminant(x, train.labels, fnr_weight, whiten=loss == "lda")
     else:
@@ -73,12 +74,11 @@ def fit_heads(
     return AffineScores(weights, scores.biases - (weights * mean[:, 0]).sum(-1))
 
 
-def moments(x: Float[Tensor, "head example d"]) -> tuple[Float[Tensor, "head 1 d"], Float[Tensor, "head 1 d"]]:
-    """Mean and spread of every activation; the spread of a constant one is 1."""
-    mean = x.mean(dim=1, keepdim=True)
-    std = torch.linalg.vector_norm(x - mean, dim=1, keepdim=True) / x.shape[1] ** 0.5
+def spread(centred: Float[Tensor, "head example d"], mean: Float[Tensor, "head 1 d"]) -> Float[Tensor, "head 1 d"]:
+    """Standard deviation of every activation from its mean; that of a constant one is 1."""
+    std = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / centred.shape[1] ** 0.5
     # A constant activation has a spread of rounding errors alone; dividing by it would make them the largest feature.
-    return mean, torch.where(std > 1e-8 * (mean.abs() + 1), std, torch.ones_like(std))
+    return torch.where(std > 1e-8 * (mean.abs() + 1), std, torch.ones_like(std))
 
 
 def _discriminant(x: Tensor, labels: Tensor, fnr_weight: float, *, whiten: bool) -> AffineScores:

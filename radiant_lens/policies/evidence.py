@@ -16,22 +16,28 @@ from typing import TYPE_CHECKING
 import torch
 
 from radiant_lens import _checks
+from radiant_lens._files import check_target
 from radiant_lens.analysis.families import Family, Ramp
 from radiant_lens.analysis.steering import Steering
 from radiant_lens.caches import HeadCache
 from radiant_lens.capture._collect import collect
+from radiant_lens.capture.run import steering_digest
 from radiant_lens.datasets.dataset import Dataset
+from radiant_lens.detectors.artefact import KIND as DETECTOR
 from radiant_lens.detectors.artefact import load_detector, save_detector
 from radiant_lens.detectors.detector import RiskAwareDetector, require_fitted
+from radiant_lens.detectors.joint import L2_FACTOR
 from radiant_lens.detectors.refit import CHANGE_PENALTY, refit_joint
+from radiant_lens.distributed import fitting_rank
 from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentError
 from radiant_lens.models.identity import require_bridge, require_fitting, signature
 from radiant_lens.models.tokens import pass_tokens
 from radiant_lens.policies.head_sample import detector_scores
 from radiant_lens.policies.heads import require_collected
-from radiant_lens.policies.measurements import map_tensors, measurement_key
+from radiant_lens.policies.measurements import measurement_key
 from radiant_lens.policies.template import require_shape
 from radiant_lens.sites import HeadSite
+from radiant_lens.splits import classes_by_group, split_groups
 from radiant_lens.steering.gates import require_joint
 from radiant_lens.steering.maps import Certificate, EvidenceMaps, RankOneMaps
 
@@ -122,7 +128,7 @@ def refit_under_edits(
     Args:
         model: from `load_model`.
         detector: fitted with joint scores, on the tokens of answers (`collect(positions="answer")`) of this model.
-        steering: by evidence of these scores.
+        steering: that the scores must bear, such as one by their evidence.
         train: statements of both classes.
         validation: statements of both classes, of other groups.
         max_tokens: tokens in one pass, padding included; None: 1024 on the CPU, else 4096.
@@ -131,10 +137,11 @@ def refit_under_edits(
 
     Raises:
         NotFittedError: the detector is not fitted.
-        OutputError: `out` cannot be written.
+        OutputError: `out` cannot be written; raised before any pass.
+        ArtefactError: the detector that lies there is damaged.
         InvalidArgumentError: a detector without joint scores, with an `l2` of 0 or of another shape than the model, a
             steering of another one, or no data set.
-        DataError: fewer than two groups of a class.
+        DataError: fewer than two groups of a class, or a half of the validation groups without one.
         LeakageError: training and validation share a group.
     """
     require_refits(detector, train, validation)
@@ -142,15 +149,14 @@ def refit_under_edits(
     require_shape(detector, (model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_head))
     _checks.instance("steering", steering, Steering, hint="a policy's `fit` returns one")
     require_fitting(steering, model)
-    if out is None:
-        path = None
-    else:
-        fitted = (x for pair in sorted(vars(detector).items()) for x in pair)
-        edits = (*steering.scores.used(joint=True), steering.sites, *map_tensors(steering))
-        texts = (train.statements, validation.statements)
-        settings = (signature(model), pass_tokens(model, max_tokens), UNDER, CHANGE_PENALTY)
-        path = Path(out) / measurement_key("refit", *fitted, *edits, *texts, *settings)
-        if path.exists():
+    path, rank = None, fitting_rank()
+    if out is not None:
+        first = (x for pair in sorted(vars(detector).items()) for x in pair)
+        data = ((part.statements, sorted(part.groups), part.on_long) for part in (train, validation))
+        settings = (signature(model), pass_tokens(model, max_tokens), UNDER, CHANGE_PENALTY, L2_FACTOR)
+        path = Path(out) / measurement_key("refit", *first, steering_digest(steering), *data, *settings)
+        check_target(path, DETECTOR)
+        if all(rank.gather(path.exists())):
             return load_detector(path)
 
     def cache(data: Dataset, strength: float | None = None, groups: Collection[str] | None = None) -> HeadCache:
@@ -168,8 +174,9 @@ def refit_under_edits(
     halves = train.split((0.5, 0.5), seed=detector.seed)
     edited = [cache(train, strength, half.groups) for half, strength in zip(halves, UNDER)]
     refitted = refit_joint(detector, cache(train), cache(validation), edited)
-    if path is not None:
+    if path is not None and rank.number == 0:
         save_detector(refitted, path)
+    rank.wait()
     return refitted
 
 
@@ -179,7 +186,7 @@ def require_refits(detector: RiskAwareDetector, train: Dataset, validation: Data
     Raises:
         NotFittedError, InvalidArgumentError: another object than a fitted detector with joint scores and an `l2` above
             0, or no data set.
-        DataError: fewer than two groups of a class.
+        DataError: fewer than two groups of a class, or a half of the validation groups without one.
         LeakageError: training and validation share a group.
     """
     require_fitted(detector)
@@ -195,6 +202,15 @@ def require_refits(detector: RiskAwareDetector, train: Dataset, validation: Data
                     "under edits take two at least. `LeastKLPolicy(refits=0)`, the default, needs none of them."
                 )
     _checks.disjoint_groups(train.groups, validation.groups, ("training", "validation"))
+    # As `refit_joint` splits the cache: one half chooses ramps, the other judges.
+    held_out = [(s.group, s.label) for s in validation.statements]
+    kinds = classes_by_group({group for group, _ in held_out}, held_out)
+    for half in split_groups(kinds, (0.5, 0.5), seed=detector.seed, strata=kinds):
+        if len({label for group in half for label in kinds[group]}) < 2:
+            raise DataError(
+                f"Of the {len(kinds)} groups of `validation` with statements, a half that is drawn with the detector's "
+                f"seed {detector.seed} has statements of one class alone: give more groups, or another seed."
+            )
 
 
 def fit_again(

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 import radiant_lens as rl
 from radiant_lens._files import load_folder, save_folder
 from radiant_lens.analysis.restored import restored_detector
-from radiant_lens.capture.run import _steering_digest
+from radiant_lens.capture.run import steering_digest
 from radiant_lens.detectors import load_detector, save_detector
 from radiant_lens.detectors.joint import _STARTS, _ramp, _threshold
 from radiant_lens.errors import ArtefactError, InvalidArgumentError
@@ -124,7 +124,7 @@ def test_hashes_depend_on_joint_scores_where_the_gate_asks_for_them(fitted):
         assert (_gate_hash(gate, fitted) != _gate_hash(gate, other)) == differs
         one, two = (rl.MeanShiftPolicy(heads="all", gate=gate).fit(spread_cache(300), d) for d in (fitted, other))
         # The same maps: the gate decides alone.
-        assert (_steering_digest(one) != _steering_digest(replace(one, scores=two.scores))) == differs
+        assert (steering_digest(one) != steering_digest(replace(one, scores=two.scores))) == differs
 
 
 def test_the_gate_opens_on_the_joint_score_and_comes_back_from_disk(fitted, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import radiant_lens as rl
-from radiant_lens.detectors.joint import L2_FACTOR, fit_joint
+from radiant_lens.detectors.joint import L2_FACTOR, _share, fit_joint
 from radiant_lens.detectors.refit import refit_joint
 from radiant_lens.detectors.steady import Edited
 from radiant_lens.detectors.subset import Part
@@ -39,7 +39,7 @@ def fitted() -> rl.RiskAwareDetector:
 
 @pytest.fixture(scope="module")
 def refitted(fitted) -> rl.RiskAwareDetector:
-    return refit_joint(fitted, two_signs(800), two_signs(400, seed=1), edited(400))
+    return refit_joint(fitted, two_signs(800), two_signs(400, seed=1), edited(400), change_penalty=1.0)
 
 
 def found(detector, cache) -> float:
@@ -147,6 +147,37 @@ def test_tokens_are_found_by_text_group_and_position(fitted):
     torch.testing.assert_close(
         refit_joint(fitted, train, validation, backwards).joint_weights_, in_order.joint_weights_, rtol=1e-3, atol=1e-4
     )
+    # Two positions of each text, and each text in two groups.
+    few = two_signs(8)
+    places = {"text_index": torch.arange(8) // 2, "positions": torch.arange(8) % 2}
+    plain = replace(few, **places, texts=("a", "a", "b", "b"), group_names=("one", "two", "one", "two"))
+    order = [5, 0, 7, 2, 6, 1, 4, 3]
+    assert Edited.of(plain.select(order), plain).rows.tolist() == order
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.5])
+def test_the_share_of_the_layer_below_pays_for_the_change_of_the_sum(penalty):
+    generator = torch.Generator().manual_seed(0)
+    undesirable = torch.rand(600, generator=generator) < 0.2
+    scores = 3 * torch.randn(600, 2, generator=generator) * torch.tensor([1.0, 0.1])
+    scores += undesirable[:, None] * torch.tensor([3.0, 0.4])
+    changes = torch.randn(300, 2, generator=generator) * torch.tensor([4.0, 0.1]) - 1.0
+    share = _share(scores, undesirable, changes, penalty)
+    factors = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([factors], max_iter=500, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+
+    def objective():
+        optimiser.zero_grad()
+        sign = 1.0 - 2.0 * undesirable.double()
+        losses = torch.nn.functional.softplus(sign * (scores.double() @ factors[:2] + factors[2]))
+        value = losses.mean() + penalty / 4 * (changes.double() @ factors[:2]).square().mean()
+        value.backward()
+        return value
+
+    optimiser.step(objective)
+    # Up to scikit-learn's own penalty.
+    found = torch.tensor([share.own, share.below, share.constant], dtype=torch.float64)
+    torch.testing.assert_close(found, factors.detach(), rtol=0.03, atol=0.01)
 
 
 def test_its_rates_are_those_of_unsteered_text_of_other_groups(refitted):

@@ -14,11 +14,11 @@ import radiant_lens as rl
 from radiant_lens._files import _kind_at
 from radiant_lens.analysis.strength import KLCurve
 from radiant_lens.detectors.artefact import KIND as DETECTOR
-from radiant_lens.detectors.artefact import load_detector
+from radiant_lens.detectors.artefact import load_detector, save_detector
 from radiant_lens.errors import ConvergenceError, DataError, InvalidArgumentError, LeakageError
 from radiant_lens.evaluation import score_choices, score_statements
 from radiant_lens.policies import displacements
-from radiant_lens.policies.evidence import by_evidence, refit_under_edits
+from radiant_lens.policies.evidence import by_evidence, refit_under_edits, require_refits
 from radiant_lens.steering.maps import evidence
 
 
@@ -302,6 +302,9 @@ def test_a_refitted_detector_is_kept_with_what_was_measured(model, parts, joint_
         return policy.fit(model, train, validation=validation, detector=joint_detector, out=tmp_path / "m", **options)
 
     first = fit()
+    unsharpened = rl.vector_steering(model, {"L1H0": torch.ones(model.cfg.d_head)}, detector=joint_detector)
+    refitted = refit_under_edits(model, joint_detector, unsharpened, train, validation, out=tmp_path / "n")
+    bare = replace(train.prompts[0], group="a group without statements")
     kept = [load_detector(path) for path in (tmp_path / "m").iterdir() if _kind_at(path) == DETECTOR]
     assert len(kept) == 1 and not torch.equal(kept[0].joint_weights_, joint_detector.joint_weights_)
     with monkeypatch.context() as patched:
@@ -313,6 +316,16 @@ def test_a_refitted_detector_is_kept_with_what_was_measured(model, parts, joint_
         # Of another fit nothing is taken.
         with pytest.raises(pytest.fail.Exception, match="collected"):
             fit(max_tokens=200)
+        # A detector that was written and read is the same one.
+        stored = load_detector(save_detector(joint_detector, tmp_path / "first"))
+        same = refit_under_edits(model, stored, unsharpened, train, validation, out=tmp_path / "n")
+        assert torch.equal(same.joint_weights_, refitted.joint_weights_)
+        for other in (replace(train, on_long="cut"), replace(train, bare_prompts=(*train.bare_prompts, bare))):
+            with pytest.raises(pytest.fail.Exception, match="collected"):
+                refit_under_edits(model, joint_detector, unsharpened, other, validation, out=tmp_path / "n")
+        with pytest.raises(pytest.fail.Exception, match="collected"):
+            gated = replace(unsharpened, gate="joint")
+            refit_under_edits(model, joint_detector, gated, train, validation, out=tmp_path / "n")
 
 
 def test_what_is_fitted_under_edits_is_checked_before_any_pass(model, parts, joint_detector, monkeypatch):
@@ -334,6 +347,26 @@ def test_what_is_fitted_under_edits_is_checked_before_any_pass(model, parts, joi
     ):
         with pytest.raises(error, match=words):
             refit_under_edits(model, detector, given, *data)
+
+
+def test_either_half_of_the_validation_groups_must_have_both_classes(parts, joint_detector):
+    train, validation, _ = parts
+    labels = dict(zip(sorted(validation.groups), [(0,), (0,), (0,), (1,), (0, 1)]))
+    atoms = tuple(s for s in validation.atoms if s.label in labels.get(s.group, ()))
+    few = replace(validation, atoms=atoms, bare_prompts=(), contexts=None)
+
+    def refusal(seed: int) -> str:
+        detector = copy.copy(joint_detector)
+        detector.seed = seed
+        try:
+            require_refits(detector, train, few)
+        except DataError as error:
+            return str(error)
+        return ""
+
+    refusals = [refusal(seed) for seed in range(20)]
+    assert "" in refusals
+    assert any(f"seed {seed} has statements of one class alone" in text for seed, text in enumerate(refusals))
 
 
 def test_evidence_needs_a_detector_that_has_it(model, parts, joint_detector):

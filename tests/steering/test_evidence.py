@@ -10,7 +10,7 @@ from serving.steerings import make_steering
 
 import radiant_lens as rl
 from radiant_lens._files import load_folder, save_folder
-from radiant_lens.capture.run import _steering_digest
+from radiant_lens.capture.run import steering_digest
 from radiant_lens.errors import ArtefactError, InvalidArgumentError
 from radiant_lens.steering.editor import EvidenceEditor, LayerEditor
 from radiant_lens.steering.gates import GATES
@@ -135,7 +135,7 @@ def test_it_needs_joint_scores(steering):
 def test_its_digest_depends_on_joint_scores(steering):
     joint = steering.scores.joint
     other = replace(steering, scores=replace(steering.scores, joint=replace(joint, weights=joint.weights + 1)))
-    assert _steering_digest(steering) != _steering_digest(other)
+    assert steering_digest(steering) != steering_digest(other)
 
 
 def test_a_trust_region_holds_under_evidence():
