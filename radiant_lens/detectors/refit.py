@@ -59,6 +59,7 @@ def refit_joint(
     _checks.between("change_penalty", change_penalty, 0, closed="low")
     # The penalty on changes becomes a multiple of that on weights.
     _checks.between("detector.l2", detector.l2, 0)
+    _checks.each("edited", edited, HeadCache)
     if not edited:
         raise InvalidArgumentError("`edited` must be one cache of activations under edits or more; got none.")
     fitted, held_out = Part.whole(train), Part.whole(validation)

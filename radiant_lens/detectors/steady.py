@@ -32,7 +32,6 @@ class Edited(NamedTuple):
             InvalidArgumentError: tokens that `plain` lacks, or caches of different shapes or layers.
             DataError: activations that are not finite.
         """
-        _checks.instance("edited", cache, HeadCache, hint="`collect` makes one")
         _checks.shape("edited.z", cache.z, (None, *plain.z.shape[1:]), "example layer head d_head")
         rows = {token: row for row, token in enumerate(_tokens(plain))}
         found = [rows.get(token, -1) for token in _tokens(cache)]

@@ -230,8 +230,9 @@ def test_what_cannot_be_fitted_is_refused(fitted):
         refit_joint(rl.RiskAwareDetector(joint=True, l2=0.0).fit(train, validation), train, validation, under)
     with pytest.raises(InvalidArgumentError, match="`edited` must be one cache .* or more; got none"):
         refit_joint(fitted, train, validation, [])
-    with pytest.raises(InvalidArgumentError, match=r"`edited` must be a HeadCache"):
-        refit_joint(fitted, train, validation, [train.z])
+    for given in ([train.z], train):
+        with pytest.raises(InvalidArgumentError, match="`edited` must (hold HeadCache alone|be a list)"):
+            refit_joint(fitted, train, validation, given)
     # Also texts that the held-out half would judge.
     for other in (two_signs(400, seed=3), validation, replace(train, meta={"layers": [0]})):
         with pytest.raises(InvalidArgumentError, match="must be of tokens that `train` holds, and of the same layers"):
