@@ -225,7 +225,7 @@ class _Keeper:
 
 
 def steering_digest(steering: Steering) -> str:
-    """Hash of all that decides what a steering does."""
+    """Hash of a steering's heads, gate and tensors."""
     scores = steering.scores
     trust = {} if steering.trust is None else steering.trust.tensors()
     tensors = [t for group in (steering.head_maps.tensors(), trust) for t in group.values()]

@@ -173,7 +173,7 @@ class _Share(NamedTuple):
 
 
 def _change(edited: Sequence[Edited], train: Part, layer: int) -> Float[Tensor, "token d"]:
-    """What edits change in a layer, at all tokens under edits."""
+    """Activations of a layer under edits minus those without, at all tokens under edits."""
     none = torch.zeros((0, train.cache.z[0, layer].numel()))
     return torch.cat([none, *(tokens.change(train.cache, layer) for tokens in edited)])
 

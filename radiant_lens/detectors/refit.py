@@ -29,8 +29,8 @@ def refit_joint(
     """A copy of a detector whose joint scores edits move little; scores and votes of heads stay.
 
     Both logistic regressions of each layer (on its heads, and on that score and the one of the layer below) have a
-    further penalty: `change_penalty / 2` times the mean square of the change of the score under edits. So evidence
-    lasts under them. In the first regression both classes count alike, in the second all examples do.
+    further penalty: `change_penalty / 2` times the mean square of the change of the score under edits. It is meant
+    to keep evidence under them. In the first regression both classes count alike, in the second all examples do.
 
     Args:
         detector: fitted with joint scores.

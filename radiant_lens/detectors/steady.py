@@ -34,17 +34,17 @@ class Edited(NamedTuple):
         """
         _checks.shape("edited.z", cache.z, (None, *plain.z.shape[1:]), "example layer head d_head")
         rows = {token: row for row, token in enumerate(_tokens(plain))}
-        found = [rows.get(token, -1) for token in _tokens(cache)]
-        if min(found, default=-1) < 0 or cache.collected_layers != plain.collected_layers:
+        rows_under = [rows.get(token, -1) for token in _tokens(cache)]
+        if min(rows_under, default=-1) < 0 or cache.collected_layers != plain.collected_layers:
             raise InvalidArgumentError(
                 f"Activations under edits must be of tokens that `train` holds, and of the same layers; got {cache!r} "
                 f"for {plain!r}. Collect statements of `train` again with `steering=...`."
             )
         _checks.finite("activations under edits", cache.z)
-        return cls(cache, torch.tensor(found))
+        return cls(cache, torch.tensor(rows_under))
 
     def change(self, plain: HeadCache, layer: int) -> Float[Tensor, "token d"]:
-        """What edits of lower layers add to the activations of a layer, its heads side by side."""
+        """Activations of a layer under edits of lower layers minus those without, its heads side by side."""
         return (self.cache.z[:, layer].float() - plain.z[self.rows, layer].float()).flatten(1)
 
 

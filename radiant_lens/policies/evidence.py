@@ -122,8 +122,8 @@ def refit_under_edits(
 
     Training texts are collected without edits and under them: half of the groups at the strength of the steering, the
     other half at four times that. The regressions of each layer pay for the change of its score (see
-    `radiant_lens.detectors.refit_joint`). So evidence lasts under edits, also under stronger ones. Scores and votes of
-    heads stay.
+    `radiant_lens.detectors.refit_joint`), so that evidence lasts under edits, also under stronger ones; how far it does
+    on a real model was not measured. Scores and votes of heads stay.
 
     Args:
         model: from `load_model`.
